@@ -9,6 +9,7 @@ use std::time::Duration;
 use ipnet::IpNet;
 
 use crate::account::{AccessToken, AccountId, IngestKey, PixelId, ServerName};
+use crate::event::OnFault;
 
 /// `pixelgate.toml`: what the host decides for all accounts.
 #[derive(Clone, Debug, PartialEq)]
@@ -279,17 +280,6 @@ pub enum FilterProgram {
     Component(PathBuf, Arc<[u8]>),
     /// JavaScript for the shared script runner.
     Script(PathBuf, Arc<str>),
-}
-
-/// What happens to an event that a filter fails on.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum OnFault {
-    /// It is dropped.
-    Drop,
-    /// It goes to the account's dead letters as it was before the first filter.
-    Hold,
-    /// It goes on as if the filter were not there.
-    Pass,
 }
 
 /// `[websites]`: host names or `*.` patterns.

@@ -68,3 +68,14 @@ pub struct Arrival {
     /// The `Referer` header, the last resort for the page of a `noscript` image.
     pub referer: Option<String>,
 }
+
+/// What happens to an event that a filter fails on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OnFault {
+    /// It is dropped.
+    Drop,
+    /// It goes to the account's dead letters as it was before the first filter.
+    Hold,
+    /// It goes on as if the filter were not there.
+    Pass,
+}
