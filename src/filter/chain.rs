@@ -1,0 +1,153 @@
+//! The filters of one account in their order, and a request's events on their way through them.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use std::vec;
+
+use tokio::sync::oneshot;
+
+use super::fault::{Fault, FaultKind};
+use super::host::Shared;
+use super::stage::{Decision, LoadedStage};
+use super::{Context, Filtered};
+use crate::account::AccountId;
+use crate::event::{Event, OnFault};
+
+/// Time that the filters of one request may take in all, in deadlines of a call…
+const REQUEST_DEADLINES: u32 = 20;
+/// …and one deadline more for so many calls: a large batch of a good filter is no overload.
+const CALLS_PER_DEADLINE: u32 = 10;
+
+/// The filters of an account, loaded. Cheap to clone.
+#[derive(Clone)]
+pub struct Chain {
+    account: AccountId,
+    stages: Arc<[LoadedStage]>,
+    shared: Arc<Shared>,
+}
+
+/// The events of one request at the filters.
+pub(super) struct Job {
+    stages: Arc<[LoadedStage]>,
+    context: Arc<Context>,
+    events: vec::IntoIter<Event>,
+    done: Vec<Filtered>,
+    /// Time on a thread that is left.
+    left: Duration,
+    reply: oneshot::Sender<Vec<Filtered>>,
+}
+
+// === impl Chain ===
+
+impl Chain {
+    pub(super) fn new(account: AccountId, stages: Vec<LoadedStage>, shared: Arc<Shared>) -> Self {
+        Self { account, stages: stages.into(), shared }
+    }
+
+    /// Whether there is no filter at all.
+    pub fn is_empty(&self) -> bool {
+        self.stages.is_empty()
+    }
+
+    /// Sends events through the filters, on a thread of theirs, and says of each, in order, what became of it.
+    ///
+    /// Takes at most a few times the host's waiting time and the request's budget of time; what exceeds them has the
+    /// fault [`FaultKind::Overloaded`]. Dropping the future gives the rest of the events up.
+    pub async fn run(&self, context: Arc<Context>, events: Vec<Event>) -> Vec<Filtered> {
+        if self.is_empty() {
+            return events.into_iter().map(Filtered::Pass).collect();
+        }
+        let (reply, answer) = oneshot::channel();
+        let calls = u32::try_from(events.len() * self.stages.len()).unwrap_or(u32::MAX);
+        let job = Job {
+            stages: self.stages.clone(),
+            context,
+            done: Vec::with_capacity(events.len()),
+            events: events.into_iter(),
+            left: self.shared.deadline * (REQUEST_DEADLINES + calls / CALLS_PER_DEADLINE),
+            reply,
+        };
+        if let Err(refused) = self.shared.put(&self.account, job) {
+            refused.give_up("too many requests of this account wait already");
+        }
+        match answer.await {
+            Ok(filtered) => filtered,
+            // Our own code panicked on that thread. What was not stored must not be answered as if it were: so does the
+            // request.
+            Err(_) => std::panic::resume_unwind(Box::new("a filter thread panicked")),
+        }
+    }
+}
+
+// === impl Job ===
+
+impl Job {
+    /// Filters events until all are done, or until one is done and `pause` says that others should have the thread.
+    /// Gives back what is left to do.
+    pub(super) fn advance(mut self, pause: impl Fn(Duration) -> bool) -> Option<Self> {
+        let begun = Instant::now();
+        let mut before = begun;
+        while let Some(event) = self.events.next() {
+            if self.reply.is_closed() {
+                return None;
+            }
+            let over = self.left.is_zero().then_some("the request's events took too long");
+            let filtered = self.filter(event, over);
+            self.done.push(filtered);
+            let now = Instant::now();
+            self.left = self.left.saturating_sub(now - before);
+            before = now;
+            if self.events.len() > 0 && pause(now - begun) {
+                return Some(self);
+            }
+        }
+        self.answer();
+        None
+    }
+
+    /// Treats all events that are left as overloaded.
+    pub(super) fn give_up(mut self, why: &str) {
+        while let Some(event) = self.events.next() {
+            let filtered = self.filter(event, Some(why));
+            self.done.push(filtered);
+        }
+        self.answer();
+    }
+
+    fn answer(self) {
+        // Nobody waits any more when the visitor hung up.
+        let _ = self.reply.send(self.done);
+    }
+
+    /// One event through the chain. With `over` no filter is called: each that would have been has a fault.
+    fn filter(&self, event: Event, over: Option<&str>) -> Filtered {
+        let mut edited = None;
+        for stage in &*self.stages {
+            let decided = match over {
+                None => stage.decide(&self.context, edited.as_ref().unwrap_or(&event)),
+                Some(why) => Err(Fault::new(FaultKind::Overloaded, why)),
+            };
+            let fault = match decided {
+                Ok(Decision::Keep) => continue,
+                Ok(Decision::Replace(next)) => {
+                    edited = Some(next);
+                    continue;
+                }
+                Ok(Decision::Drop(reason)) => return Filtered::Drop { filter: stage.name().clone(), reason },
+                Err(fault) => fault,
+            };
+            stage.count(fault.kind);
+            match stage.on_fault {
+                OnFault::Pass => {}
+                OnFault::Drop => {
+                    return Filtered::Drop { filter: stage.name().clone(), reason: format!("fault: {}", fault.kind) };
+                }
+                OnFault::Hold => {
+                    let reason = format!("filter:{}: {}", stage.name(), fault.kind);
+                    return Filtered::Hold { event, reason, message: fault.message };
+                }
+            }
+        }
+        Filtered::Pass(edited.unwrap_or(event))
+    }
+}

@@ -1,0 +1,158 @@
+//! Programs ready to be started: each file compiled once, whatever number of accounts use it.
+
+use std::collections::HashMap;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::time::Duration;
+
+use wasmtime::Engine;
+use wasmtime::component::{Component, HasSelf, Linker};
+
+use super::bindings::{Filter, FilterPre, ScriptRunnerPre};
+use super::cache::{Cache, ContentHash, content_hash, load_fresh};
+use super::component::{World, inspect};
+use super::fault::printable;
+use super::state::State;
+use super::{Compiler, LoadError, Options, Program, StartError};
+
+/// Entries of the map by content before those that nobody uses are swept.
+const SWEEP_MIN: usize = 64;
+
+/// Where programs come from.
+pub(super) struct Library {
+    engine: Engine,
+    linker: Linker<State>,
+    cache: Option<Cache>,
+    compiler: Compiler,
+    compile_timeout: Duration,
+    file_bytes_max: u64,
+    runner_path: PathBuf,
+    components: Mutex<Components>,
+    /// The runner of scripts, once a script was met.
+    runner: Mutex<Option<Arc<Code>>>,
+    /// Held while the compiler runs: one at a time, whatever number of accounts wait for it.
+    compiling: Mutex<()>,
+}
+
+/// What accounts use now, by content.
+struct Components {
+    by_hash: HashMap<ContentHash, Weak<Code>>,
+    sweep_at: usize,
+}
+
+/// Compiled code with its imports bound: all that is left is to make instances of it.
+pub(super) enum Code {
+    /// A filter of its own.
+    Filter(FilterPre<State>),
+    /// The runner, for all scripts.
+    ScriptRunner(ScriptRunnerPre<State>),
+}
+
+// === impl Library ===
+
+impl Library {
+    pub(super) fn new(engine: &Engine, options: &Options) -> Result<Self, StartError> {
+        let mut linker = Linker::new(engine);
+        Filter::add_to_linker::<_, HasSelf<_>>(&mut linker, |state| state).map_err(StartError::Engine)?;
+        Ok(Self {
+            engine: engine.clone(),
+            linker,
+            cache: options.cache_dir.as_deref().map(|dir| Cache::open(dir, engine)).transpose()?,
+            compiler: options.compiler.clone(),
+            compile_timeout: options.compile_timeout,
+            file_bytes_max: options.file_bytes_max,
+            runner_path: options.script_runner.clone(),
+            components: Mutex::new(Components { by_hash: HashMap::new(), sweep_at: SWEEP_MIN }),
+            runner: Mutex::default(),
+            compiling: Mutex::default(),
+        })
+    }
+
+    /// The code that runs a program. Takes seconds where it was never compiled before.
+    pub(super) fn code(&self, program: &Program) -> Result<Arc<Code>, LoadError> {
+        let bytes = match program {
+            Program::Component(bytes) => bytes.len(),
+            Program::Script(text) => text.len(),
+        };
+        if bytes as u64 > self.file_bytes_max {
+            return Err(LoadError::TooLarge { bytes, bytes_max: self.file_bytes_max });
+        }
+        match program {
+            Program::Component(bytes) => self.component(bytes),
+            Program::Script(_) => self.script_runner(),
+        }
+    }
+
+    fn component(&self, bytes: &[u8]) -> Result<Arc<Code>, LoadError> {
+        let hash = content_hash(bytes);
+        if let Some(code) = self.in_use(&hash) {
+            return Ok(code);
+        }
+        inspect(bytes, World::Filter)?;
+        let component = self.compiled(&hash, bytes)?;
+        let bound = self.linker.instantiate_pre(&component).and_then(FilterPre::new).map_err(invalid)?;
+        let code = Arc::new(Code::Filter(bound));
+        let mut components = self.components.lock().unwrap_or_else(PoisonError::into_inner);
+        components.insert(hash, &code);
+        Ok(code)
+    }
+
+    fn in_use(&self, hash: &ContentHash) -> Option<Arc<Code>> {
+        let components = self.components.lock().unwrap_or_else(PoisonError::into_inner);
+        components.by_hash.get(hash)?.upgrade()
+    }
+
+    fn script_runner(&self) -> Result<Arc<Code>, LoadError> {
+        let mut runner = self.runner.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(code) = &*runner {
+            return Ok(code.clone());
+        }
+        let path = || self.runner_path.clone();
+        let bytes = std::fs::read(&self.runner_path)
+            .map_err(|error| LoadError::RunnerUnreadable { path: path(), error })?;
+        let code = self.bind_runner(&bytes).map_err(|error| LoadError::Runner { path: path(), error: error.into() })?;
+        Ok(runner.insert(Arc::new(code)).clone())
+    }
+
+    fn bind_runner(&self, bytes: &[u8]) -> Result<Code, LoadError> {
+        inspect(bytes, World::ScriptRunner)?;
+        let component = self.compiled(&content_hash(bytes), bytes)?;
+        let bound = self.linker.instantiate_pre(&component).and_then(ScriptRunnerPre::new).map_err(invalid)?;
+        Ok(Code::ScriptRunner(bound))
+    }
+
+    /// The component's machine code, from the folder or made now.
+    fn compiled(&self, hash: &ContentHash, bytes: &[u8]) -> Result<Component, LoadError> {
+        let kept = || self.cache.as_ref()?.load(&self.engine, hash);
+        if let Some(component) = kept() {
+            return Ok(component);
+        }
+        let _one_at_a_time = self.compiling.lock().unwrap_or_else(PoisonError::into_inner);
+        // Another account with the same file may have been first.
+        if let Some(component) = kept() {
+            return Ok(component);
+        }
+        let code = self.compiler.compile(&self.engine, bytes, self.compile_timeout)?;
+        let keep = || self.cache.as_ref()?.store(&self.engine, hash, &code);
+        match keep() {
+            Some(component) => Ok(component),
+            None => load_fresh(&self.engine, &code).map_err(invalid),
+        }
+    }
+}
+
+fn invalid(error: wasmtime::Error) -> LoadError {
+    LoadError::Invalid(printable(&format!("{error:#}"), 1_024))
+}
+
+// === impl Components ===
+
+impl Components {
+    fn insert(&mut self, hash: ContentHash, code: &Arc<Code>) {
+        if self.by_hash.len() >= self.sweep_at {
+            self.by_hash.retain(|_, code| code.strong_count() > 0);
+            self.sweep_at = SWEEP_MIN.max(self.by_hash.len() * 2);
+        }
+        self.by_hash.insert(hash, Arc::downgrade(code));
+    }
+}

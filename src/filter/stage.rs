@@ -1,0 +1,217 @@
+//! One filter of one account: its instances, its breaker, and a call with all that may happen in it.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
+
+use super::bindings::Call;
+use super::bindings::types::Verdict;
+use super::breaker::{Breaker, Change};
+use super::fault::{Fault, FaultKind, printable};
+use super::host::Shared;
+use super::instance::{Instance, NotStarted, Recipe};
+use super::state::Speaker;
+use super::{CallEnd, Context, LoadError, Program, Stage};
+use crate::account::AccountId;
+use crate::event::{Edit, Event, OnFault};
+
+/// Bytes of the reason that a filter gives for a drop.
+const REASON_BYTES_MAX: usize = 80;
+/// Time that starting an instance may take, in deadlines of a call.
+const INIT_DEADLINES: u32 = 20;
+/// How often a start is tried that a stalled machine may have cut off, when nothing but patience is at stake.
+const LOAD_TRIES: u32 = 3;
+
+/// A filter, loaded.
+pub(super) struct LoadedStage {
+    /// Whose idle instances these are.
+    key: u64,
+    recipe: Recipe,
+    pub(super) on_fault: OnFault,
+    breaker: Mutex<Breaker>,
+    shared: Arc<Shared>,
+}
+
+/// What a filter decided about an event.
+#[derive(Debug, PartialEq)]
+pub(super) enum Decision {
+    /// It stays as it is.
+    Keep,
+    /// This is what it becomes.
+    Replace(Event),
+    /// It goes no further, and why.
+    Drop(String),
+}
+
+// === impl LoadedStage ===
+
+impl LoadedStage {
+    /// Compiles a stage if need be, and starts a first instance, which tells whether the settings are good.
+    pub(super) fn load(shared: &Arc<Shared>, account: &AccountId, stage: Stage) -> Result<Self, LoadError> {
+        let code = shared.library.code(&stage.program)?;
+        let script = match stage.program {
+            Program::Component(_) => None,
+            Program::Script(text) => Some(text),
+        };
+        let recipe = Recipe {
+            code,
+            script,
+            settings: stage.settings,
+            speaker: Arc::new(Speaker::new(account.clone(), stage.name.into())),
+            memory_bytes_max: shared.memory_bytes_max,
+            init_deadline: shared.deadline * INIT_DEADLINES,
+        };
+        let loaded = Self {
+            key: shared.next_stage.fetch_add(1, Ordering::Relaxed),
+            recipe,
+            on_fault: stage.on_fault,
+            breaker: Mutex::default(),
+            shared: shared.clone(),
+        };
+        loaded.try_start()?;
+        Ok(loaded)
+    }
+
+    /// Tells the observer of an event that had a fault here.
+    pub(super) fn count(&self, kind: FaultKind) {
+        self.shared.observer.on_fault(&self.recipe.speaker.account, self.name(), kind);
+    }
+
+    /// What the account calls it.
+    pub(super) fn name(&self) -> &Arc<str> {
+        &self.recipe.speaker.filter
+    }
+
+    /// What the filter says about an event.
+    pub(super) fn decide(&self, context: &Context, event: &Event) -> Result<Decision, Fault> {
+        let begun = Instant::now();
+        if !self.breaker().admits(begun) {
+            return Err(Fault::new(FaultKind::BreakerOpen, "it failed several times in a row and is not called now"));
+        }
+        let decided = catch_unwind(AssertUnwindSafe(|| self.call(context, event))).unwrap_or_else(|_| {
+            Err(Fault::new(FaultKind::Internal, "the gateway failed while it called the filter"))
+        });
+        let (ended, well) = match &decided {
+            Ok(Decision::Keep) => (CallEnd::Pass, true),
+            Ok(Decision::Replace(_)) => (CallEnd::Modify, true),
+            Ok(Decision::Drop(_)) => (CallEnd::Drop, true),
+            Err(fault) => (CallEnd::Fault(fault.kind), !fault.kind.blames_filter()),
+        };
+        let now = Instant::now();
+        self.shared.observer.on_call(&self.recipe.speaker.account, self.name(), ended, now - begun);
+        let changed = self.breaker().ended(well, now);
+        self.report(&decided, changed);
+        decided
+    }
+
+    /// Says what went wrong: to the log (as one of the filter's own lines, of which a second has a limit) and the observer.
+    fn report(&self, decided: &Result<Decision, Fault>, changed: Option<Change>) {
+        let Speaker { account, filter, .. } = &*self.recipe.speaker;
+        if let Err(fault) = decided
+            && self.recipe.speaker.may_speak(Instant::now())
+        {
+            tracing::warn!(target: "filter", %account, %filter, fault = %fault.kind, "{}", fault.message);
+        }
+        match changed {
+            Some(Change::Opened) => {
+                tracing::error!(target: "filter", %account, %filter, "failed too often in a row: not called for 10 s");
+            }
+            Some(Change::Closed) => tracing::info!(target: "filter", %account, %filter, "works again"),
+            None => {}
+        }
+    }
+
+    fn call(&self, context: &Context, event: &Event) -> Result<Decision, Fault> {
+        let call = Call::new(context, event);
+        let verdict = match self.call_once(&call) {
+            // Deadlines are wall time: the machine may have stalled instead of the filter. It is asked once more.
+            Err(fault) if fault.kind == FaultKind::Deadline => self.call_once(&call)?,
+            other => other?,
+        };
+        match verdict {
+            Verdict::Pass => Ok(Decision::Keep),
+            Verdict::Drop(reason) => Ok(Decision::Drop(printable(&reason, REASON_BYTES_MAX))),
+            Verdict::Modify(edits) => {
+                let edits: Vec<Edit> = edits.into_iter().map(Edit::from).collect();
+                let mut edited = event.clone();
+                match edited.apply(&edits) {
+                    Ok(()) => Ok(Decision::Replace(edited)),
+                    Err(error) => Err(Fault::new(FaultKind::BadVerdict, &error.to_string())),
+                }
+            }
+        }
+    }
+
+    fn call_once(&self, call: &Call<'_>) -> Result<Verdict, Fault> {
+        let idle = self.shared.idle().take(self.key);
+        let mut instance = match idle {
+            Some(instance) => instance,
+            None => self.start().map_err(|error| match error {
+                NotStarted::Refused(why) => Fault::new(FaultKind::Error, &format!("init: {why}")),
+                NotStarted::Fault(fault) => fault,
+            })?,
+        };
+        let verdict = instance.call(call, self.shared.deadline);
+        self.keep(instance);
+        verdict
+    }
+
+    /// Starts an instance; where all room is taken, an idle one of others makes room.
+    fn start(&self) -> Result<Instance, NotStarted> {
+        loop {
+            let started = Instance::start(&self.shared.engine, &self.recipe);
+            match &started {
+                Err(NotStarted::Fault(fault)) if fault.kind == FaultKind::Overloaded => {}
+                _ => return started,
+            }
+            let oldest = self.shared.idle().take_oldest();
+            if oldest.is_none() {
+                return started;
+            }
+        }
+    }
+
+    fn keep(&self, instance: Instance) {
+        if !instance.is_reusable() {
+            return;
+        }
+        let bytes = instance.memory_bytes();
+        // The lock ends with this statement; what has to go is dropped, and its memory cleared, after it.
+        let gone = self.shared.idle().put(self.key, instance, bytes, Instant::now());
+        drop(gone);
+    }
+
+    /// Starts the first instance.
+    fn try_start(&self) -> Result<(), LoadError> {
+        let _ticking = self.shared.clock.ticking();
+        let mut tries = 0;
+        loop {
+            tries += 1;
+            // A guest that makes the engine panic is refused as one that fails.
+            let started = catch_unwind(AssertUnwindSafe(|| self.start())).unwrap_or_else(|_| {
+                Err(NotStarted::Fault(Fault::new(FaultKind::Internal, "the gateway failed while it started the filter")))
+            });
+            match started {
+                Ok(instance) => {
+                    self.keep(instance);
+                    return Ok(());
+                }
+                Err(NotStarted::Fault(fault)) if fault.kind == FaultKind::Deadline && tries < LOAD_TRIES => {}
+                Err(NotStarted::Fault(Fault { kind, message })) => return Err(LoadError::InitFault { kind, message }),
+                Err(NotStarted::Refused(why)) => return Err(LoadError::Refused(why)),
+            }
+        }
+    }
+
+    fn breaker(&self) -> std::sync::MutexGuard<'_, Breaker> {
+        self.breaker.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for LoadedStage {
+    fn drop(&mut self) {
+        let gone = self.shared.idle().remove_filter(self.key);
+        drop(gone);
+    }
+}
