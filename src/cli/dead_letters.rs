@@ -1,0 +1,104 @@
+//! `pixelgate dead-letters`
+
+use clap::Subcommand;
+use serde_json::{Value, json};
+
+use super::client::{self, Answer};
+use super::{Ended, GatewayArgs, say, say_json};
+use crate::account::AccountId;
+use crate::console::DeadLetterView;
+
+#[derive(Subcommand)]
+pub(super) enum Command {
+    /// The newest first
+    List {
+        /// Only this account's
+        #[arg(long)]
+        account: Option<AccountId>,
+        /// At most so many
+        #[arg(long, default_value_t = 1_000)]
+        limit: usize,
+        /// Print JSON, for programs
+        #[arg(long)]
+        json: bool,
+    },
+    /// One, with the event as it would be sent
+    Show {
+        /// Its id, as `list` shows it
+        id: String,
+    },
+    /// Send again; what a filter held goes through the account's whole chain as it is now
+    Replay(Selection),
+    /// Delete for good
+    Drop(Selection),
+}
+
+/// Which dead letters are meant.
+#[derive(clap::Args)]
+#[group(required = true, multiple = false)]
+pub(super) struct Selection {
+    /// Their ids, as `list` shows them
+    ids: Vec<String>,
+    /// All of one account
+    #[arg(long)]
+    account: Option<AccountId>,
+    /// All there are
+    #[arg(long)]
+    all: bool,
+}
+
+pub(super) fn run(gateway: &GatewayArgs, command: Command) -> anyhow::Result<Ended> {
+    let (method, path, body) = match &command {
+        Command::List { account, limit, .. } => {
+            let filter = account.as_ref().map(|account| format!("&account={account}")).unwrap_or_default();
+            ("GET", format!("/dead-letters?limit={limit}{filter}"), None)
+        }
+        Command::Show { id } => ("GET", format!("/dead-letters/{}", path_segment(id)), None),
+        Command::Replay(selection) => ("POST", "/dead-letters/replay".to_owned(), Some(selection.to_json())),
+        Command::Drop(selection) => ("POST", "/dead-letters/drop".to_owned(), Some(selection.to_json())),
+    };
+    let answer = match client::call(gateway, method, &path, body.as_ref())? {
+        Ok(answer) => answer,
+        Err(ended) => return Ok(ended),
+    };
+    if !answer.ok {
+        eprintln!("pixelgate: {}", answer.body.get("error").and_then(Value::as_str).unwrap_or("refused"));
+        return Ok(Ended::Bad);
+    }
+    print(command, answer)
+}
+
+fn print(command: Command, answer: Answer) -> anyhow::Result<Ended> {
+    match command {
+        Command::List { json: true, .. } | Command::Show { .. } => say_json(&answer.body)?,
+        Command::List { .. } => {
+            let letters: Vec<DeadLetterView> = serde_json::from_value(answer.body)?;
+            for letter in letters {
+                say(format_args!(
+                    "{} {} {}/{} {} {} · {}: {}",
+                    letter.id, letter.accepted_at, letter.account, letter.pixel, letter.event_name, letter.event_id, letter.reason, letter.message
+                ))?;
+            }
+        }
+        Command::Replay(_) | Command::Drop(_) => {
+            let count = |key: &str| answer.body.get(key).and_then(Value::as_u64).unwrap_or_default();
+            let done = if matches!(command, Command::Drop(_)) { "dropped" } else { "replayed" };
+            say(format_args!("{done}: {}, still held: {}", count(done), count("held")))?;
+            return Ok(if count("held") == 0 { Ended::Fine } else { Ended::Bad });
+        }
+    }
+    Ok(Ended::Fine)
+}
+
+/// Ids go into a path: what could end the segment is written as `%XX`.
+fn path_segment(id: &str) -> String {
+    form_urlencoded::byte_serialize(id.as_bytes()).collect()
+}
+
+// === impl Selection ===
+
+impl Selection {
+    fn to_json(&self) -> Value {
+        json!({ "ids": self.ids, "account": self.account, "all": self.all })
+    }
+}

@@ -1,0 +1,155 @@
+//! The command line: what a person types, and the exit code they get.
+//!
+//! `run` is the gateway itself. `check` and `filter` work on files. The other commands talk to the running gateway over
+//! its control socket.
+
+mod accounts;
+mod check;
+mod client;
+mod dead_letters;
+mod filter;
+mod reload;
+mod serve;
+mod status;
+
+use std::ffi::OsString;
+use std::io::Write;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{CommandFactory, Parser, Subcommand};
+
+/// A gateway from the Meta Pixel to the Conversions API, for many accounts.
+#[derive(Parser)]
+#[command(name = "pixelgate", version, arg_required_else_help = true)]
+struct Args {
+    #[command(flatten)]
+    gateway: GatewayArgs,
+    #[command(subcommand)]
+    command: Command,
+}
+
+/// Which gateway is meant.
+#[derive(clap::Args)]
+struct GatewayArgs {
+    /// The folder of pixelgate.toml and accounts/
+    #[arg(long, global = true, value_name = "DIR", env = "PIXELGATE_CONFIG", default_value = "/etc/pixelgate")]
+    config: PathBuf,
+    /// The control socket of the running gateway, if it is not where the configuration says
+    #[arg(long, global = true, value_name = "PATH")]
+    socket: Option<PathBuf>,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Run the gateway in the foreground
+    Run(serve::Args),
+    /// Print every problem of the configuration, as a reload would find it
+    Check(JsonArgs),
+    /// Make the running gateway take up the configuration
+    Reload(JsonArgs),
+    /// Show what the running gateway does
+    Status(JsonArgs),
+    /// Show accounts, hold back and release their events
+    #[command(subcommand)]
+    Accounts(accounts::Command),
+    /// Show, send again and drop events that could not be delivered
+    #[command(subcommand)]
+    DeadLetters(dead_letters::Command),
+    /// Build and try filters
+    #[command(subcommand)]
+    Filter(filter::Command),
+    /// Print completions for a shell
+    Completions {
+        /// The shell
+        shell: clap_complete::Shell,
+    },
+    /// Compile a component from standard input to machine code on standard output (the gateway calls this itself)
+    #[command(hide = true)]
+    CompileFilter,
+}
+
+#[derive(clap::Args)]
+struct JsonArgs {
+    /// Print JSON, for programs
+    #[arg(long)]
+    json: bool,
+}
+
+/// How a command ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Ended {
+    /// Exit code 0.
+    Fine,
+    /// Exit code 1: the thing asked about is bad; it was said what.
+    Bad,
+    /// Exit code 3: no gateway answers at the control socket; it was said where.
+    Unreachable,
+}
+
+/// Does what the arguments say; its exit code is 0 fine, 1 the thing asked about is bad, 2 usage, 3 not reachable.
+pub fn run(arguments: impl Iterator<Item = OsString>) -> ExitCode {
+    let args = match Args::try_parse_from(arguments) {
+        Ok(args) => args,
+        Err(error) => {
+            let _ = error.print();
+            return ExitCode::from(if error.use_stderr() { 2 } else { 0 });
+        }
+    };
+    match dispatch(args) {
+        Ok(Ended::Fine) => ExitCode::SUCCESS,
+        Ok(Ended::Bad) => ExitCode::from(1),
+        Ok(Ended::Unreachable) => ExitCode::from(3),
+        // Somebody closed the pipe we print to: there is nobody to tell.
+        Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
+        Err(error) => {
+            let _ = writeln!(std::io::stderr(), "pixelgate: {error:#}");
+            ExitCode::from(1)
+        }
+    }
+}
+
+fn dispatch(args: Args) -> anyhow::Result<Ended> {
+    let gateway = args.gateway;
+    match args.command {
+        Command::Run(args) => serve::run(&gateway, args),
+        Command::Check(output) => check::run(&gateway, output.json),
+        Command::Reload(output) => reload::run(&gateway, output.json),
+        Command::Status(output) => status::run(&gateway, output.json),
+        Command::Accounts(command) => accounts::run(&gateway, command),
+        Command::DeadLetters(command) => dead_letters::run(&gateway, command),
+        Command::Filter(command) => filter::run(command),
+        Command::Completions { shell } => {
+            clap_complete::generate(shell, &mut Args::command(), "pixelgate", &mut std::io::stdout());
+            Ok(Ended::Fine)
+        }
+        Command::CompileFilter => {
+            crate::filter::compile_in_child(&mut std::io::stdin().lock(), &mut std::io::stdout().lock())?;
+            Ok(Ended::Fine)
+        }
+    }
+}
+
+/// Prints a line on standard output.
+fn say(line: impl std::fmt::Display) -> std::io::Result<()> {
+    writeln!(std::io::stdout().lock(), "{line}")
+}
+
+/// Prints a value as JSON on standard output.
+fn say_json(value: &impl serde::Serialize) -> anyhow::Result<()> {
+    Ok(say(serde_json::to_string_pretty(value)?)?)
+}
+
+fn is_broken_pipe(error: &anyhow::Error) -> bool {
+    error.chain().filter_map(|cause| cause.downcast_ref::<std::io::Error>()).any(|e| e.kind() == std::io::ErrorKind::BrokenPipe)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_arguments_are_sound() {
+        Args::command().debug_assert();
+    }
+}

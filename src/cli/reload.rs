@@ -1,0 +1,30 @@
+//! `pixelgate reload`: waits until the configuration is taken up, or refused.
+
+use super::client;
+use super::{Ended, GatewayArgs, say, say_json};
+use crate::reload::Report;
+
+pub(super) fn run(gateway: &GatewayArgs, json: bool) -> anyhow::Result<Ended> {
+    let answer = match client::call(gateway, "POST", "/reload", None)? {
+        Ok(answer) => answer,
+        Err(ended) => return Ok(ended),
+    };
+    let report: Report = serde_json::from_value(answer.body)?;
+    if json {
+        say_json(&report)?;
+    } else {
+        print_report(&report, "reloaded")?;
+    }
+    Ok(if report.has_errors() { Ended::Bad } else { Ended::Fine })
+}
+
+/// Prints problems one by one, and then one line that sums up.
+pub(super) fn print_report(report: &Report, done: &str) -> anyhow::Result<()> {
+    for problem in &report.problems {
+        say(problem)?;
+    }
+    let errors = report.problems.iter().filter(|problem| problem.is_error()).count();
+    let warnings = report.problems.len() - errors;
+    say(format_args!("{done}: revision {}, {errors} errors, {warnings} warnings", report.revision))?;
+    Ok(())
+}

@@ -1,0 +1,49 @@
+//! `pixelgate status`
+
+use super::client;
+use super::{Ended, GatewayArgs, say, say_json};
+use crate::console::Status;
+
+pub(super) fn run(gateway: &GatewayArgs, json: bool) -> anyhow::Result<Ended> {
+    let answer = match client::call(gateway, "GET", "/status", None)? {
+        Ok(answer) => answer,
+        Err(ended) => return Ok(ended),
+    };
+    if json {
+        say_json(&answer.body)?;
+    } else {
+        print(&serde_json::from_value(answer.body)?)?;
+    }
+    Ok(Ended::Fine)
+}
+
+fn print(status: &Status) -> anyhow::Result<()> {
+    say(format_args!(
+        "pixelgate {} · revision {} · up {} · {}",
+        status.version,
+        status.revision,
+        humantime::format_duration(std::time::Duration::from_secs(status.uptime_seconds)),
+        if status.ready { "ready".to_owned() } else { format!("NOT READY: {}", status.why.join(", ")) },
+    ))?;
+    say(format_args!(
+        "names: {} served, {} without a certificate · outbox: {} bytes, {} bytes free",
+        status.certificates.served, status.certificates.not_served, status.outbox.bytes, status.outbox.free_bytes
+    ))?;
+    for account in &status.accounts {
+        say(format_args!("\n{} ({}){}", account.id, account.name, if account.active { "" } else { " inactive" }))?;
+        for pixel in &account.pixels {
+            let reason = pixel.reason.as_ref().map(|reason| format!(" ({reason})")).unwrap_or_default();
+            say(format_args!(
+                "  {:<20} {}{reason} · pending {} · in flight {} · delivered {} · dead {}",
+                pixel.id, pixel.state, pixel.pending, pixel.in_flight, pixel.delivered, pixel.dead
+            ))?;
+        }
+    }
+    if !status.problems.is_empty() {
+        say(format_args!("\n{} problems:", status.problems.len()))?;
+        for problem in &status.problems {
+            say(problem)?;
+        }
+    }
+    Ok(())
+}

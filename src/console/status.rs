@@ -1,0 +1,195 @@
+//! The status document: what `pixelgate status --json` and `/status` show. Its keys are stable.
+
+use std::collections::HashMap;
+use std::time::SystemTime;
+
+use serde::{Deserialize, Serialize};
+
+use crate::account::{AccountId, LaneKey, PixelId};
+use crate::config::{PixelConfig, Problem};
+use crate::console::Console;
+use crate::outbox::LaneStatus;
+use crate::snapshot::Tenant;
+
+/// The whole gateway.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Status {
+    /// The version of the program.
+    pub version: String,
+    /// The revision of the configuration in force.
+    pub revision: u64,
+    /// Seconds since the start.
+    pub uptime_seconds: u64,
+    /// Whether requests are taken.
+    pub ready: bool,
+    /// Why not.
+    pub why: Vec<String>,
+    /// What is wrong with the configuration in force.
+    pub problems: Vec<Problem>,
+    /// Certificates in sum.
+    pub certificates: CertificatesStatus,
+    /// The outbox in sum.
+    pub outbox: OutboxStatus,
+    /// Every account.
+    pub accounts: Vec<AccountStatus>,
+}
+
+/// Certificates in sum.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct CertificatesStatus {
+    /// Server names with a certificate that is served.
+    pub served: usize,
+    /// Server names that are not served; the problems say why.
+    pub not_served: usize,
+    /// When the first one expires, Unix seconds.
+    pub first_expiry: Option<i64>,
+}
+
+/// The outbox in sum.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct OutboxStatus {
+    /// Bytes on disk.
+    pub bytes: u64,
+    /// Free bytes on that disk.
+    pub free_bytes: u64,
+}
+
+/// One account.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct AccountStatus {
+    /// The stem of its file.
+    pub id: AccountId,
+    /// What it is called.
+    pub name: String,
+    /// Whether it is switched on.
+    pub active: bool,
+    /// Its first-party names.
+    pub domains: Vec<String>,
+    /// Its filters' names, in order.
+    pub filters: Vec<String>,
+    /// Its pixels.
+    pub pixels: Vec<PixelStatus>,
+}
+
+/// One pixel and its lane.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct PixelStatus {
+    /// Meta's id.
+    pub id: PixelId,
+    /// `active`, `paused` or `inactive`
+    pub state: String,
+    /// Why it is paused or inactive.
+    pub reason: Option<String>,
+    /// Events that wait for delivery.
+    pub pending: u64,
+    /// Events in a request.
+    pub in_flight: u64,
+    /// Events that Meta took since the first start.
+    pub delivered: u64,
+    /// Events buried since the first start.
+    pub dead: u64,
+    /// When the oldest event that waits was accepted, RFC 3339.
+    pub oldest_at: Option<String>,
+}
+
+/// The status of everything now.
+pub(super) fn status(console: &Console) -> Status {
+    let snapshot = console.reloader.published().load_full();
+    let why = console.readiness.obstacles(&console.outbox);
+    let certificates = snapshot.certificates.summary();
+    let stats = console.outbox.stats();
+    Status {
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        revision: snapshot.revision,
+        uptime_seconds: console.started.elapsed().as_secs(),
+        ready: why.is_empty(),
+        why,
+        problems: snapshot.problems.clone(),
+        certificates: CertificatesStatus {
+            served: certificates.valid,
+            not_served: certificates.missing
+                + certificates.expired
+                + certificates.not_yet_valid
+                + certificates.mismatch
+                + certificates.unreadable,
+            first_expiry: certificates.first_expiry,
+        },
+        outbox: OutboxStatus { bytes: stats.bytes, free_bytes: stats.free_bytes },
+        accounts: accounts(console),
+    }
+}
+
+/// Every account now, also one that left the configuration while its events wait.
+pub(super) fn accounts(console: &Console) -> Vec<AccountStatus> {
+    let snapshot = console.reloader.published().load_full();
+    let lanes: HashMap<LaneKey, LaneStatus> =
+        console.outbox.lanes().into_iter().map(|lane| (lane.lane.clone(), lane)).collect();
+    let mut accounts: Vec<_> = snapshot.tenants().map(|tenant| account(tenant, &lanes)).collect();
+    let mut left: Vec<_> = lanes.values().filter(|lane| snapshot.pixel(&lane.lane).is_none() && lane.pending > 0).collect();
+    left.sort_by(|a, b| a.lane.cmp(&b.lane));
+    for lane in left {
+        let pixel = pixel(lane.lane.pixel, None, true, Some(lane));
+        match accounts.iter_mut().find(|account| account.id == lane.lane.account) {
+            Some(account) => account.pixels.push(pixel),
+            None => accounts.push(AccountStatus {
+                id: lane.lane.account.clone(),
+                name: String::new(),
+                active: false,
+                domains: Vec::new(),
+                filters: Vec::new(),
+                pixels: vec![pixel],
+            }),
+        }
+    }
+    accounts
+}
+
+fn account(tenant: &Tenant, lanes: &HashMap<LaneKey, LaneStatus>) -> AccountStatus {
+    let config = &tenant.config;
+    let pixels = config.pixels.iter().map(|written| {
+        pixel(written.id, Some(written), config.active, lanes.get(&tenant.lane(written.id)))
+    });
+    AccountStatus {
+        id: config.id.clone(),
+        name: config.name.clone(),
+        active: config.active,
+        domains: config.domains.iter().map(ToString::to_string).collect(),
+        filters: config.filters.iter().map(|filter| filter.name.clone()).collect(),
+        pixels: pixels.collect(),
+    }
+}
+
+fn pixel(id: PixelId, written: Option<&PixelConfig>, account_active: bool, lane: Option<&LaneStatus>) -> PixelStatus {
+    let (state, reason) = state(written, account_active, lane);
+    PixelStatus {
+        id,
+        state: state.to_owned(),
+        reason,
+        pending: lane.map_or(0, |lane| lane.pending),
+        in_flight: lane.map_or(0, |lane| lane.in_flight),
+        delivered: lane.map_or(0, |lane| lane.delivered),
+        dead: lane.map_or(0, |lane| lane.dead),
+        oldest_at: lane.and_then(|lane| lane.oldest_accepted_ms).map(rfc3339),
+    }
+}
+
+fn state(written: Option<&PixelConfig>, account_active: bool, lane: Option<&LaneStatus>) -> (&'static str, Option<String>) {
+    if let Some(pause) = lane.and_then(|lane| lane.paused.as_ref()) {
+        return ("paused", Some(pause.reason.clone()));
+    }
+    match written {
+        None => ("inactive", Some("not in the configuration".to_owned())),
+        Some(_) if !account_active => ("inactive", Some("the account is not active".to_owned())),
+        Some(pixel) if !pixel.active => ("inactive", Some("the pixel is not active".to_owned())),
+        Some(pixel) if pixel.access_token.is_none() => {
+            ("paused", Some(format!("no access token: {}", pixel.access_token_source)))
+        }
+        Some(_) => ("active", None),
+    }
+}
+
+/// Unix milliseconds as RFC 3339, UTC.
+pub(super) fn rfc3339(at_ms: i64) -> String {
+    let since = std::time::Duration::from_millis(u64::try_from(at_ms).unwrap_or_default());
+    humantime::format_rfc3339_millis(SystemTime::UNIX_EPOCH + since).to_string()
+}

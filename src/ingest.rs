@@ -1,0 +1,298 @@
+//! The use case of a request: authorise, decode, filter, append. What it answers is durable, or refused.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use crate::account::{LaneKey, PixelId};
+use crate::event::decode::{self, DecodeError, Decoded, Form, GraphRequest, RenewedCookies};
+use crate::event::{Arrival, Event, Scalar};
+use crate::filter::{Context, Filtered};
+use crate::outbox::{AppendError, HeldEvent, NewEvent, Outbox};
+use crate::snapshot::{Route, Snapshot, Tenant};
+use crate::telemetry::Metrics;
+
+/// Takes events in, for every way they come.
+pub struct Ingest {
+    outbox: Outbox,
+    metrics: Arc<Metrics>,
+}
+
+/// What the edge knows of a request beside its body.
+pub struct Request {
+    /// The snapshot that this request began with.
+    pub snapshot: Arc<Snapshot>,
+    /// Whose name it came in on.
+    pub route: Route,
+    /// That name.
+    pub host: String,
+    /// The `Origin` header.
+    pub origin: Option<String>,
+    /// The `Cookie` header as it came; only the account's consent sources are read from it here.
+    pub cookies: String,
+    /// The visitor's country, if a trusted proxy says it.
+    pub country: Option<String>,
+    /// The rest of what the headers say.
+    pub arrival: Arrival,
+}
+
+/// The parts of a request to a Graph-compatible route.
+pub struct GraphParts<'a> {
+    /// The pixel id in the path.
+    pub pixel: &'a str,
+    /// The `Content-Type` header.
+    pub content_type: Option<&'a str>,
+    /// The query, without `?`.
+    pub query: &'a str,
+    /// The token of an `Authorization: Bearer` header.
+    pub bearer: Option<&'a str>,
+    /// The body, inflated.
+    pub body: &'a [u8],
+}
+
+/// What was taken.
+#[derive(Debug, Default)]
+pub struct Accepted {
+    /// Events taken, also those that a filter then dropped.
+    pub received: usize,
+    /// What a first-party answer may renew in the browser.
+    pub cookies: RenewedCookies,
+}
+
+/// Why nothing was taken. Each has its answer in `proxy/respond.rs`.
+#[derive(Debug, thiserror::Error)]
+pub enum Refusal {
+    /// The body is not what this route takes.
+    #[error("{0}")]
+    Malformed(#[from] DecodeError),
+    /// No account here has this pixel.
+    #[error("this name serves no such pixel")]
+    NotOnboarded,
+    /// The account is switched off.
+    #[error("the account is not active")]
+    AccountInactive,
+    /// The pixel is switched off.
+    #[error("the pixel is not active")]
+    PixelInactive,
+    /// The account's `[websites]` do not let this page send.
+    #[error("this page may not send to this account")]
+    WebsiteRefused,
+    /// No ingest key of the account was given.
+    #[error("no ingest key of this account was given")]
+    KeyRefused,
+    /// The account sends more than `[limits] account_events_per_second`.
+    #[error("more events than the account may send in a second")]
+    TooFast,
+    /// The account's backlog or dead letters are full.
+    #[error("the account's backlog is full")]
+    BacklogFull,
+    /// The disk takes no more, or not now.
+    #[error("events cannot be stored now")]
+    Unavailable,
+}
+
+/// The way an event came in, as a metric's label.
+#[derive(Clone, Copy, Debug)]
+enum Format {
+    Gateway,
+    Graph,
+    Pixel,
+}
+
+// === impl Ingest ===
+
+impl Ingest {
+    /// Stores what it takes in `outbox`.
+    pub fn new(outbox: Outbox, metrics: Arc<Metrics>) -> Self {
+        Self { outbox, metrics }
+    }
+
+    /// `POST /events`: one event in the format of Meta's gateway.
+    pub async fn gateway(&self, request: &Request, body: &[u8]) -> Result<Accepted, Refusal> {
+        let decoded = decode::gateway::decode(body, &request.arrival)?;
+        self.from_browser(request, vec![decoded], Format::Gateway).await
+    }
+
+    /// `GET` and `POST /tr`: events in the format of the pixel's own endpoint.
+    pub async fn pixel(&self, request: &Request, form: Form<'_>) -> Result<Accepted, Refusal> {
+        let decoded = decode::pixel::decode(form, &request.arrival)?;
+        self.from_browser(request, decoded, Format::Pixel).await
+    }
+
+    /// `POST /v26.0/<pixel>/events` and `POST /capi/<pixel>/events`: events of a server that has an ingest key.
+    pub async fn graph(&self, request: &Request, parts: GraphParts<'_>) -> Result<Accepted, Refusal> {
+        let pixel: PixelId = parts.pixel.parse().map_err(|_| Refusal::NotOnboarded)?;
+        let tenant = serving(request, pixel)?;
+        let graph = GraphRequest {
+            content_type: parts.content_type,
+            query: parts.query,
+            bearer: parts.bearer,
+            body: parts.body,
+        };
+        let events_max = request.snapshot.gateway.limits.events_per_request_max;
+        let key = decode::graph::access_token(&graph)?;
+        if key.and_then(|key| tenant.ingest_key(key.reveal()).map(drop)).is_none() {
+            return Err(Refusal::KeyRefused);
+        }
+        let decoded = decode::graph::decode(graph, &request.arrival, events_max)?;
+        let group = Group { tenant: &tenant, pixel, envelope: decoded.envelope.into(), format: Format::Graph };
+        let received = self.accept(request, group, decoded.events).await?;
+        Ok(Accepted { received, cookies: RenewedCookies::default() })
+    }
+
+    async fn from_browser(
+        &self,
+        request: &Request,
+        decoded: Vec<Decoded>,
+        format: Format,
+    ) -> Result<Accepted, Refusal> {
+        let mut accepted = Accepted::default();
+        for Decoded { pixel, event, cookies, .. } in decoded {
+            let tenant = serving(request, pixel)?;
+            if !tenant.allows_page(page_of(request, &event)) {
+                return Err(Refusal::WebsiteRefused);
+            }
+            let group = Group { tenant: &tenant, pixel, envelope: "".into(), format };
+            accepted.received += self.accept(request, group, vec![event]).await?;
+            accepted.cookies = cookies;
+        }
+        Ok(accepted)
+    }
+
+    /// Filters and stores the events of one pixel as one group.
+    async fn accept(&self, request: &Request, group: Group<'_>, events: Vec<Event>) -> Result<usize, Refusal> {
+        let begun = Instant::now();
+        let now_ms = request.arrival.now_ms;
+        let received = events.len();
+        let per_second = request.snapshot.gateway.limits.account_events_per_second;
+        if !group.tenant.take_budget(received as u64, per_second, now_ms) {
+            return Err(Refusal::TooFast);
+        }
+        let sorted = self.filter(request, &group, events).await;
+        if !sorted.held.is_empty() {
+            let held = sorted.held.len() as u64;
+            self.outbox.hold(sorted.held, now_ms).await?;
+            self.metrics.held(&group.tenant.config.id, held);
+        }
+        if !sorted.passed.is_empty() {
+            self.outbox.append(sorted.passed, now_ms).await?;
+        }
+        self.metrics.accepted(&group.tenant.config.id, group.format.label(), received as u64, begun.elapsed());
+        Ok(received)
+    }
+
+    /// Runs the account's filters, and makes of each event what is stored of it.
+    async fn filter(&self, request: &Request, group: &Group<'_>, events: Vec<Event>) -> Sorted {
+        let mut sorted = Sorted::default();
+        let lane = group.tenant.lane(group.pixel);
+        if group.tenant.filters.is_empty() {
+            sorted.passed = events.into_iter().map(|event| stored(&lane, &group.envelope, &event)).collect();
+            return sorted;
+        }
+        let context = Arc::new(Context {
+            account: group.tenant.config.id.clone(),
+            pixel: group.pixel,
+            host: request.host.clone(),
+            signals: signals(request, group.tenant),
+        });
+        for filtered in group.tenant.filters.run(context.clone(), events).await {
+            match filtered {
+                Filtered::Pass(event) => sorted.passed.push(stored(&lane, &group.envelope, &event)),
+                Filtered::Drop { filter, reason } => {
+                    self.metrics.dropped(&group.tenant.config.id, &format!("{filter}: {reason}"));
+                }
+                Filtered::Hold { event, reason, message } => {
+                    let event = stored(&lane, &group.envelope, &event);
+                    sorted.held.push(HeldEvent { event, reason, message, context: context.to_json() });
+                }
+            }
+        }
+        sorted
+    }
+}
+
+/// The events of one request that go to one pixel.
+struct Group<'a> {
+    tenant: &'a Arc<Tenant>,
+    pixel: PixelId,
+    envelope: Arc<str>,
+    format: Format,
+}
+
+/// What filters made of a group.
+#[derive(Default)]
+struct Sorted {
+    passed: Vec<NewEvent>,
+    held: Vec<HeldEvent>,
+}
+
+/// The tenant that serves this pixel under the request's name, if it and the pixel are switched on.
+fn serving(request: &Request, pixel: PixelId) -> Result<Arc<Tenant>, Refusal> {
+    let tenant = match &request.route {
+        Route::Host => request.snapshot.tenant_on_host_domain(pixel).ok_or(Refusal::NotOnboarded)?,
+        Route::Tenant(tenant) => tenant,
+    };
+    let served = tenant.pixel(pixel).ok_or(Refusal::NotOnboarded)?;
+    match (tenant.config.active, served.active) {
+        (false, _) => Err(Refusal::AccountInactive),
+        (true, false) => Err(Refusal::PixelInactive),
+        (true, true) => Ok(tenant.clone()),
+    }
+}
+
+/// The page that sent: what the browser says of it before what the script says.
+fn page_of<'a>(request: &'a Request, event: &'a Event) -> Option<&'a str> {
+    let origin = request.origin.as_deref().filter(|origin| *origin != "null");
+    origin.or(request.arrival.referer.as_deref()).or(event.source_url.as_deref())
+}
+
+/// The cookies that the account names as consent sources, and the country.
+fn signals(request: &Request, tenant: &Tenant) -> Vec<(String, Scalar)> {
+    let named = |name: &str| tenant.config.consent_sources.iter().any(|source| source == name);
+    let pairs = request.cookies.split(';').filter_map(|pair| pair.trim().split_once('='));
+    let mut signals: Vec<_> = pairs
+        .filter(|(name, _)| named(name))
+        .map(|(name, value)| (name.to_owned(), Scalar::Text(value.to_owned())))
+        .collect();
+    if let Some(country) = &request.country {
+        signals.push(("country".to_owned(), Scalar::Text(country.clone())));
+    }
+    signals
+}
+
+/// The event as it is kept: its final JSON, encoded here and never again.
+fn stored(lane: &LaneKey, envelope: &Arc<str>, event: &Event) -> NewEvent {
+    let mut body = Vec::with_capacity(1_024);
+    event.encode(&mut body);
+    NewEvent {
+        lane: lane.clone(),
+        event_name: event.name.clone(),
+        event_id: event.id.clone(),
+        event_time: event.time,
+        envelope: envelope.clone(),
+        body: body.into(),
+    }
+}
+
+// === impl Format ===
+
+impl Format {
+    fn label(self) -> &'static str {
+        match self {
+            Format::Gateway => "gateway",
+            Format::Graph => "graph",
+            Format::Pixel => "pixel",
+        }
+    }
+}
+
+// === impl Refusal ===
+
+impl From<AppendError> for Refusal {
+    fn from(error: AppendError) -> Self {
+        match error {
+            AppendError::Backlog => Refusal::BacklogFull,
+            AppendError::TooLarge => Refusal::Malformed(DecodeError::TooLarge),
+            AppendError::Full | AppendError::Unavailable { .. } => Refusal::Unavailable,
+        }
+    }
+}

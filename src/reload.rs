@@ -1,0 +1,170 @@
+//! The use case of a reload: read, compile, publish, report.
+//!
+//! After a reload without problems the whole configuration is in force. After one with problems every account without
+//! an error is in force as it is written, and every account with one stays as it was; a bad `pixelgate.toml` leaves
+//! everything as it was. Nothing is half done: what is published is one snapshot, swapped in one step. Requests in
+//! flight end on the one they began with.
+
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use arc_swap::ArcSwap;
+use serde::{Deserialize, Serialize};
+
+use crate::config::{GatewayConfig, LastGood, Problem, Reading, Source};
+use crate::filter::FilterHost;
+use crate::snapshot::{self, Inputs, Published, Snapshot};
+use crate::telemetry::Metrics;
+
+/// Publishes configurations, one at a time.
+pub struct Reloader {
+    published: Arc<Published>,
+    filters: Arc<FilterHost>,
+    metrics: Arc<Metrics>,
+    state: Mutex<State>,
+}
+
+/// What one reload leaves for the next.
+struct State {
+    source: Source,
+    last_good: LastGood,
+}
+
+/// What a reload or a check came to.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Report {
+    /// The revision in force afterwards.
+    pub revision: u64,
+    /// What is wrong with the configuration.
+    pub problems: Vec<Problem>,
+}
+
+/// A configuration that nothing can start from.
+#[derive(Debug)]
+pub struct Unusable(pub Vec<Problem>);
+
+// === impl Reloader ===
+
+impl Reloader {
+    /// Compiles what was read as the first snapshot.
+    ///
+    /// # Errors
+    /// When `pixelgate.toml` itself is bad.
+    pub fn start(
+        source: Source,
+        reading: Reading,
+        last_good: LastGood,
+        filters: Arc<FilterHost>,
+        metrics: Arc<Metrics>,
+        now_ms: i64,
+    ) -> Result<Self, Unusable> {
+        let Some(gateway) = reading.gateway.clone() else {
+            return Err(Unusable(reading.problems));
+        };
+        let inputs = Inputs { gateway, reading, previous: None, last_good: &last_good, filters: &filters, now_ms };
+        let snapshot = snapshot::compile(inputs);
+        tell(&metrics, &snapshot, now_ms);
+        keep(&last_good, &snapshot);
+        let published = Arc::new(ArcSwap::from_pointee(snapshot));
+        Ok(Self { published, filters, metrics, state: Mutex::new(State { source, last_good }) })
+    }
+
+    /// Where requests take their snapshot.
+    pub fn published(&self) -> &Arc<Published> {
+        &self.published
+    }
+
+    /// Takes up what is on disk now. Blocks while files are read and filters compiled.
+    pub fn reload(&self, now_ms: i64) -> Report {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let snapshot = match self.compile(&mut state, now_ms) {
+            Ok(snapshot) => snapshot,
+            Err(report) => {
+                self.metrics.reload("refused");
+                return report;
+            }
+        };
+        let report = Report { revision: snapshot.revision, problems: snapshot.problems.clone() };
+        tell(&self.metrics, &snapshot, now_ms);
+        keep(&state.last_good, &snapshot);
+        self.published.store(Arc::new(snapshot));
+        self.metrics.reload(if report.has_errors() { "partial" } else { "ok" });
+        report
+    }
+
+    /// What [`Reloader::reload`] would say, publishing nothing.
+    pub fn check(&self, now_ms: i64) -> Report {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        match self.compile(&mut state, now_ms) {
+            Ok(snapshot) => Report { revision: self.published.load().revision, problems: snapshot.problems },
+            Err(report) => report,
+        }
+    }
+
+    fn compile(&self, state: &mut State, now_ms: i64) -> Result<Snapshot, Report> {
+        let previous = self.published.load_full();
+        let reading = state.source.read();
+        let Some(gateway) = reading.gateway.clone() else {
+            return Err(Report { revision: previous.revision, problems: reading.problems });
+        };
+        let restart = restart_needed(&previous.gateway, &gateway, state.source.gateway_file());
+        let (last_good, filters) = (&state.last_good, &*self.filters);
+        let inputs = Inputs { gateway, reading, previous: Some(&previous), last_good, filters, now_ms };
+        let mut snapshot = snapshot::compile(inputs);
+        snapshot.problems.extend(restart);
+        Ok(snapshot)
+    }
+}
+
+/// What a reload cannot change in a running process, and would change now.
+fn restart_needed(running: &GatewayConfig, written: &GatewayConfig, file: PathBuf) -> Vec<Problem> {
+    let parts = [
+        ("host.data_dir", running.host.data_dir != written.host.data_dir),
+        ("host.control", running.host.control != written.host.control),
+        ("host.watch", running.host.watch != written.host.watch),
+        ("listen", running.listen != written.listen),
+        ("outbox", running.outbox != written.outbox),
+        ("delivery", running.delivery != written.delivery),
+        ("filters", running.filters != written.filters),
+        ("log", running.log != written.log),
+    ];
+    let changed = parts.into_iter().filter(|(_, changed)| *changed);
+    let problem = |(key, _)| {
+        Problem::warning(&file, key, "changed, but is read at the start only", "restart the gateway to take it up")
+    };
+    changed.map(problem).collect()
+}
+
+/// Tells metrics what is wrong and which certificates are served.
+fn tell(metrics: &Metrics, snapshot: &Snapshot, now_ms: i64) {
+    let problems = &snapshot.problems;
+    let errors = problems.iter().filter(|problem| problem.is_error()).count();
+    metrics.config_problems(errors, problems.len() - errors);
+    let names = snapshot.certificates.summary();
+    let states = [
+        ("valid", names.valid),
+        ("missing", names.missing),
+        ("expired", names.expired),
+        ("not_yet_valid", names.not_yet_valid),
+        ("mismatch", names.mismatch),
+        ("unreadable", names.unreadable),
+    ];
+    metrics.certificates(&states, names.first_expiry.map(|at| at - now_ms / 1_000));
+}
+
+/// Keeps the accounts in force for a restart. Failing to is not failing the reload: it is said in the log.
+fn keep(last_good: &LastGood, snapshot: &Snapshot) {
+    let accounts: Vec<_> = snapshot.tenants().map(|tenant| tenant.config.clone()).collect();
+    if let Err(error) = last_good.keep(&accounts) {
+        tracing::error!(%error, "the accounts in force could not be kept for a restart with bad files");
+    }
+}
+
+// === impl Report ===
+
+impl Report {
+    /// Whether something is wrong enough to be refused.
+    pub fn has_errors(&self) -> bool {
+        self.problems.iter().any(Problem::is_error)
+    }
+}

@@ -1,0 +1,102 @@
+//! The sockets: taken over from systemd where it holds them, else bound here, before anything serves.
+
+use std::net::{SocketAddr, TcpListener};
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::UnixListener;
+use std::path::{Path, PathBuf};
+
+use listenfd::ListenFd;
+use socket2::{Domain, Protocol, Socket, Type};
+
+use crate::config::ListenConfig;
+
+/// Connections that the kernel keeps waiting while we are busy, or being restarted under systemd.
+const BACKLOG: i32 = 4_096;
+
+/// Every TCP listener, bound.
+pub(super) struct Listeners {
+    pub(super) https: Vec<TcpListener>,
+    pub(super) http: Vec<TcpListener>,
+    pub(super) ops: TcpListener,
+}
+
+/// A listener that cannot be had.
+#[derive(Debug, thiserror::Error)]
+pub enum ListenError {
+    /// A TCP address.
+    #[error("cannot listen on {address} ([listen] {key}): {error}; another program has it, or a port below 1024 needs CAP_NET_BIND_SERVICE")]
+    Tcp {
+        /// The key of `[listen]`.
+        key: &'static str,
+        /// The address.
+        address: SocketAddr,
+        /// What the operating system says.
+        error: std::io::Error,
+    },
+    /// The control socket.
+    #[error("cannot open the control socket {path}: {error}")]
+    Control {
+        /// Its path.
+        path: PathBuf,
+        /// What the operating system says.
+        error: std::io::Error,
+    },
+}
+
+// === impl Listeners ===
+
+impl Listeners {
+    /// Takes or binds them all.
+    pub(super) fn open(config: &ListenConfig) -> Result<Self, ListenError> {
+        let mut inherited = inherited();
+        let mut open = |key: &'static str, address: &SocketAddr| {
+            let held = inherited.iter().position(|listener| listener.local_addr().is_ok_and(|held| held == *address));
+            match held {
+                Some(index) => Ok(inherited.swap_remove(index)),
+                None => bind(*address).map_err(|error| ListenError::Tcp { key, address: *address, error }),
+            }
+        };
+        Ok(Self {
+            https: config.https.iter().map(|address| open("https", address)).collect::<Result<_, _>>()?,
+            http: config.http.iter().map(|address| open("http", address)).collect::<Result<_, _>>()?,
+            ops: open("ops", &config.ops)?,
+        })
+    }
+}
+
+/// What systemd passed (sd_listen_fds(3)).
+fn inherited() -> Vec<TcpListener> {
+    let mut passed = ListenFd::from_env();
+    let listeners = (0..passed.len()).filter_map(|index| passed.take_tcp_listener(index).ok().flatten());
+    listeners.filter(|listener| listener.set_nonblocking(true).is_ok()).collect()
+}
+
+fn bind(address: SocketAddr) -> std::io::Result<TcpListener> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+    if address.is_ipv6() {
+        // `[::]` beside `0.0.0.0` must not take IPv4 too.
+        socket.set_only_v6(true)?;
+    }
+    socket.set_reuse_address(true)?;
+    socket.set_nonblocking(true)?;
+    socket.bind(&address.into())?;
+    socket.listen(BACKLOG)?;
+    Ok(socket.into())
+}
+
+/// The control socket, for this user only. One that a dead process left is replaced; the outbox's lock has shown by now
+/// that no other gateway runs on this folder.
+pub(super) fn control(path: &Path) -> Result<UnixListener, ListenError> {
+    let open = || {
+        match std::fs::remove_file(path) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+        // Bound in a folder that only we can enter, then opened to ourselves: nobody can connect in between.
+        let listener = UnixListener::bind(path)?;
+        std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))?;
+        listener.set_nonblocking(true)?;
+        Ok(listener)
+    };
+    open().map_err(|error| ListenError::Control { path: path.to_owned(), error })
+}

@@ -1,0 +1,132 @@
+//! Metrics as Prometheus reads them (text format 0.0.4), with a bound on the accounts that have series of their own.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+
+use prometheus::proto::{LabelPair, Metric, MetricFamily, MetricType};
+use prometheus::{Encoder, TextEncoder};
+
+use crate::telemetry::Metrics;
+
+/// What the accounts past the bound are counted under.
+const OTHER: &str = "_other";
+
+/// All metrics as text. The `per_account_max` busiest accounts keep their series; the others' are added up.
+///
+/// # Errors
+/// What the encoder says, were a metric malformed.
+pub fn exposition(metrics: &Metrics, per_account_max: usize) -> Result<String, prometheus::Error> {
+    let mut families = metrics.registry.gather();
+    let busiest = busiest_accounts(&families, per_account_max);
+    for family in &mut families {
+        fold_others(family, &busiest);
+    }
+    let mut text = Vec::new();
+    TextEncoder::new().encode(&families, &mut text)?;
+    String::from_utf8(text).map_err(|error| prometheus::Error::Msg(error.to_string()))
+}
+
+/// The accounts that had the most events accepted.
+fn busiest_accounts(families: &[MetricFamily], count: usize) -> HashSet<String> {
+    let mut events: HashMap<&str, f64> = HashMap::new();
+    for family in families {
+        let weight = if family.name() == "pixelgate_events_accepted_total" { 1.0 } else { 0.0 };
+        for metric in family.get_metric() {
+            if let Some(account) = account_of(metric) {
+                *events.entry(account).or_default() += weight * metric.get_counter().get_value();
+            }
+        }
+    }
+    let mut ranked: Vec<_> = events.into_iter().collect();
+    ranked.sort_by(|(name_a, a), (name_b, b)| b.total_cmp(a).then(name_a.cmp(name_b)));
+    ranked.into_iter().take(count).map(|(name, _)| name.to_owned()).collect()
+}
+
+/// Adds up the series of accounts that are not among the busiest; their pixels go under the same word.
+fn fold_others(family: &mut MetricFamily, busiest: &HashSet<String>) {
+    let is_other = |metric: &Metric| account_of(metric).is_some_and(|account| !busiest.contains(account));
+    if !family.get_metric().iter().any(is_other) {
+        return;
+    }
+    let kind = family.get_field_type();
+    let mut folded: BTreeMap<Vec<(String, String)>, Metric> = BTreeMap::new();
+    let mut kept = Vec::new();
+    for metric in std::mem::take(family.mut_metric()) {
+        if !is_other(&metric) {
+            kept.push(metric);
+            continue;
+        }
+        let labels: Vec<_> = metric.get_label().iter().map(other_label).collect();
+        let sum = folded.entry(labels.clone()).or_insert_with(|| empty(&labels));
+        add(sum, &metric, kind);
+    }
+    kept.extend(folded.into_values());
+    *family.mut_metric() = kept;
+}
+
+fn account_of(metric: &Metric) -> Option<&str> {
+    metric.get_label().iter().find(|label| label.name() == "account").map(LabelPair::value)
+}
+
+fn other_label(label: &LabelPair) -> (String, String) {
+    let folded = matches!(label.name(), "account" | "pixel");
+    (label.name().to_owned(), if folded { OTHER.to_owned() } else { label.value().to_owned() })
+}
+
+fn empty(labels: &[(String, String)]) -> Metric {
+    let pairs = labels.iter().map(|(name, value)| {
+        let mut pair = LabelPair::default();
+        pair.set_name(name.clone());
+        pair.set_value(value.clone());
+        pair
+    });
+    Metric::from_label(pairs.collect())
+}
+
+/// No histogram has an account label, so counters and gauges are all there is to add.
+fn add(sum: &mut Metric, metric: &Metric, kind: MetricType) {
+    match kind {
+        MetricType::COUNTER => {
+            let value = sum.get_counter().get_value() + metric.get_counter().get_value();
+            let mut counter = prometheus::proto::Counter::default();
+            counter.set_value(value);
+            sum.set_counter(counter);
+        }
+        MetricType::GAUGE => {
+            let value = sum.get_gauge().get_value() + metric.get_gauge().get_value();
+            let mut gauge = prometheus::proto::Gauge::default();
+            gauge.set_value(value);
+            sum.set_gauge(gauge);
+        }
+        _ => {}
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn accounts_past_the_bound_are_added_up() {
+        let metrics = Metrics::new().unwrap();
+        for (account, events) in [("busy", 10), ("calm", 2), ("quiet", 3)] {
+            metrics.accepted(&account.parse().unwrap(), "gateway", events, Duration::ZERO);
+        }
+        let text = exposition(&metrics, 1).unwrap();
+        assert!(text.contains(r#"pixelgate_events_accepted_total{account="busy",format="gateway"} 10"#), "{text}");
+        assert!(text.contains(r#"pixelgate_events_accepted_total{account="_other",format="gateway"} 5"#), "{text}");
+        assert!(!text.contains("calm"), "{text}");
+    }
+
+    #[test]
+    fn reasons_that_a_filter_makes_up_are_bounded() {
+        let metrics = Metrics::new().unwrap();
+        for n in 0..1_000 {
+            metrics.dropped(&"loud".parse().unwrap(), &format!("reason {n}"));
+        }
+        let text = exposition(&metrics, 500).unwrap();
+        assert!(text.contains(r#"account="loud",reason="other"} 968"#), "{text}");
+    }
+}

@@ -1,0 +1,107 @@
+use std::process::Command;
+
+use serde_json::{Value, json};
+
+use crate::util::client::page_view;
+use crate::util::gateway::pixelgate;
+use crate::util::process::{built, plugin};
+use crate::util::{Account, Gateway, Site, Standin};
+
+const PIXEL: u64 = 8001;
+const NAME: &str = "events.shoes.example";
+
+#[test]
+fn usage_errors_exit_with_2_and_nothing_unbuilt_is_offered() {
+    let run = |arguments: &[&str]| Command::new(built("pixelgate")).args(arguments).output().unwrap();
+    for arguments in [&["nonsense"][..], &["status", "--nonsense"], &["users", "list"], &["cert", "list"], &["filter", "new"], &[]] {
+        assert_eq!(run(arguments).status.code(), Some(2), "{arguments:?}");
+    }
+    let help = run(&["--help"]);
+    assert_eq!(help.status.code(), Some(0));
+    let text = String::from_utf8_lossy(&help.stdout).into_owned();
+    for command in ["run", "check", "reload", "status", "accounts", "dead-letters", "filter", "completions"] {
+        assert!(text.contains(command), "{command}");
+    }
+    assert!(!text.contains("compile-filter") && !text.contains("backup"));
+    assert!(String::from_utf8_lossy(&run(&["completions", "bash"]).stdout).contains("dead-letters"));
+}
+
+#[test]
+fn without_a_gateway_the_exit_code_is_3() {
+    let site = Site::new("http://127.0.0.1:9");
+    for arguments in [&["status"][..], &["reload"], &["accounts", "list"], &["dead-letters", "list"]] {
+        let output = pixelgate(site.dir(), arguments);
+        assert_eq!(output.status.code(), Some(3), "{arguments:?}");
+        assert!(String::from_utf8_lossy(&output.stderr).contains("control.sock"));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_socket_is_found_also_where_the_file_has_problems_or_by_hand() {
+    let standin = Standin::start().await;
+    let site = Site::new(&standin.url).account(Account::new("shoes", PIXEL).domain(NAME));
+    let toml = std::fs::read_to_string(site.path("pixelgate.toml")).unwrap();
+    site.write("pixelgate.toml", toml.replace("[host]", "[host]\ncontrol = \"own.sock\""));
+    let gateway = Gateway::start(&site).await;
+    site.write("pixelgate.toml", std::fs::read_to_string(site.path("pixelgate.toml")).unwrap() + "\n[nonsense]\n");
+    assert!(gateway.command(&["status"]).status.success());
+    let socket = site.path("own.sock");
+    let by_hand = Command::new(built("pixelgate")).args(["accounts", "list", "--socket"]).arg(socket).output().unwrap();
+    assert!(by_hand.status.success(), "{by_hand:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn accounts_and_dead_letters_are_listed_shown_and_dropped() {
+    let standin = Standin::start().await;
+    standin.bad_events(&["bad1", "bad2"]).await;
+    let site = Site::new(&standin.url).account(Account::new("shoes", PIXEL).domain(NAME)).account(Account::new("hats", 8002));
+    let gateway = Gateway::start(&site).await;
+    let accounts = gateway.json(&["accounts", "list", "--json"]);
+    let ids: Vec<_> = accounts.as_array().unwrap().iter().map(|account| account["id"].as_str().unwrap()).collect();
+    assert_eq!(ids, ["hats", "shoes"]);
+    assert!(String::from_utf8_lossy(&gateway.command(&["accounts", "list"]).stdout).contains("events.shoes.example"));
+    assert_eq!(gateway.command(&["accounts", "show", "nobody"]).status.code(), Some(1));
+    for id in ["bad1", "bad2"] {
+        assert_eq!(gateway.browser().send(NAME, &page_view(PIXEL, id)).await.0, 200);
+    }
+    let list = crate::util::eventually("both are buried", async || {
+        let list = gateway.json(&["dead-letters", "list", "--json"]);
+        (list.as_array()?.len() == 2).then_some(list)
+    })
+    .await;
+    let id = list[0]["id"].as_str().unwrap();
+    let shown = gateway.json(&["dead-letters", "show", id]);
+    assert_eq!(shown["event"]["event_name"], "PageView");
+    assert!(gateway.command(&["dead-letters", "drop", id]).status.success());
+    assert_eq!(gateway.json(&["dead-letters", "list", "--json"]).as_array().unwrap().len(), 1);
+    assert_eq!(gateway.command(&["dead-letters", "show", id]).status.code(), Some(1));
+    standin.get("summary").await;
+    assert!(gateway.command(&["dead-letters", "drop", "--all"]).status.success());
+    assert_eq!(gateway.json(&["dead-letters", "list", "--json"]), json!([]));
+    assert_eq!(gateway.command(&["dead-letters", "drop"]).status.code(), Some(2), "which ones must be said");
+}
+
+#[test]
+fn filters_are_tried_without_a_gateway() {
+    let folder = tempfile::tempdir().unwrap();
+    let event = folder.path().join("event.json");
+    let settings = folder.path().join("settings.json");
+    let text = json!({ "event_name": "Purchase", "event_time": 1_700_000_000, "event_id": "1", "action_source": "website", "user_data": { "client_user_agent": "x" }, "custom_data": { "secret": 1, "value": 2, "currency": "EUR" } });
+    std::fs::write(&event, text.to_string()).unwrap();
+    std::fs::write(&settings, json!({ "remove": ["secret"] }).to_string()).unwrap();
+    let test = |settings: &std::path::Path| {
+        let mut command = Command::new(built("pixelgate"));
+        command.args(["filter", "test"]).arg(plugin("fields.wasm")).arg("--event").arg(&event).arg("--settings").arg(settings);
+        command.arg("--json").output().unwrap()
+    };
+    let good = test(&settings);
+    assert_eq!(good.status.code(), Some(0), "{good:?}");
+    let result: Value = serde_json::from_slice(&good.stdout).unwrap();
+    assert_eq!(result["verdict"], "pass");
+    assert_eq!(result["event"]["custom_data"], json!({ "value": 2, "currency": "EUR" }));
+    std::fs::write(&settings, json!({ "drop_events": ["Purchase"] }).to_string()).unwrap();
+    let dropped: Value = serde_json::from_slice(&test(&settings).stdout).unwrap();
+    assert_eq!(dropped["verdict"], "drop");
+    std::fs::write(&settings, "[1]").unwrap();
+    assert_eq!(test(&settings).status.code(), Some(1), "settings that the filter refuses");
+}

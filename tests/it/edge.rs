@@ -1,0 +1,254 @@
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::time::{Duration, Instant};
+
+use boring::ssl::{SslConnector, SslMethod, SslStream, SslVerifyMode, SslVersion};
+use boring::x509::X509;
+
+use crate::util::client::page_view;
+use crate::util::site::HOST_DOMAIN;
+use crate::util::{Account, Browser, Gateway, PATIENCE, Site, Standin, eventually};
+
+const PIXEL: u64 = 3001;
+const NAME: &str = "events.shoes.example";
+
+/// How a raw handshake is to be made.
+struct Hello<'a> {
+    sni: Option<&'a str>,
+    min: SslVersion,
+    max: SslVersion,
+}
+
+impl<'a> Hello<'a> {
+    fn to(sni: &'a str) -> Self {
+        Self { sni: Some(sni), min: SslVersion::TLS1_2, max: SslVersion::TLS1_3 }
+    }
+
+    /// Shakes hands; the error is what the server's refusal looks like to a client.
+    fn shake(&self, gateway: SocketAddr) -> Result<SslStream<TcpStream>, String> {
+        let stream = TcpStream::connect(gateway).map_err(|error| error.to_string())?;
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        let mut builder = SslConnector::builder(SslMethod::tls()).unwrap();
+        builder.set_verify(SslVerifyMode::NONE);
+        builder.set_min_proto_version(Some(self.min)).unwrap();
+        builder.set_max_proto_version(Some(self.max)).unwrap();
+        let mut config = builder.build().configure().unwrap().verify_hostname(false);
+        config.set_use_server_name_indication(self.sni.is_some());
+        config.connect(self.sni.unwrap_or("unused.example"), stream).map_err(|error| error.to_string())
+    }
+}
+
+fn names_of(certificate: &X509) -> Vec<String> {
+    let names = certificate.subject_alt_names().into_iter().flatten();
+    names.filter_map(|name| name.dnsname().map(ToOwned::to_owned)).collect()
+}
+
+async fn shop(standin: &Standin, extra: &str) -> (Site, Gateway) {
+    let site = Site::new(&standin.url)
+        .with(extra)
+        .account(Account::new("shoes", PIXEL).domain(NAME).top("# first"))
+        .account(Account::new("hats", 3002).domain("events.hats.example"));
+    let gateway = Gateway::start(&site).await;
+    (site, gateway)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_certificate_is_chosen_by_the_server_name() {
+    let standin = Standin::start().await;
+    let site = Site::new(&standin.url)
+        .account(Account::new("shoes", PIXEL).domain(NAME))
+        .account(Account::new("wild", 3003).top("# its names are below one wildcard certificate"));
+    site.write("accounts/wild.toml", "name = \"wild\"\ndomains = [\"a.wild.example\", \"exact.wild.example\"]\n");
+    site.authority.issue(&site.path("certs"), "*.wild.example", 90);
+    site.authority.issue(&site.path("certs"), "exact.wild.example", 90);
+    let gateway = Gateway::start(&site).await;
+    let served = |sni: &str| {
+        let stream = Hello::to(sni).shake(gateway.https()).unwrap();
+        let chain = stream.ssl().peer_cert_chain().unwrap().len();
+        (names_of(&stream.ssl().peer_certificate().unwrap()), chain)
+    };
+    assert_eq!(served(NAME), (vec![NAME.to_owned()], 2), "the full chain is sent");
+    assert_eq!(served("EVENTS.Shoes.example").0, vec![NAME.to_owned()]);
+    assert_eq!(served(HOST_DOMAIN).0, vec![HOST_DOMAIN.to_owned()]);
+    assert_eq!(served("a.wild.example").0, vec!["*.wild.example".to_owned()]);
+    assert_eq!(served("exact.wild.example").0, vec!["exact.wild.example".to_owned()]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn unknown_names_no_name_and_old_versions_are_refused_without_a_line_each() {
+    let standin = Standin::start().await;
+    let (_site, gateway) = shop(&standin, "").await;
+    let https = gateway.https();
+    for _ in 0..50 {
+        assert!(Hello::to("unknown.example").shake(https).is_err());
+        assert!(Hello { sni: None, ..Hello::to("") }.shake(https).is_err());
+    }
+    let old = Hello { min: SslVersion::TLS1, max: SslVersion::TLS1_1, ..Hello::to(NAME) };
+    assert!(old.shake(https).is_err(), "TLS 1.0 and 1.1 are not spoken");
+    for version in [SslVersion::TLS1_2, SslVersion::TLS1_3] {
+        let stream = Hello { min: version, max: version, ..Hello::to(NAME) }.shake(https).unwrap();
+        assert_eq!(stream.ssl().version2(), Some(version));
+    }
+    assert!(gateway.metric("pixelgate_handshakes_total", "").await >= 103.0);
+    let lines = gateway.log().lines().filter(|line| line.contains("ERROR") || line.contains("unknown.example")).count();
+    assert!(lines <= 1, "{}", gateway.log());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_host_of_another_tenant_than_the_server_name_is_misdirected() {
+    let standin = Standin::start().await;
+    let (_site, gateway) = shop(&standin, "").await;
+    let status = |sni: &str, host: &str| {
+        let mut stream = Hello::to(sni).shake(gateway.https()).unwrap();
+        write!(stream, "POST /events HTTP/1.1\r\nHost: {host}\r\nContent-Length: 2\r\nConnection: close\r\n\r\n{{}}").unwrap();
+        let mut answer = String::new();
+        let _ = stream.read_to_string(&mut answer);
+        answer.split(' ').nth(1).unwrap_or("none").to_owned()
+    };
+    assert_eq!(status(NAME, NAME), "400");
+    assert_eq!(status(NAME, &format!("{}:8443", NAME.to_uppercase())), "400", "case and port do not matter");
+    for host in ["events.hats.example", HOST_DOMAIN, "unknown.example", "127.0.0.1"] {
+        assert_eq!(status(NAME, host), "421", "{host}");
+    }
+    assert_eq!(status(HOST_DOMAIN, NAME), "421");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn http_1_and_http_2_are_spoken_on_kept_connections() {
+    let standin = Standin::start().await;
+    let (site, gateway) = shop(&standin, "").await;
+    let one = Browser::http1(gateway.https(), site.authority.pem());
+    for (browser, version) in [(one, reqwest::Version::HTTP_11), (gateway.browser(), reqwest::Version::HTTP_2)] {
+        for n in 0..3 {
+            let event = page_view(PIXEL, &format!("{version:?}-{n}"));
+            let answer = browser.post(NAME, "/events").body(event.to_string()).send().await.unwrap();
+            assert_eq!((answer.status().as_u16(), answer.version()), (200, version));
+        }
+    }
+    assert_eq!(gateway.metric("pixelgate_handshakes_total", "ok").await, 2.0, "one connection each");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn chunked_bodies_are_taken_and_broken_framing_is_not() {
+    let standin = Standin::start().await;
+    let (_site, gateway) = shop(&standin, "[limits]\nbody_timeout = \"1s\"\n").await;
+    let talk = |request: String| {
+        let mut stream = Hello::to(NAME).shake(gateway.https()).unwrap();
+        stream.write_all(request.as_bytes()).unwrap();
+        let mut answer = String::new();
+        let _ = stream.read_to_string(&mut answer);
+        answer.split(' ').nth(1).unwrap_or("closed").to_owned()
+    };
+    let body = page_view(PIXEL, "chunked").to_string();
+    let (first, second) = body.split_at(20);
+    let chunked = format!(
+        "POST /events HTTP/1.1\r\nHost: {NAME}\r\nTransfer-Encoding: chunked\r\nConnection: close\r\n\r\n{:x}\r\n{first}\r\n{:x}\r\n{second}\r\n0\r\n\r\n",
+        first.len(),
+        second.len()
+    );
+    assert_eq!(talk(chunked), "200");
+    let short = format!("POST /events HTTP/1.1\r\nHost: {NAME}\r\nContent-Length: 500\r\nConnection: close\r\n\r\n{body}");
+    assert_eq!(talk(short), "408", "a body that does not come");
+    for bad in ["Content-Length: -1", "Content-Length: 5\r\nContent-Length: 6", "Content-Length: abc"] {
+        let status = talk(format!("POST /events HTTP/1.1\r\nHost: {NAME}\r\n{bad}\r\nConnection: close\r\n\r\n{body}"));
+        assert!(status == "400" || status == "closed", "{bad}: {status}");
+    }
+    standin.took(PIXEL, &["chunked"]).await;
+    assert_eq!(standin.events(PIXEL).await.len(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn slow_clients_are_let_go() {
+    let standin = Standin::start().await;
+    let (_site, gateway) = shop(&standin, "[limits]\nheader_timeout = \"1s\"\nhandshake_timeout = \"1s\"\n").await;
+    let begun = Instant::now();
+    let mut silent = TcpStream::connect(gateway.https()).unwrap();
+    silent.set_read_timeout(Some(PATIENCE)).unwrap();
+    let mut slow = Hello::to(NAME).shake(gateway.https()).unwrap();
+    slow.write_all(b"POST /events HTTP/1.1\r\nHost: ").unwrap();
+    let mut nothing = [0; 512];
+    assert!(!matches!(silent.read(&mut nothing), Ok(n) if n > 0), "no handshake, no connection");
+    let _ = slow.read(&mut nothing);
+    assert!(begun.elapsed() < PATIENCE && begun.elapsed() > Duration::from_millis(500));
+    assert_eq!(gateway.browser().send(NAME, &page_view(PIXEL, "quick")).await.0, 200);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_address_may_hold_so_many_connections_and_no_more() {
+    let standin = Standin::start().await;
+    let (_site, gateway) = shop(&standin, "[limits]\nconnections_per_ip_max = 5\n").await;
+    let held: Vec<_> = (0..5).map(|_| Hello::to(NAME).shake(gateway.https()).unwrap()).collect();
+    assert!(Hello::to(NAME).shake(gateway.https()).is_err());
+    drop(held);
+    eventually("there is room again", async || Hello::to(NAME).shake(gateway.https()).ok()).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn plain_http_is_redirected_for_known_hosts_only() {
+    let standin = Standin::start().await;
+    let (_site, gateway) = shop(&standin, "").await;
+    let http = gateway.ready.http[0];
+    let answer = |host: &str| {
+        let mut stream = TcpStream::connect(http).unwrap();
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        write!(stream, "GET /p?q=1 HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n").unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        answer.to_lowercase()
+    };
+    let known = answer(NAME);
+    assert!(known.starts_with("http/1.1 308") && known.contains(&format!("location: https://{NAME}/p?q=1")), "{known}");
+    assert!(answer("unknown.example").starts_with("http/1.1 404"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_no_event_goes_to_the_accounts_own_servers() {
+    let standin = Standin::start().await;
+    let (one, two) = (origin("one").await, origin("two").await);
+    let site = Site::new(&standin.url)
+        .account(Account::new("shoes", PIXEL).domain(NAME).top(&format!("upstream = [\"http://{one}\", \"http://{two}\"]")))
+        .account(Account::new("hats", 3002).domain("events.hats.example"));
+    let gateway = Gateway::start(&site).await;
+    let mut seen = std::collections::BTreeSet::new();
+    for _ in 0..20 {
+        let answer = gateway.browser().get(NAME, "/shop?x=1").header("x-forwarded-for", "6.6.6.6").send().await.unwrap();
+        assert_eq!(answer.status(), 200);
+        let text = answer.text().await.unwrap();
+        assert!(text.contains("GET /shop?x=1") && text.contains("x-forwarded-proto: https"), "{text}");
+        assert!(text.contains(&format!("x-forwarded-host: {NAME}")), "{text}");
+        assert!(text.contains("x-forwarded-for: 127.0.0.1") && !text.contains("6.6.6.6"), "{text}");
+        seen.insert(text.lines().next().unwrap().to_owned());
+    }
+    assert_eq!(seen.len(), 2, "both servers are used: {seen:?}");
+    assert_eq!(gateway.browser().get("events.hats.example", "/shop").send().await.unwrap().status(), 404);
+    assert_eq!(gateway.browser().send(NAME, &page_view(PIXEL, "beside")).await.0, 200);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn listeners_stand_on_ipv4_and_ipv6_side_by_side() {
+    let standin = Standin::start().await;
+    let site = Site::new(&standin.url).account(Account::new("shoes", PIXEL).domain(NAME));
+    let toml = std::fs::read_to_string(site.path("pixelgate.toml")).unwrap();
+    site.write("pixelgate.toml", toml.replace("https = [\"127.0.0.1:0\"]", "https = [\"127.0.0.1:0\", \"[::1]:0\"]"));
+    let gateway = Gateway::start(&site).await;
+    assert_eq!(gateway.ready.https.len(), 2);
+    for (n, address) in gateway.ready.https.iter().enumerate() {
+        let browser = Browser::new(*address, site.authority.pem());
+        assert_eq!(browser.send(NAME, &page_view(PIXEL, &format!("v{n}"))).await.0, 200);
+    }
+}
+
+/// A web server that answers with its name and the request it got, header names in lower case.
+async fn origin(name: &'static str) -> SocketAddr {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let echo = move |request: axum::extract::Request| async move {
+        let mut text = format!("{name}\n{} {}\n", request.method(), request.uri());
+        for (key, value) in request.headers() {
+            text.push_str(&format!("{key}: {}\n", value.to_str().unwrap_or("?")));
+        }
+        text
+    };
+    tokio::spawn(async move { axum::serve(listener, axum::Router::new().fallback(echo)).await });
+    address
+}

@@ -1,0 +1,188 @@
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::UnixDatagram;
+use std::path::Path;
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+
+use crate::util::client::page_view;
+use crate::util::{Account, Gateway, PATIENCE, Site, Standin, eventually};
+
+const PIXEL: u64 = 7001;
+const NAME: &str = "events.shoes.example";
+
+fn shop(standin: &Standin) -> Site {
+    Site::new(&standin.url).account(Account::new("shoes", PIXEL).domain(NAME))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn health_readiness_metrics_and_status_are_there() {
+    let standin = Standin::start().await;
+    let site = shop(&standin);
+    let gateway = Gateway::start(&site).await;
+    assert_eq!(gateway.ops("/healthz").await.0, 200);
+    let (code, ready) = gateway.ops("/readyz").await;
+    assert_eq!((code, serde_json::from_str::<Value>(&ready).unwrap()), (200, json!({ "ready": true, "why": [] })));
+    assert_eq!(gateway.browser().send(NAME, &page_view(PIXEL, "a")).await.0, 200);
+    standin.took(PIXEL, &["a"]).await;
+    eventually("it is counted", async || {
+        (gateway.metric("pixelgate_events_delivered_total", "account=\"shoes\",pixel=\"7001\"").await == 1.0).then_some(())
+    })
+    .await;
+    let (_, text) = gateway.ops("/metrics").await;
+    for metric in [
+        "pixelgate_events_accepted_total", "pixelgate_lane_pending", "pixelgate_lane_in_flight", "pixelgate_lane_paused",
+        "pixelgate_lane_oldest_seconds", "pixelgate_accept_seconds_bucket", "pixelgate_delivery_seconds_bucket",
+        "pixelgate_outbox_fsync_seconds_bucket", "pixelgate_delivery_requests_total", "pixelgate_outbox_bytes",
+        "pixelgate_disk_free_bytes", "pixelgate_handshakes_total", "pixelgate_connections", "pixelgate_config_problems",
+        "pixelgate_certificates", "pixelgate_certificate_expiry_seconds_min",
+    ] {
+        assert!(text.contains(metric), "{metric} is missing in\n{text}");
+    }
+    let (_, status) = gateway.ops("/status").await;
+    let status: Value = serde_json::from_str(&status).unwrap();
+    let pixel = &status["accounts"][0]["pixels"][0];
+    assert_eq!((&pixel["id"], &pixel["state"], &pixel["delivered"], &pixel["dead"]), (&json!("7001"), &json!("active"), &json!(1), &json!(0)));
+    assert_eq!(status["revision"], 1);
+    let changed = reqwest::Client::new().post(format!("http://{}/status", gateway.ready.ops)).send().await.unwrap();
+    assert_eq!(changed.status(), 405, "ops is GET only");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn stopping_takes_under_ten_seconds_and_loses_nothing() {
+    let standin = Standin::start().await;
+    standin.fault(json!({ "pixel": PIXEL, "times": 1, "delay_ms": 1_000, "action": "delay" })).await;
+    let site = shop(&standin);
+    let mut gateway = Gateway::start(&site).await;
+    let browser = gateway.browser();
+    for n in 0..10 {
+        assert_eq!(browser.send(NAME, &page_view(PIXEL, &format!("s{n}"))).await.0, 200);
+    }
+    let begun = Instant::now();
+    let status = gateway.stop().await;
+    assert!(status.success() && begun.elapsed() < Duration::from_secs(10), "{status} after {:?}", begun.elapsed());
+    assert!(browser.try_send(NAME, &page_view(PIXEL, "late")).await.is_err());
+    let _gateway = Gateway::start(&site).await;
+    let ids: Vec<_> = (0..10).map(|n| format!("s{n}")).collect();
+    standin.took(PIXEL, &ids.iter().map(String::as_str).collect::<Vec<_>>()).await;
+    assert!(standin.events(PIXEL).await.values().all(|count| *count == 1), "an answered batch is not repeated");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn systemd_hears_ready_reloading_stopping_and_the_watchdog() {
+    let standin = Standin::start().await;
+    let site = shop(&standin);
+    let socket = UnixDatagram::bind(site.path("notify.sock")).unwrap();
+    socket.set_read_timeout(Some(PATIENCE)).unwrap();
+    let mut gateway = Gateway::start_with(&site, |command| {
+        command.env("NOTIFY_SOCKET", site.path("notify.sock")).env("WATCHDOG_USEC", "200000");
+    })
+    .await;
+    let heard = |word: &str| {
+        let mut buffer = [0; 4096];
+        let deadline = Instant::now() + PATIENCE;
+        while Instant::now() < deadline {
+            let length = socket.recv(&mut buffer).expect("systemd is told");
+            if String::from_utf8_lossy(&buffer[..length]).lines().any(|line| line.starts_with(word)) {
+                return;
+            }
+        }
+        panic!("{word} was not said");
+    };
+    heard("READY=1");
+    heard("WATCHDOG=1");
+    gateway.signal(rustix::process::Signal::HUP);
+    heard("RELOADING=1");
+    heard("READY=1");
+    assert!(gateway.stop().await.success());
+    heard("STOPPING=1");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_log_is_text_or_json_and_holds_neither_secrets_nor_people() {
+    let standin = Standin::start().await;
+    let site = shop(&standin).with("[log]\nformat = \"json\"\nlevel = \"debug\"\n");
+    let mut gateway = Gateway::start(&site).await;
+    let mut event = page_view(PIXEL, "private");
+    event["fb.advanced_matching"] = json!({ "em": "jane.doe@mail.example", "ph": "+44 844 412 4653" });
+    let request = gateway.browser().post(NAME, "/events?email=jane.doe@mail.example").body(event.to_string());
+    assert_eq!(request.send().await.unwrap().status(), 200);
+    let refused = gateway.browser().post(NAME, &format!("/v26.0/{PIXEL}/events?access_token=very-secret")).body("{}");
+    assert_eq!(refused.send().await.unwrap().status(), 401);
+    standin.took(PIXEL, &["private"]).await;
+    assert!(gateway.stop().await.success());
+    let log = gateway.log();
+    assert!(log.lines().count() > 2);
+    for line in log.lines() {
+        serde_json::from_str::<Value>(line).unwrap_or_else(|error| panic!("{error}: {line}"));
+    }
+    for private in ["jane.doe", "844 412", "448444124653", "very-secret", "token-7001"] {
+        assert!(!log.contains(private), "{private} is in the log");
+    }
+    assert!(log.contains("request_id") && log.contains("\"account\":\"shoes\""), "{log}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_control_socket_is_for_its_user_only() {
+    let standin = Standin::start().await;
+    let site = shop(&standin);
+    let _gateway = Gateway::start(&site).await;
+    let mode = std::fs::metadata(site.path("data/control.sock")).unwrap().permissions().mode();
+    assert_eq!(mode & 0o777, 0o600);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_full_disk_refuses_events_and_loses_none() {
+    // A user namespace of the test's own with a small tmpfs: needs no root.
+    let standin = Standin::start().await;
+    let site = shop(&standin).with("[outbox]\nsegment_bytes = 1048576\nreserve_bytes = 1048576\n");
+    standin.fault(json!({ "pixel": PIXEL, "times": 100_000, "status": 503, "body": "later" })).await;
+    let data = site.path("data");
+    std::fs::create_dir_all(&data).unwrap();
+    let gateway = crate::util::process::built("pixelgate");
+    let ready = site.path("ready.json");
+    let script = format!(
+        "mount -t tmpfs -o size=8m none {} && exec {} run --config {} --ready-file {}",
+        data.display(), gateway.display(), site.dir().display(), ready.display()
+    );
+    let mut command = Command::new("unshare");
+    command.args(["-Urm", "sh", "-c", &script]);
+    let _process = crate::util::process::Process::start(&mut command, &site.path("full.log"));
+    let ready: crate::util::gateway::Ready =
+        eventually("it is ready", async || serde_json::from_slice(&std::fs::read(&ready).ok()?).ok()).await;
+    let browser = crate::util::Browser::new(ready.https[0], site.authority.pem());
+    let mut answered = 0;
+    let refused = loop {
+        let mut event = page_view(PIXEL, &format!("f{answered}"));
+        event["custom_data"] = json!({ "filler": "x".repeat(20_000) });
+        let (status, _) = browser.send(NAME, &event).await;
+        if status != 200 {
+            break status;
+        }
+        answered += 1;
+        assert!(answered < 2_000, "8 MiB hold no {answered} events of 20 kB");
+    };
+    assert_eq!(refused, 503);
+    assert!(answered > 50, "only {answered} events fitted");
+    let readyz = reqwest::get(format!("http://{}/readyz", ready.ops)).await.unwrap();
+    assert_eq!(readyz.status(), 503);
+    let pending = reqwest::get(format!("http://{}/metrics", ready.ops)).await.unwrap().text().await.unwrap();
+    assert!(pending.contains(&format!("pixelgate_lane_pending{{account=\"shoes\",pixel=\"7001\"}} {answered}")), "{pending}");
+}
+
+#[test]
+fn the_systemd_unit_is_sound() {
+    let unit = Path::new(env!("CARGO_MANIFEST_DIR")).join("conf/systemd/pixelgate.service");
+    let folder = tempfile::tempdir().unwrap();
+    let copy = folder.path().join("pixelgate.service");
+    let binary = crate::util::process::built("pixelgate");
+    let text = std::fs::read_to_string(unit).unwrap().replace("/usr/local/bin/pixelgate", binary.to_str().unwrap());
+    std::fs::write(&copy, text).unwrap();
+    let verify = Command::new("systemd-analyze").arg("verify").arg(&copy).output().expect("systemd-analyze runs");
+    let said = String::from_utf8_lossy(&verify.stderr).into_owned() + &String::from_utf8_lossy(&verify.stdout);
+    let about_us: Vec<_> = said.lines().filter(|line| line.contains("pixelgate")).collect();
+    assert!(about_us.is_empty(), "{about_us:#?}");
+    let security = Command::new("systemd-analyze").args(["security", "--offline=true", "--threshold=25"]).arg(&copy).output().unwrap();
+    assert!(security.status.success(), "{}", String::from_utf8_lossy(&security.stdout));
+}

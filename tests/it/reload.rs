@@ -1,0 +1,191 @@
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use rustix::process::Signal;
+use serde_json::{Value, json};
+
+use crate::util::client::page_view;
+use crate::util::gateway::pixelgate;
+use crate::util::{Account, Gateway, Site, Standin, eventually};
+
+const PIXEL: u64 = 6001;
+const NAME: &str = "events.shoes.example";
+
+fn shoes() -> Account {
+    Account::new("shoes", PIXEL).domain(NAME)
+}
+
+fn problems(report: &Value) -> Vec<Value> {
+    report["problems"].as_array().cloned().unwrap_or_default()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_reload_under_load_fails_no_request() {
+    let standin = Standin::start().await;
+    let site = Site::new(&standin.url).account(shoes());
+    let gateway = Gateway::start(&site).await;
+    let (stop, sent) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
+    let senders: Vec<_> = (0..6)
+        .map(|sender| {
+            let (stop, sent, browser) = (stop.clone(), sent.clone(), gateway.browser());
+            tokio::spawn(async move {
+                for n in 0.. {
+                    if stop.load(Ordering::Relaxed) {
+                        break;
+                    }
+                    let answer = browser.send(NAME, &page_view(PIXEL, &format!("{sender}-{n}"))).await;
+                    assert_eq!(answer.0, 200, "{answer:?}");
+                    sent.fetch_add(1, Ordering::Relaxed);
+                }
+            })
+        })
+        .collect();
+    for round in 0..20 {
+        let before = sent.load(Ordering::Relaxed);
+        site.write_account(&shoes().top(&format!("# round {round}")));
+        site.write_account(&Account::new(&format!("new{round}"), 6100 + round).domain(&format!("events.new{round}.example")));
+        let report = gateway.json(&["reload", "--json"]);
+        assert_eq!(problems(&report), Vec::<Value>::new());
+        assert_eq!(report["revision"], round + 2);
+        let new = page_view(6100 + round, "hello");
+        assert_eq!(gateway.browser().send(&format!("events.new{round}.example"), &new).await.0, 200);
+        eventually("events go on", async || (sent.load(Ordering::Relaxed) > before + 10).then_some(())).await;
+    }
+    stop.store(true, Ordering::Relaxed);
+    for sender in senders {
+        sender.await.unwrap();
+    }
+    assert_eq!(gateway.metric("pixelgate_reloads_total", "ok").await, 20.0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_problem_in_one_account_keeps_that_account_as_it_was_also_after_a_restart() {
+    let standin = Standin::start().await;
+    let site = Site::new(&standin.url).account(shoes());
+    let mut gateway = Gateway::start(&site).await;
+    site.write("accounts/shoes.toml", "name = 3\ndomians = [\"events.shoes.example\"]\n");
+    site.write_account(&Account::new("hats", 6002).domain("events.hats.example"));
+    let checked = gateway.json(&["check", "--json"]);
+    let reload = gateway.command(&["reload", "--json"]);
+    assert_eq!(reload.status.code(), Some(1), "a problem, even if other accounts went through");
+    let reloaded: Value = serde_json::from_slice(&reload.stdout).unwrap();
+    assert_eq!(problems(&checked), problems(&reloaded), "check says exactly what a reload says");
+    let found = problems(&reloaded);
+    let keys: Vec<_> = found.iter().map(|problem| problem["key"].as_str().unwrap()).collect();
+    assert!(keys.contains(&"name") && keys.contains(&"domians"), "{found:#?}");
+    let misspelt = found.iter().find(|problem| problem["key"] == "domians").unwrap();
+    assert!(misspelt["remedy"].as_str().unwrap().contains("domains"), "{misspelt}");
+    assert_eq!((&misspelt["account"], &misspelt["severity"]), (&json!("shoes"), &json!("error")));
+    assert!(misspelt["file"].as_str().unwrap().contains("accounts/shoes.toml"));
+
+    assert_eq!(gateway.browser().send(NAME, &page_view(PIXEL, "as-it-was")).await.0, 200);
+    assert_eq!(gateway.browser().send("events.hats.example", &page_view(6002, "new")).await.0, 200);
+    assert!(gateway.stop().await.success());
+    let gateway = Gateway::start(&site).await;
+    assert_eq!(gateway.browser().send(NAME, &page_view(PIXEL, "after-restart")).await.0, 200);
+    standin.took(PIXEL, &["as-it-was", "after-restart"]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_problem_in_the_gateways_own_file_keeps_everything_and_ends_a_start() {
+    let standin = Standin::start().await;
+    let site = Site::new(&standin.url).account(shoes());
+    let mut gateway = Gateway::start(&site).await;
+    let good = std::fs::read_to_string(site.path("pixelgate.toml")).unwrap();
+    site.write("pixelgate.toml", good.replace("[host]", "[hosts]"));
+    site.write_account(&Account::new("hats", 6002).domain("events.hats.example"));
+    let reload = gateway.command(&["reload"]);
+    assert_eq!(reload.status.code(), Some(1));
+    assert!(String::from_utf8_lossy(&reload.stdout).contains("hosts"));
+    assert_eq!(gateway.browser().send(NAME, &page_view(PIXEL, "unchanged")).await.0, 200);
+    assert!(gateway.browser().try_send("events.hats.example", &page_view(6002, "x")).await.is_err());
+    assert!(gateway.stop().await.success());
+    let start = pixelgate(site.dir(), &["run"]);
+    assert_eq!(start.status.code(), Some(1));
+    assert!(String::from_utf8_lossy(&start.stderr).contains("hosts"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_domain_claimed_twice_stays_with_the_account_that_has_it() {
+    let standin = Standin::start().await;
+    let site = Site::new(&standin.url).account(shoes());
+    let gateway = Gateway::start(&site).await;
+    site.write_account(&Account::new("a-thief", 6009).domain(NAME).domain("events.thief.example"));
+    let report = gateway.json(&["reload", "--json"]);
+    let found = problems(&report);
+    let twice = found.iter().find(|problem| problem["severity"] == "error").unwrap_or_else(|| panic!("{report:#}"));
+    let text = twice.to_string();
+    assert!(text.contains("a-thief.toml") && text.contains("shoes"), "both places are named: {text}");
+    assert_eq!(gateway.browser().send(NAME, &page_view(PIXEL, "mine")).await.0, 200);
+    assert!(gateway.browser().try_send("events.thief.example", &page_view(6009, "x")).await.is_err(), "refused whole");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn signals_and_changed_files_reload_too() {
+    let standin = Standin::start().await;
+    let site = Site::new(&standin.url).account(shoes());
+    let toml = std::fs::read_to_string(site.path("pixelgate.toml")).unwrap();
+    site.write("pixelgate.toml", toml.replace("[host]", "[host]\nwatch = true"));
+    let gateway = Gateway::start(&site).await;
+    let served = async |name: &str, pixel: u64| {
+        eventually("the new account is served", async || {
+            let answer = gateway.browser().try_send(name, &page_view(pixel, "x")).await;
+            answer.is_ok_and(|(status, _)| status == 200).then_some(())
+        })
+        .await;
+    };
+    site.write_account(&Account::new("seen", 6003).domain("events.seen.example"));
+    served("events.seen.example", 6003).await;
+    std::fs::remove_file(site.path("accounts/seen.toml")).unwrap();
+    site.write_account(&Account::new("told", 6004).domain("events.told.example"));
+    gateway.signal(Signal::HUP);
+    served("events.told.example", 6004).await;
+    assert!(gateway.browser().try_send("events.seen.example", &page_view(6003, "x")).await.is_err());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn certificates_are_warnings_and_taken_up_by_a_reload() {
+    let standin = Standin::start().await;
+    let names = ["missing", "expired", "mismatch", "fine"].map(|name| format!("events.{name}.example"));
+    let mut account = Account::new("certs", 6005);
+    for name in &names {
+        account = account.domain(name);
+    }
+    let site = Site::new(&standin.url).account(account);
+    let certs = site.path("certs");
+    std::fs::remove_dir_all(certs.join(&names[0])).unwrap();
+    site.authority.issue(&certs, &names[1], -1);
+    let (_, other_key) = site.authority.credential(&names[2], 90);
+    std::fs::write(certs.join(&names[2]).join("key.pem"), other_key).unwrap();
+    let gateway = Gateway::start(&site).await;
+    let status = gateway.json(&["status", "--json"]);
+    for name in &names[..3] {
+        let warning = problems(&status).into_iter().find(|problem| problem.to_string().contains(name.as_str()));
+        let warning = warning.unwrap_or_else(|| panic!("{name}: {status:#}"));
+        assert_eq!(warning["severity"], "warning");
+        assert!(gateway.browser().try_send(name, &page_view(6005, "x")).await.is_err(), "{name} is not served");
+    }
+    assert_eq!(gateway.browser().send(&names[3], &page_view(6005, "fine")).await.0, 200);
+    assert!(gateway.command(&["check"]).status.success(), "warnings are no errors");
+    for name in &names[..3] {
+        site.authority.issue(&certs, name, 90);
+    }
+    assert_eq!(problems(&gateway.json(&["reload", "--json"])), Vec::<Value>::new());
+    for name in &names {
+        assert_eq!(gateway.browser().send(name, &page_view(6005, name)).await.0, 200);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn check_without_a_gateway_says_so_and_judges_alone() {
+    let site = Site::new("http://127.0.0.1:9").account(shoes());
+    let good = pixelgate(site.dir(), &["check", "--json"]);
+    assert_eq!(good.status.code(), Some(0), "{good:?}");
+    assert!(String::from_utf8_lossy(&good.stderr).contains("no gateway"));
+    site.write("accounts/bad.toml", b"name = \"caf\xe9\"");
+    site.write("accounts/Bad Name.toml", "name = \"x\"");
+    let bad = pixelgate(site.dir(), &["check", "--json"]);
+    assert_eq!(bad.status.code(), Some(1));
+    let report: Value = serde_json::from_slice(&bad.stdout).unwrap();
+    assert_eq!(problems(&report).iter().filter(|problem| problem["severity"] == "error").count(), 2, "{report:#}");
+}

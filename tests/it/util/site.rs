@@ -1,0 +1,151 @@
+//! A site: the folder that an operator would keep in /etc/pixelgate, made for one test.
+
+use std::fmt::Write;
+use std::path::{Path, PathBuf};
+
+use tempfile::TempDir;
+
+use super::Authority;
+
+/// The host's own domain in every test.
+pub const HOST_DOMAIN: &str = "gw.agency.example";
+
+/// A configuration folder with certificates.
+pub struct Site {
+    dir: TempDir,
+    pub authority: Authority,
+    graph_url: String,
+    extra: String,
+}
+
+/// An account's file, in the making.
+pub struct Account {
+    id: String,
+    pub pixel: u64,
+    domains: Vec<String>,
+    secrets: Vec<String>,
+    top: String,
+    pixel_keys: String,
+    tables: String,
+}
+
+impl Site {
+    /// An empty site that delivers to a Graph API at this URL.
+    pub fn new(graph_url: &str) -> Self {
+        let dir = tempfile::tempdir().expect("a temporary folder");
+        let site = Self { dir, authority: Authority::new(), graph_url: graph_url.to_owned(), extra: String::new() };
+        std::fs::create_dir_all(site.path("accounts")).expect("a folder");
+        site.authority.issue(&site.path("certs"), HOST_DOMAIN, 90);
+        site.write_gateway_file();
+        site
+    }
+
+    /// Adds TOML to `pixelgate.toml`.
+    pub fn with(mut self, toml: &str) -> Self {
+        self.extra.push_str(toml);
+        self.write_gateway_file();
+        self
+    }
+
+    /// Writes an account's file and the certificates of its domains.
+    pub fn account(self, account: Account) -> Self {
+        self.write_account(&account);
+        self
+    }
+
+    pub fn write_account(&self, account: &Account) {
+        for domain in &account.domains {
+            self.authority.issue(&self.path("certs"), domain, 90);
+        }
+        self.write(&format!("secrets/token-{}", account.pixel), format!("token-{}", account.pixel));
+        for secret in &account.secrets {
+            self.write(&format!("secrets/{secret}"), secret);
+        }
+        self.write(&format!("accounts/{}.toml", account.id), account.to_toml());
+    }
+
+    /// A file or folder of the site.
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    pub fn write(&self, name: &str, contents: impl AsRef<[u8]>) {
+        let path = self.path(name);
+        std::fs::create_dir_all(path.parent().expect("a folder")).expect("a folder");
+        std::fs::write(path, contents).expect("a file");
+    }
+
+    pub fn dir(&self) -> &Path {
+        self.dir.path()
+    }
+
+    fn write_gateway_file(&self) {
+        let mut toml = format!(
+            "[host]\nname = \"Example Agency\"\ndomain = \"{HOST_DOMAIN}\"\ndata_dir = \"data\"\nupstream_private = true\n\n\
+             [listen]\nhttps = [\"127.0.0.1:0\"]\nhttp = [\"127.0.0.1:0\"]\nops = \"127.0.0.1:0\"\n\n\
+             [delivery]\ngraph_url = \"{}\"\n",
+            self.graph_url
+        );
+        toml.push_str(&self.extra);
+        self.write("pixelgate.toml", toml);
+    }
+}
+
+impl Account {
+    /// An account with one pixel, whose token is the id with `token-` before it.
+    pub fn new(id: &str, pixel: u64) -> Self {
+        Self {
+            id: id.to_owned(),
+            pixel,
+            domains: Vec::new(),
+            secrets: Vec::new(),
+            top: String::new(),
+            pixel_keys: String::new(),
+            tables: String::new(),
+        }
+    }
+
+    pub fn domain(mut self, name: &str) -> Self {
+        self.domains.push(name.to_owned());
+        self
+    }
+
+    /// Adds top-level keys.
+    pub fn top(mut self, toml: &str) -> Self {
+        let _ = writeln!(self.top, "{toml}");
+        self
+    }
+
+    /// Adds keys to its pixel.
+    pub fn pixel_keys(mut self, toml: &str) -> Self {
+        let _ = writeln!(self.pixel_keys, "{toml}");
+        self
+    }
+
+    /// Adds tables.
+    pub fn tables(mut self, toml: &str) -> Self {
+        let _ = writeln!(self.tables, "\n{toml}");
+        self
+    }
+
+    /// Lets servers send with this key.
+    pub fn ingest_key(mut self, name: &str, secret: &str) -> Self {
+        self.secrets.push(secret.to_owned());
+        self.tables(&format!("[[ingest_keys]]\nname = \"{name}\"\nsecret = {{ file = \"../secrets/{secret}\" }}"))
+    }
+
+    /// Adds a filter of the components that the build made.
+    pub fn filter(self, name: &str, component: &str, on_fault: &str, settings: &str) -> Self {
+        let component = super::process::plugin(component);
+        self.tables(&format!(
+            "[[filters]]\nname = \"{name}\"\ncomponent = {component:?}\non_fault = \"{on_fault}\"\n[filters.settings]\n{settings}"
+        ))
+    }
+
+    pub fn to_toml(&self) -> String {
+        format!(
+            "name = \"{}\"\ndomains = {:?}\n{}\n[[pixels]]\nid = \"{}\"\naccess_token = {{ file = \"../secrets/token-{}\" }}\n{}{}",
+            self.id, self.domains, self.top, self.pixel, self.pixel, self.pixel_keys, self.tables
+        )
+    }
+}
