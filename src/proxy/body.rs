@@ -1,0 +1,189 @@
+//! Request bodies: read whole, within a number of bytes and a time, and inflated within the same number.
+
+use std::io::Read;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use flate2::read::MultiGzDecoder;
+use http::header::{CONTENT_ENCODING, CONTENT_LENGTH, EXPECT};
+use pingora::protocols::http::ServerSession;
+use tokio::time::{Instant, timeout, timeout_at};
+
+use crate::proxy::limits::{BodyMemory, HeldBytes};
+
+/// What is read of a body that is refused, so that the client sees the answer and not a reset.
+const REFUSED_BYTES_MAX: usize = 64 * 1024;
+/// How long that may take.
+const REFUSED_TIME_MAX: Duration = Duration::from_secs(1);
+/// Bodies that may become larger than this are inflated away from the threads that serve connections.
+const INFLATED_INLINE_MAX: usize = 1024 * 1024;
+
+/// A whole body, inflated. Its memory counts until it is dropped.
+pub(super) struct Body {
+    pub(super) bytes: Bytes,
+    _held: HeldBytes,
+}
+
+/// What a body may take.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct BodyLimits {
+    /// Bytes of it, after inflation too.
+    pub(super) bytes_max: usize,
+    /// Time from now until its last byte.
+    pub(super) time_max: Duration,
+    /// Bytes of all bodies at one time.
+    pub(super) memory_max: usize,
+}
+
+/// Why there is no body.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum BodyError {
+    /// More bytes than it may have.
+    TooLarge,
+    /// It took too long.
+    TooSlow,
+    /// It ended early, or is framed wrongly.
+    Broken,
+    /// A `Content-Encoding` other than gzip.
+    Encoding,
+    /// It says gzip and is not.
+    NotGzip,
+    /// All bodies together take too much memory now.
+    NoMemory,
+}
+
+/// Reads the whole body.
+///
+/// # Errors
+/// The rest of the body may be unread then.
+pub(super) async fn read(
+    session: &mut ServerSession,
+    limits: BodyLimits,
+    memory: &Arc<BodyMemory>,
+) -> Result<Body, BodyError> {
+    let gzip = match session.get_header_bytes(CONTENT_ENCODING) {
+        b"" => false,
+        encoding if encoding.eq_ignore_ascii_case(b"identity") => false,
+        encoding if encoding.eq_ignore_ascii_case(b"gzip") || encoding.eq_ignore_ascii_case(b"x-gzip") => true,
+        _ => return Err(BodyError::Encoding),
+    };
+    if declared_bytes(session).is_some_and(|bytes| bytes > limits.bytes_max as u64) {
+        return Err(BodyError::TooLarge);
+    }
+    let mut held = memory.claim();
+    let deadline = Instant::now() + limits.time_max;
+    let whole = timeout_at(deadline, collect(session, limits, &mut held));
+    let bytes = whole.await.map_err(|_| BodyError::TooSlow)??;
+    let bytes = if gzip { inflate(bytes, limits, &mut held).await? } else { bytes };
+    Ok(Body { bytes, _held: held })
+}
+
+/// Reads some of a body that is refused.
+pub(super) async fn discard(session: &mut ServerSession) {
+    // A client that waits for leave to send has sent nothing that would have to be read.
+    if expects_continue(session) {
+        return;
+    }
+    let some = async {
+        let mut discarded = 0;
+        while discarded < REFUSED_BYTES_MAX {
+            match session.read_request_body().await {
+                Ok(Some(chunk)) => discarded += chunk.len(),
+                Ok(None) | Err(_) => return,
+            }
+        }
+    };
+    // What was not read by then stays unread.
+    let _ = timeout(REFUSED_TIME_MAX, some).await;
+}
+
+/// The `Content-Length`, if there is one.
+pub(super) fn declared_bytes(session: &ServerSession) -> Option<u64> {
+    session.get_header(CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
+}
+
+async fn collect(session: &mut ServerSession, limits: BodyLimits, held: &mut HeldBytes) -> Result<Bytes, BodyError> {
+    if expects_continue(session) {
+        // An interim answer is not the early end that closes a connection.
+        session.set_close_on_response_before_downstream_finish(false);
+        session.write_continue_response().await.map_err(|_| BodyError::Broken)?;
+        session.set_close_on_response_before_downstream_finish(true);
+    }
+    let mut first = Bytes::new();
+    let mut rest = BytesMut::new();
+    while let Some(chunk) = session.read_request_body().await.map_err(|_| BodyError::Broken)? {
+        if first.len() + rest.len() + chunk.len() > limits.bytes_max {
+            return Err(BodyError::TooLarge);
+        }
+        if !held.grow(chunk.len(), limits.memory_max) {
+            return Err(BodyError::NoMemory);
+        }
+        if first.is_empty() {
+            first = chunk;
+        } else {
+            rest.extend_from_slice(&chunk);
+        }
+    }
+    if rest.is_empty() {
+        return Ok(first);
+    }
+    Ok(Bytes::from([&first[..], &rest[..]].concat()))
+}
+
+async fn inflate(packed: Bytes, limits: BodyLimits, held: &mut HeldBytes) -> Result<Bytes, BodyError> {
+    let inflated = if limits.bytes_max <= INFLATED_INLINE_MAX {
+        gunzip(&packed, limits.bytes_max)
+    } else {
+        let work = tokio::task::spawn_blocking(move || gunzip(&packed, limits.bytes_max));
+        work.await.unwrap_or(Err(BodyError::NotGzip))
+    }?;
+    if !held.grow(inflated.len(), limits.memory_max) {
+        return Err(BodyError::NoMemory);
+    }
+    Ok(inflated.into())
+}
+
+fn gunzip(packed: &[u8], bytes_max: usize) -> Result<Vec<u8>, BodyError> {
+    let mut inflated = Vec::new();
+    let mut decoder = MultiGzDecoder::new(packed).take(bytes_max as u64 + 1);
+    decoder.read_to_end(&mut inflated).map_err(|_| BodyError::NotGzip)?;
+    if inflated.len() > bytes_max { Err(BodyError::TooLarge) } else { Ok(inflated) }
+}
+
+fn expects_continue(session: &ServerSession) -> bool {
+    !session.is_http2() && session.get_header_bytes(EXPECT).eq_ignore_ascii_case(b"100-continue")
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use std::io::Write;
+
+    use flate2::Compression;
+    use flate2::write::GzEncoder;
+
+    use super::*;
+
+    fn gzip(bytes: &[u8]) -> Vec<u8> {
+        let mut encoder = GzEncoder::new(Vec::new(), Compression::best());
+        encoder.write_all(bytes).unwrap();
+        encoder.finish().unwrap()
+    }
+
+    #[test]
+    fn a_bomb_is_cut_off() {
+        let bomb = gzip(&vec![0; 10_000_000]);
+        assert!(bomb.len() < 20_000);
+        assert_eq!(gunzip(&bomb, 262_144), Err(BodyError::TooLarge));
+    }
+
+    #[test]
+    fn gzip_is_inflated_up_to_the_last_byte_that_fits() {
+        let packed = gzip(b"0123456789");
+        assert_eq!(gunzip(&packed, 10).unwrap(), b"0123456789");
+        assert_eq!(gunzip(&packed, 9), Err(BodyError::TooLarge));
+        assert_eq!(gunzip(packed.get(..packed.len() - 4).unwrap(), 10), Err(BodyError::NotGzip));
+        assert_eq!(gunzip(b"{}", 10), Err(BodyError::NotGzip));
+    }
+}

@@ -1,0 +1,170 @@
+//! [`Service`] in the hooks that Pingora calls for each request, in this order: `new_ctx`, `request_filter`, then for
+//! what goes to an upstream server `upstream_peer` … `upstream_request_filter`, `request_body_filter`, and at the end
+//! `logging`.
+
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use pingora::http::RequestHeader;
+use pingora::modules::http::HttpModules;
+use pingora::proxy::{FailToProxy, ProxyHttp, ProxyWarnLogContext, Session};
+use pingora::upstreams::peer::{HttpPeer, Peer};
+use pingora::{Error, ErrorSource, ErrorType};
+
+use crate::proxy::body::BodyError;
+use crate::proxy::context::Context;
+use crate::proxy::respond::Rejection;
+use crate::proxy::service::{Service, Step};
+use crate::proxy::{forwarded, incoming};
+
+/// How long a client may take none of an answer.
+const WRITE_TIMEOUT: Duration = Duration::from_secs(30);
+/// How long the rest of a body is read after its answer, so that the connection can be kept.
+const DRAIN_TIMEOUT: Duration = Duration::from_secs(1);
+/// Servers that one request is tried on.
+pub(super) const TRIES_MAX: usize = 3;
+/// Bytes of a path that are logged.
+const LOGGED_PATH_BYTES_MAX: usize = 200;
+
+#[async_trait]
+impl ProxyHttp for Service {
+    type CTX = Context;
+
+    fn new_ctx(&self) -> Context {
+        Context::new(self.published.load_full())
+    }
+
+    fn init_downstream_modules(&self, _modules: &mut HttpModules) {}
+
+    async fn request_filter(&self, session: &mut Session, ctx: &mut Context) -> pingora::Result<bool> {
+        session.set_read_timeout(Some(ctx.snapshot.gateway.limits.body_timeout));
+        session.set_write_timeout(Some(WRITE_TIMEOUT));
+        session.set_total_drain_timeout(Some(DRAIN_TIMEOUT));
+        match self.decide(session, ctx).await {
+            Ok(Step::Answer(answer)) => answer.send(session).await?,
+            Ok(Step::Forward(forward)) => {
+                ctx.forward = Some(forward);
+                return Ok(false);
+            }
+            Err(rejection) => self.reject(session, ctx, &rejection).await?,
+        }
+        Ok(true)
+    }
+
+    async fn upstream_peer(&self, _session: &mut Session, ctx: &mut Context) -> pingora::Result<Box<HttpPeer>> {
+        let forward = ctx.forward.as_mut();
+        let next = forward.and_then(|forward| {
+            let peer = forward.pool.peer(&forward.tried)?;
+            forward.tried.extend(peer.address().as_inet());
+            Some(peer)
+        });
+        next.map(Box::new).ok_or_else(|| Error::new_up(ErrorType::ConnectNoRoute))
+    }
+
+    fn fail_to_connect(
+        &self,
+        _session: &mut Session,
+        _peer: &HttpPeer,
+        ctx: &mut Context,
+        mut error: Box<Error>,
+    ) -> Box<Error> {
+        // Nothing was sent, so another server may have it.
+        error.set_retry(ctx.forward.as_ref().is_some_and(|forward| forward.tried.len() < TRIES_MAX));
+        error
+    }
+
+    async fn upstream_request_filter(
+        &self,
+        session: &mut Session,
+        request: &mut RequestHeader,
+        ctx: &mut Context,
+    ) -> pingora::Result<()> {
+        let header = session.req_header();
+        let (Some(connection), Some(host)) = (&ctx.connection, incoming::host_of(header)) else {
+            return Err(Error::new_in(ErrorType::InternalError));
+        };
+        let trusted = &ctx.snapshot.gateway.listen.trusted_proxies;
+        let client = forwarded::client_address(connection.peer.ip(), &header.headers, trusted);
+        forwarded::tell_upstream(request, client, &host)
+    }
+
+    async fn request_body_filter(
+        &self,
+        _session: &mut Session,
+        body: &mut Option<Bytes>,
+        _end_of_stream: bool,
+        ctx: &mut Context,
+    ) -> pingora::Result<()> {
+        let bytes_max = ctx.snapshot.gateway.limits.graph_body_bytes_max;
+        if let (Some(forward), Some(chunk)) = (&mut ctx.forward, body) {
+            forward.body_bytes += chunk.len();
+            if forward.body_bytes > bytes_max {
+                return Err(Error::new_down(ErrorType::HTTPStatus(413)));
+            }
+        }
+        Ok(())
+    }
+
+    async fn fail_to_proxy(&self, session: &mut Session, error: &Error, ctx: &mut Context) -> FailToProxy {
+        tracing::debug!(id = %ctx.id, %error, "a request failed");
+        let rejection = rejection_of(error).filter(|_| session.response_written().is_none());
+        let error_code = match rejection {
+            Some(rejection) => {
+                // Whether the client still listens is not known here, and changes nothing.
+                let _ = self.reject(session, ctx, &rejection).await;
+                session.response_written().map_or(0, |response| response.status.as_u16())
+            }
+            None => 0,
+        };
+        FailToProxy { error_code, can_reuse_downstream: false }
+    }
+
+    async fn logging(&self, session: &mut Session, _error: Option<&Error>, ctx: &mut Context) {
+        let limits = &ctx.snapshot.gateway.limits;
+        if let Some(connection) = ctx.connection.as_ref().filter(|_| !session.is_http2()) {
+            connection.pace.idle(limits.idle_timeout, Some(limits.header_timeout));
+        }
+        let header = session.req_header();
+        let path = header.uri.path();
+        // Neither query, nor address, nor body: keys and people are in them.
+        tracing::debug!(
+            target: "access",
+            id = %ctx.id,
+            method = %header.method,
+            path = path.get(..path.floor_char_boundary(LOGGED_PATH_BYTES_MAX)).unwrap_or_default(),
+            status = session.response_written().map_or(0, |response| response.status.as_u16()),
+            kind = ctx.target,
+            account = ctx.account.as_ref().map(|id| id.as_str()),
+            ms = ctx.begun.elapsed().as_secs_f64() * 1_000.0,
+        );
+    }
+
+    // Pingora's own lines have the query in them, and one for each client that goes away.
+    fn suppress_error_log(&self, _session: &Session, _ctx: &Context, _error: &Error) -> bool {
+        true
+    }
+
+    fn suppress_proxy_warn_log(&self, _: &Session, _: &Context, _: &Error, _: ProxyWarnLogContext) -> bool {
+        true
+    }
+
+    fn request_summary(&self, _session: &Session, ctx: &Context) -> String {
+        ctx.id.clone()
+    }
+}
+
+/// What a client hears of an error on the way to an upstream server; `None` = nothing, it is not there any more.
+fn rejection_of(error: &Error) -> Option<Rejection> {
+    Some(match (error.etype(), error.esource()) {
+        (ErrorType::HTTPStatus(413), _) => Rejection::Body(BodyError::TooLarge),
+        (ErrorType::ReadTimedout | ErrorType::ConnectTimedout, ErrorSource::Upstream) => Rejection::UpstreamSlow,
+        (_, ErrorSource::Upstream) => Rejection::UpstreamDown,
+        (ErrorType::ReadTimedout, ErrorSource::Downstream) => Rejection::Body(BodyError::TooSlow),
+        (ErrorType::WriteError | ErrorType::ReadError | ErrorType::ConnectionClosed, ErrorSource::Downstream) => {
+            return None;
+        }
+        (ErrorType::WriteTimedout, _) => return None,
+        _ => Rejection::BadRequest,
+    })
+}

@@ -1,0 +1,178 @@
+//! The edge: from a listening socket to an answer. The way of a request:
+//!
+//! * `accept` — connection caps (`limits`), PROXY header (`proxy_protocol`), then
+//! * `handshake` — TLS; the server name chooses the certificate;
+//! * `wire` — the socket under it, with the deadlines that Pingora does not have;
+//! * `context` — what is known of the connection and the request;
+//! * `hooks` — Pingora's hooks, which call
+//! * `service` — what the request is (`routes`), from whom (`incoming`, `forwarded`), its `body`, and what comes of it:
+//!   an event for ingest, `script`, or `upstream` (only addresses in `reach`);
+//! * `respond` — the answer, with `cors` and `cookies`.
+//!
+//! Pingora's own server and listeners are not used: sockets come bound from outside, and handshakes have a time limit
+//! and end without a line in the log each.
+
+mod accept;
+mod body;
+mod context;
+mod cookies;
+mod cors;
+mod forwarded;
+mod handshake;
+mod hooks;
+mod incoming;
+mod limits;
+mod proxy_protocol;
+mod reach;
+mod respond;
+mod routes;
+mod script;
+mod service;
+#[cfg(test)]
+pub(crate) mod testing;
+#[cfg(test)]
+mod tests;
+mod upstream;
+mod wire;
+
+use std::io;
+use std::net::TcpListener;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use pingora::apps::ServerApp;
+use pingora::protocols::http::v2::server::default_h2_options;
+use pingora::proxy::http_proxy;
+use pingora::server::configuration::ServerConf;
+use tokio::sync::watch;
+use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::ingest::Ingest;
+use crate::proxy::accept::{Acceptor, Scheme};
+use crate::proxy::handshake::TlsAcceptor;
+use crate::proxy::hooks::TRIES_MAX;
+use crate::proxy::limits::{ConnectionLimits, HandshakeRate};
+use crate::proxy::script::Script;
+use crate::proxy::service::Service;
+use crate::proxy::upstream::Upstreams;
+use crate::snapshot::Published;
+
+/// Time that requests in flight get when the gateway stops.
+const DRAIN_MAX: Duration = Duration::from_secs(8);
+/// Requests at one time on one HTTP/2 connection.
+const H2_STREAMS_MAX: u32 = 64;
+/// Bytes that a client may send before they are taken, for one request and for one HTTP/2 connection.
+const H2_STREAM_WINDOW: u32 = 256 * 1024;
+const H2_CONNECTION_WINDOW: u32 = 512 * 1024;
+
+/// The sockets of the edge, bound and not blocking.
+pub struct EdgeListeners {
+    /// Those that speak TLS.
+    pub https: Vec<TcpListener>,
+    /// Those that redirect to it.
+    pub http: Vec<TcpListener>,
+}
+
+/// Who counts what happens at the edge.
+pub trait Observer: Send + Sync {
+    /// Connections opened (1) and closed (-1).
+    fn connections(&self, change: i64);
+    /// A TLS handshake by its result: `ok`, `no_name`, `unknown_name`, `failed`, `timeout`, `limited`.
+    fn handshake(&self, result: &'static str);
+    /// A request answered with an error, or a connection refused, by reason.
+    fn rejected(&self, reason: &'static str);
+}
+
+/// Why the edge cannot serve.
+#[derive(Debug, thiserror::Error)]
+pub enum EdgeError {
+    /// A socket cannot be used.
+    #[error("a listening socket cannot be used: {0}")]
+    Listener(#[from] io::Error),
+    /// TLS could not be set up.
+    #[error("TLS cannot be set up: {0}")]
+    Tls(#[from] pingora::tls::error::ErrorStack),
+}
+
+/// The edge, ready to serve.
+pub struct Edge {
+    listeners: Vec<(tokio::net::TcpListener, Scheme)>,
+    acceptor: Arc<Acceptor>,
+    published: Arc<Published>,
+    upstreams: Arc<Upstreams>,
+    stopping: watch::Sender<bool>,
+}
+
+// === impl Edge ===
+
+impl Edge {
+    /// Prepares to serve what is published, now and later. Must be called within a runtime.
+    ///
+    /// # Errors
+    /// When a socket is of another kind, or BoringSSL fails.
+    pub fn new(
+        listeners: EdgeListeners,
+        published: Arc<Published>,
+        ingest: Arc<Ingest>,
+        observer: Arc<dyn Observer>,
+    ) -> Result<Self, EdgeError> {
+        let https = listeners.https.into_iter().map(|listener| (listener, Scheme::Https));
+        let http = listeners.http.into_iter().map(|listener| (listener, Scheme::Http));
+        let listeners = https
+            .chain(http)
+            .map(|(listener, scheme)| Ok((tokio::net::TcpListener::from_std(listener)?, scheme)))
+            .collect::<io::Result<_>>()?;
+        let upstreams = Arc::new(Upstreams::default());
+        let service = Service {
+            published: published.clone(),
+            ingest,
+            observer: observer.clone(),
+            upstreams: upstreams.clone(),
+            bodies: Arc::default(),
+            script: Script::new(),
+        };
+        let conf = ServerConf { max_retries: TRIES_MAX, ..ServerConf::default() };
+        let mut proxy = http_proxy(&Arc::new(conf), service);
+        // The defaults bound header lists and resets; options made anew would not.
+        let mut h2 = default_h2_options();
+        h2.max_concurrent_streams(H2_STREAMS_MAX);
+        h2.initial_window_size(H2_STREAM_WINDOW).initial_connection_window_size(H2_CONNECTION_WINDOW);
+        proxy.h2_options = Some(h2);
+        let (stopping, watched) = watch::channel(false);
+        let certificates = published.clone();
+        let acceptor = Arc::new(Acceptor {
+            published: published.clone(),
+            tls: TlsAcceptor::new(move |name| certificates.load().certificates.lookup(name))?,
+            limits: ConnectionLimits::new(observer.clone()),
+            handshakes: HandshakeRate::new(Instant::now()),
+            proxy: Arc::new(proxy),
+            observer,
+            stopping: watched,
+            cut: CancellationToken::new(),
+            tasks: TaskTracker::new(),
+        });
+        Ok(Self { listeners, acceptor, published, upstreams, stopping })
+    }
+
+    /// Serves until `stop`, then lets requests in flight end for a few seconds, and closes what is left.
+    pub async fn run(self, stop: CancellationToken) {
+        let Self { listeners, acceptor, published, upstreams, stopping } = self;
+        let accepting = TaskTracker::new();
+        for (listener, scheme) in listeners {
+            accepting.spawn(acceptor.clone().run(listener, scheme, stop.clone()));
+        }
+        upstreams.watch(&published, stop).await;
+        accepting.close();
+        accepting.wait().await;
+        let _ = stopping.send(true);
+        // Ends the waiting of connections that are kept alive and have no request.
+        acceptor.proxy.cleanup().await;
+        acceptor.tasks.close();
+        if timeout(DRAIN_MAX, acceptor.tasks.wait()).await.is_err() {
+            acceptor.cut.cancel();
+            acceptor.tasks.wait().await;
+        }
+    }
+}

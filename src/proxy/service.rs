@@ -1,0 +1,214 @@
+//! What happens to a request: it is an event, the script, something for an account's own servers, or nothing.
+
+use std::sync::Arc;
+
+use http::header::{ACCESS_CONTROL_REQUEST_HEADERS, CONTENT_TYPE, SET_COOKIE};
+use http::{Method, StatusCode, Uri};
+use pingora::http::RequestHeader;
+use pingora::proxy::Session;
+
+use crate::clock::now_ms;
+use crate::event::decode::{Form, RenewedCookies};
+use crate::ingest::{GraphParts, Ingest, Refusal, Request};
+use crate::proxy::body::{self, Body, BodyError, BodyLimits};
+use crate::proxy::context::{Connection, Context, Forward};
+use crate::proxy::incoming;
+use crate::proxy::limits::BodyMemory;
+use crate::proxy::respond::{Answer, Rejection, Style};
+use crate::proxy::routes::Target;
+use crate::proxy::script::Script;
+use crate::proxy::upstream::Upstreams;
+use crate::proxy::{Observer, cookies, cors, forwarded};
+use crate::snapshot::{Published, Route};
+
+/// The gateway as Pingora's proxy sees it.
+pub(super) struct Service {
+    pub(super) published: Arc<Published>,
+    pub(super) ingest: Arc<Ingest>,
+    pub(super) observer: Arc<dyn Observer>,
+    pub(super) upstreams: Arc<Upstreams>,
+    pub(super) bodies: Arc<BodyMemory>,
+    pub(super) script: Script,
+}
+
+/// How a request goes on.
+pub(super) enum Step {
+    /// With this answer.
+    Answer(Answer),
+    /// At an upstream server.
+    Forward(Forward),
+}
+
+/// A request whose name is known here.
+struct Arrived<'a> {
+    connection: &'a Connection,
+    host: &'a str,
+    route: Route,
+    uri: &'a Uri,
+}
+
+// === impl Service ===
+
+impl Service {
+    /// Says how a request goes on.
+    pub(super) async fn decide(&self, session: &mut Session, ctx: &mut Context) -> Result<Step, Rejection> {
+        let connection = ctx.connection.clone().ok_or(Rejection::Misdirected)?;
+        let header = session.req_header();
+        let (method, uri) = (header.method.clone(), header.uri.clone());
+        let host = incoming::host_of(header).map(|host| host.into_owned());
+        let Some(server_name) = &connection.server_name else {
+            return secured(ctx, host.as_deref(), &uri).map(Step::Answer);
+        };
+        let host = host.ok_or(Rejection::Misdirected)?;
+        let route = incoming::route_of(&ctx.snapshot, server_name, &host).ok_or(Rejection::Misdirected)?;
+        if let Route::Tenant(tenant) = &route {
+            ctx.account = Some(tenant.config.id.clone());
+        }
+        let target = Target::of(uri.path());
+        let arrived = Arrived { connection: &connection, host: &host, route, uri: &uri };
+        let events = matches!(target, Target::Gateway | Target::Pixel | Target::Graph { .. } | Target::Script);
+        ctx.target = target.label();
+        let answer = match (method, target) {
+            (Method::OPTIONS, _) if events => preflight(session.req_header()),
+            (Method::GET | Method::HEAD, Target::Script) => self.script.answer(&session.req_header().headers),
+            // A HEAD asks what a GET would say; it is no visit.
+            (Method::HEAD, Target::Pixel) => Answer::gif(),
+            (Method::GET, Target::Pixel) => self.pixel_image(session, ctx, arrived).await?,
+            (Method::POST, Target::Pixel) => self.pixel_form(session, ctx, arrived).await?,
+            (Method::POST, Target::Gateway) => self.gateway(session, ctx, arrived).await?,
+            (Method::POST, Target::Graph { pixel }) => self.graph(session, ctx, arrived, pixel).await?,
+            _ => return self.forward(session, ctx, &arrived.route).await.map(Step::Forward),
+        };
+        Ok(Step::Answer(answer))
+    }
+
+    async fn gateway(&self, session: &mut Session, ctx: &Context, arrived: Arrived<'_>) -> Result<Answer, Rejection> {
+        let request = arrived.request(session.req_header(), ctx);
+        let body = self.body(session, ctx, ctx.snapshot.gateway.limits.body_bytes_max).await?;
+        let accepted = self.ingest.gateway(&request, &body.bytes).await?;
+        Ok(with_cookies(Answer::new(StatusCode::OK), &request, &accepted.cookies))
+    }
+
+    async fn pixel_image(
+        &self,
+        session: &mut Session,
+        ctx: &Context,
+        arrived: Arrived<'_>,
+    ) -> Result<Answer, Rejection> {
+        let request = arrived.request(session.req_header(), ctx);
+        let query = arrived.uri.query().unwrap_or_default();
+        let accepted = self.ingest.pixel(&request, Form { query, content_type: None, body: b"" }).await?;
+        Ok(with_cookies(Answer::gif(), &request, &accepted.cookies))
+    }
+
+    async fn pixel_form(
+        &self,
+        session: &mut Session,
+        ctx: &Context,
+        arrived: Arrived<'_>,
+    ) -> Result<Answer, Rejection> {
+        let request = arrived.request(session.req_header(), ctx);
+        let content_type = incoming::text(&session.req_header().headers, CONTENT_TYPE);
+        let body = self.body(session, ctx, ctx.snapshot.gateway.limits.body_bytes_max).await?;
+        let query = arrived.uri.query().unwrap_or_default();
+        let form = Form { query, content_type: content_type.as_deref(), body: &body.bytes };
+        let accepted = self.ingest.pixel(&request, form).await?;
+        Ok(with_cookies(Answer::new(StatusCode::OK), &request, &accepted.cookies))
+    }
+
+    async fn graph(
+        &self,
+        session: &mut Session,
+        ctx: &mut Context,
+        arrived: Arrived<'_>,
+        pixel: &str,
+    ) -> Result<Answer, Rejection> {
+        ctx.style = Style::Graph;
+        let header = session.req_header();
+        let request = arrived.request(header, ctx);
+        let content_type = incoming::text(&header.headers, CONTENT_TYPE);
+        let bearer = incoming::bearer(&header.headers);
+        let body = self.body(session, ctx, ctx.snapshot.gateway.limits.graph_body_bytes_max).await?;
+        let parts = GraphParts {
+            pixel,
+            content_type: content_type.as_deref(),
+            query: arrived.uri.query().unwrap_or_default(),
+            bearer: bearer.as_deref(),
+            body: &body.bytes,
+        };
+        let accepted = self.ingest.graph(&request, parts).await?;
+        Ok(Answer::graph_success(accepted.received, &ctx.id))
+    }
+
+    async fn forward(&self, session: &Session, ctx: &Context, route: &Route) -> Result<Forward, Rejection> {
+        let Route::Tenant(tenant) = route else {
+            return Err(Rejection::NotFound);
+        };
+        if tenant.config.upstream.is_empty() {
+            return Err(Rejection::NotFound);
+        }
+        if !tenant.config.active {
+            return Err(Refusal::AccountInactive.into());
+        }
+        let gateway = &ctx.snapshot.gateway;
+        if body::declared_bytes(session).is_some_and(|bytes| bytes > gateway.limits.graph_body_bytes_max as u64) {
+            return Err(Rejection::Body(BodyError::TooLarge));
+        }
+        if forwarded::is_looping(session.req_header()) {
+            return Err(Rejection::Loop);
+        }
+        let pool = self.upstreams.pool(&tenant.config, gateway.host.upstream_private).await;
+        Ok(Forward { pool: pool.ok_or(Rejection::NotFound)?, tried: Vec::new(), body_bytes: 0 })
+    }
+
+    async fn body(&self, session: &mut Session, ctx: &Context, bytes_max: usize) -> Result<Body, BodyError> {
+        let limits = &ctx.snapshot.gateway.limits;
+        let limits = BodyLimits { bytes_max, time_max: limits.body_timeout, memory_max: limits.bodies_in_memory_max };
+        body::read(session, limits, &self.bodies).await
+    }
+
+    /// Refuses a request, after reading some of what it still has to send.
+    pub(super) async fn reject(
+        &self,
+        session: &mut Session,
+        ctx: &Context,
+        rejection: &Rejection,
+    ) -> pingora::Result<()> {
+        self.observer.rejected(rejection.label());
+        if !matches!(rejection, Rejection::Body(BodyError::TooSlow | BodyError::Broken)) {
+            body::discard(session).await;
+        }
+        rejection.answer(ctx.style, &ctx.id).send(session).await
+    }
+}
+
+// === impl Arrived ===
+
+impl Arrived<'_> {
+    fn request(&self, header: &RequestHeader, ctx: &Context) -> Request {
+        incoming::request(header, ctx, self.connection.peer.ip(), self.route.clone(), self.host, now_ms())
+    }
+}
+
+/// The answer to plain HTTP: the same over TLS, if the name is known.
+fn secured(ctx: &Context, host: Option<&str>, uri: &Uri) -> Result<Answer, Rejection> {
+    let known = host.filter(|host| ctx.snapshot.route(host).is_some()).ok_or(Rejection::NotFound)?;
+    incoming::secure_location(known, uri).map(Answer::redirect).ok_or(Rejection::NotFound)
+}
+
+fn preflight(request: &RequestHeader) -> Answer {
+    let requested = request.headers.get(ACCESS_CONTROL_REQUEST_HEADERS);
+    let answer = Answer::new(StatusCode::NO_CONTENT);
+    cors::preflight(requested).into_iter().fold(answer, |answer, (name, value)| answer.header(name, value))
+}
+
+/// Renews the browser's cookies, on an account's own name and if the account wants it.
+fn with_cookies(answer: Answer, request: &Request, renewed: &RenewedCookies) -> Answer {
+    match &request.route {
+        Route::Tenant(tenant) if tenant.config.cookies.set => {}
+        _ => return answer,
+    }
+    let pairs = [("_fbp", &renewed.fbp), ("_fbc", &renewed.fbc)];
+    let set = pairs.into_iter().filter_map(|(name, value)| cookies::set(name, value.as_deref()?, &request.host));
+    set.fold(answer, |answer, cookie| answer.header(SET_COOKIE, cookie))
+}

@@ -1,0 +1,251 @@
+//! The socket of a connection, buffered and with deadlines: what TLS and HTTP read from and write to.
+//!
+//! Pingora limits each read, not the time that a whole header takes, so a client could send one byte a minute for ever.
+//! Here a read that has to wait looks at [`Pace`], which knows what the connection is doing.
+
+use std::fmt;
+use std::io;
+use std::net::SocketAddr;
+use std::os::fd::AsRawFd;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use pingora::protocols::l4::socket::SocketAddr as PingoraAddr;
+use pingora::protocols::raw_connect::ProxyDigest;
+use pingora::protocols::{
+    GetProxyDigest, GetSocketDigest, GetTimingDigest, Peek, Shutdown, SocketDigest, Ssl, TimingDigest, UniqueID,
+    UniqueIDType,
+};
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, BufStream, ReadBuf};
+use tokio::net::TcpStream;
+use tokio::time::{Instant, Sleep};
+
+use crate::proxy::limits::ConnectionPermit;
+
+/// Read buffer: most events fit with their header, and a TLS record's head and body come with one system call.
+const READ_BYTES: usize = 8 * 1024;
+/// Write buffer: a flight of the handshake, or an answer's header and body, leave with one system call.
+const WRITE_BYTES: usize = 4 * 1024;
+
+/// How long a socket is read after its last answer. Closed with bytes unread it would be reset, and the client might
+/// lose the answer (RFC 9112, 9.6).
+const LINGER: Duration = Duration::from_secs(2);
+
+/// A socket that is read and written under deadlines.
+pub(super) struct Wire {
+    io: BufStream<TcpStream>,
+    /// Until when it is read once our side is closed.
+    lingers_until: Option<Instant>,
+    pace: Arc<Pace>,
+    read_timer: Timer,
+    write_timer: Timer,
+    write_timeout: Duration,
+    socket: Arc<SocketDigest>,
+    /// Counts the connection for as long as its socket is open.
+    _permit: ConnectionPermit,
+}
+
+/// What a connection is doing, as far as it limits how long a read may wait.
+pub(super) struct Pace(Mutex<Doing>);
+
+#[derive(Clone, Copy)]
+enum Doing {
+    /// A handshake or a request: whoever handles it has the limit.
+    Busy,
+    /// Nothing, since a moment. The first byte of an HTTP/1 header begins [`Doing::Header`] with that limit.
+    Idle { until: Instant, header: Option<Duration> },
+    /// Sending a header.
+    Header { until: Instant },
+}
+
+/// A timer that is made when it is first needed.
+#[derive(Default)]
+struct Timer(Option<Pin<Box<Sleep>>>);
+
+// === impl Pace ===
+
+impl Pace {
+    /// Busy.
+    pub(super) fn new() -> Arc<Self> {
+        Arc::new(Self(Mutex::new(Doing::Busy)))
+    }
+
+    /// A request is being handled.
+    pub(super) fn busy(&self) {
+        self.set(Doing::Busy);
+    }
+
+    /// Waits for a request: its first byte within `idle`, then its whole header within `header`. Without `header` there
+    /// is no telling where one begins (HTTP/2), and `idle` goes on until [`Pace::busy`].
+    pub(super) fn idle(&self, idle: Duration, header: Option<Duration>) {
+        self.set(Doing::Idle { until: Instant::now() + idle, header });
+    }
+
+    fn received(&self) {
+        let mut doing = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Doing::Idle { header: Some(header), .. } = *doing {
+            *doing = Doing::Header { until: Instant::now() + header };
+        }
+    }
+
+    fn deadline(&self) -> Option<Instant> {
+        match *self.0.lock().unwrap_or_else(PoisonError::into_inner) {
+            Doing::Busy => None,
+            Doing::Idle { until, .. } | Doing::Header { until } => Some(until),
+        }
+    }
+
+    fn set(&self, doing: Doing) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = doing;
+    }
+}
+
+// === impl Wire ===
+
+impl Wire {
+    /// Wraps a socket. A write that the client does not take for `write_timeout` fails.
+    pub(super) fn new(tcp: TcpStream, pace: Arc<Pace>, write_timeout: Duration, permit: ConnectionPermit) -> Self {
+        let socket = Arc::new(SocketDigest::from_raw_fd(tcp.as_raw_fd()));
+        let io = BufStream::with_capacity(READ_BYTES, WRITE_BYTES, tcp);
+        let (read_timer, write_timer) = (Timer::default(), Timer::default());
+        Self { io, lingers_until: None, pace, read_timer, write_timer, write_timeout, socket, _permit: permit }
+    }
+
+    /// Says who the client really is, where that is not the socket's peer.
+    pub(super) fn set_client(&self, client: SocketAddr) {
+        // Set once, before anything has asked.
+        let _ = self.socket.peer_addr.set(Some(PingoraAddr::Inet(client)));
+    }
+
+    /// The permit of this connection, to count it for its source.
+    pub(super) fn permit(&mut self) -> &mut ConnectionPermit {
+        &mut self._permit
+    }
+
+    /// The outcome of a write, or an error if it has waited for too long.
+    fn in_time<T>(&mut self, cx: &mut Context<'_>, write: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
+        if write.is_ready() {
+            self.write_timer.stop();
+            return write;
+        }
+        ready!(self.write_timer.poll_after(self.write_timeout, cx));
+        Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
+    }
+}
+
+impl AsyncRead for Wire {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        if let Poll::Ready(read) = Pin::new(&mut self.io).poll_read(cx, buf) {
+            self.pace.received();
+            return Poll::Ready(read);
+        }
+        let Some(deadline) = self.pace.deadline() else {
+            self.read_timer.stop();
+            return Poll::Pending;
+        };
+        ready!(self.read_timer.poll_at(deadline, cx));
+        Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
+    }
+}
+
+impl AsyncWrite for Wire {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        let write = Pin::new(&mut self.io).poll_write(cx, buf);
+        self.in_time(cx, write)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let flush = Pin::new(&mut self.io).poll_flush(cx);
+        self.in_time(cx, flush)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let until = match self.lingers_until {
+            Some(until) => until,
+            None => {
+                let shutdown = Pin::new(&mut self.io).poll_shutdown(cx);
+                ready!(self.in_time(cx, shutdown))?;
+                *self.lingers_until.insert(Instant::now() + LINGER)
+            }
+        };
+        let mut bytes = [0; READ_BYTES];
+        loop {
+            let mut unread = ReadBuf::new(&mut bytes);
+            match Pin::new(&mut self.io).poll_read(cx, &mut unread) {
+                Poll::Ready(Ok(())) if !unread.filled().is_empty() && Instant::now() < until => {}
+                Poll::Ready(_) => return Poll::Ready(Ok(())),
+                Poll::Pending => return self.read_timer.poll_at(until, cx).map(Ok),
+            }
+        }
+    }
+}
+
+impl fmt::Debug for Wire {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Wire").field("fd", &self.id()).finish_non_exhaustive()
+    }
+}
+
+// What Pingora asks of a transport.
+
+impl UniqueID for Wire {
+    fn id(&self) -> UniqueIDType {
+        self.io.get_ref().as_raw_fd()
+    }
+}
+
+#[async_trait]
+impl Shutdown for Wire {
+    async fn shutdown(&mut self) {
+        // The client may be gone already; either way the socket is closed next.
+        let _ = AsyncWriteExt::shutdown(self).await;
+    }
+}
+
+impl GetSocketDigest for Wire {
+    fn get_socket_digest(&self) -> Option<Arc<SocketDigest>> {
+        Some(self.socket.clone())
+    }
+}
+
+impl GetTimingDigest for Wire {
+    fn get_timing_digest(&self) -> Vec<Option<TimingDigest>> {
+        Vec::new()
+    }
+}
+
+impl GetProxyDigest for Wire {
+    fn get_proxy_digest(&self) -> Option<Arc<ProxyDigest>> {
+        None
+    }
+}
+
+impl Ssl for Wire {}
+
+impl Peek for Wire {}
+
+// === impl Timer ===
+
+impl Timer {
+    /// Ready once `deadline` has passed; runs anew if the deadline is another one than before.
+    fn poll_at(&mut self, deadline: Instant, cx: &mut Context<'_>) -> Poll<()> {
+        let sleep = self.0.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(deadline)));
+        if sleep.deadline() != deadline {
+            sleep.as_mut().reset(deadline);
+        }
+        sleep.as_mut().poll(cx)
+    }
+
+    /// Ready once `wait` has passed since the timer was last stopped.
+    fn poll_after(&mut self, wait: Duration, cx: &mut Context<'_>) -> Poll<()> {
+        let sleep = self.0.get_or_insert_with(|| Box::pin(tokio::time::sleep(wait)));
+        sleep.as_mut().poll(cx)
+    }
+
+    fn stop(&mut self) {
+        self.0 = None;
+    }
+}

@@ -1,0 +1,57 @@
+//! Certificates for tests, made on the spot.
+#![allow(clippy::unwrap_used)]
+
+use std::path::Path;
+
+use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair, date_time_ymd};
+
+/// A leaf below an intermediate below a root, all P-256.
+pub(crate) struct Issued {
+    /// The root, for a client's trust.
+    pub(crate) root: String,
+    /// Leaf and intermediate.
+    pub(crate) chain: String,
+    /// The leaf's key.
+    pub(crate) key: String,
+}
+
+// === impl Issued ===
+
+impl Issued {
+    /// For these DNS names, valid from 2020 to the end of 2099.
+    pub(crate) fn new(names: &[&str]) -> Self {
+        Self::valid(names, 2020, 2100)
+    }
+
+    /// For these DNS names, valid from the first day of one year to the first day of another.
+    pub(crate) fn valid(names: &[&str], from: i32, until: i32) -> Self {
+        // Each of its own name: a client that trusts several tells them apart by it.
+        let authority = |kind: &str| authority(&format!("Test {kind} of {}", names.join(" ")));
+        let root = CertifiedIssuer::self_signed(authority("Root"), KeyPair::generate().unwrap()).unwrap();
+        let key = KeyPair::generate().unwrap();
+        let intermediate = CertifiedIssuer::signed_by(authority("Intermediate"), key, &root).unwrap();
+        let mut leaf = CertificateParams::new(names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>()).unwrap();
+        leaf.not_before = date_time_ymd(from, 1, 1);
+        leaf.not_after = date_time_ymd(until, 1, 1);
+        let key = KeyPair::generate().unwrap();
+        let leaf = leaf.signed_by(&key, &intermediate).unwrap();
+        Self { root: root.pem(), chain: leaf.pem() + &intermediate.pem(), key: key.serialize_pem() }
+    }
+
+    /// Writes the two files into `<certs_dir>/<folder>/`.
+    pub(crate) fn write(&self, certs_dir: &Path, folder: &str) {
+        let path = certs_dir.join(folder);
+        std::fs::create_dir_all(&path).unwrap();
+        std::fs::write(path.join("chain.pem"), &self.chain).unwrap();
+        std::fs::write(path.join("key.pem"), &self.key).unwrap();
+    }
+}
+
+fn authority(name: &str) -> CertificateParams {
+    let mut params = CertificateParams::default();
+    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    params.distinguished_name.push(DnType::CommonName, name);
+    params.not_before = date_time_ymd(2020, 1, 1);
+    params.not_after = date_time_ymd(2100, 1, 1);
+    params
+}
