@@ -15,15 +15,15 @@
 //! ```
 //!
 //! Names are judged as they came, before anything is renamed. A `*` at the end of a name stands for any ending. An event
-//! that would need more edits than a filter may make, or longer ones, is dropped: it is no shop's doing, and as a fault
-//! it would let a stranger fill the account's dead letters.
+//! that would need more edits than a filter may make, or other ones, is dropped: no shop sends such, and as a fault it
+//! would let a stranger fill the account's dead letters.
 
 mod pattern;
 mod url;
 
 use std::collections::BTreeMap;
 
-use pixelgate_filter::{Context, EDITS_MAX, Edit, Event, Filter, VALUE_BYTES_MAX, Verdict, export};
+use pixelgate_filter::{Context, EDITS_MAX, Edit, Event, Filter, Verdict, export};
 use serde::Deserialize;
 
 use pattern::Patterns;
@@ -59,7 +59,7 @@ impl Filter for Fields {
         if !settings.keep_query.is_empty() && !settings.strip_query {
             return Err("keep_query has a meaning only with strip_query = true".to_owned());
         }
-        let empty = |names: &BTreeMap<String, String>| names.values().any(String::is_empty);
+        let empty = |names: &BTreeMap<String, String>| names.values().any(|name| name.trim().is_empty());
         if empty(&settings.rename_events) || empty(&settings.rename_custom_data) {
             return Err(
                 "a name cannot become an empty one: to drop it use drop_events or remove_custom_data".to_owned()
@@ -84,10 +84,8 @@ impl Filter for Fields {
             self.edit_url("event_source_url", event.event_source_url.as_deref(), &mut edits);
             self.edit_url("referrer_url", event.referrer_url.as_deref(), &mut edits);
         }
-        let too_long =
-            |edit: &Edit| matches!(edit, Edit::Set(set) if set.value.as_text().map_or(0, str::len) > VALUE_BYTES_MAX);
-        if edits.len() > EDITS_MAX || edits.iter().any(too_long) {
-            return Ok(Verdict::drop("too large to edit"));
+        if edits.len() > EDITS_MAX || !edits.iter().all(Edit::is_sound) {
+            return Ok(Verdict::drop("cannot be edited"));
         }
         Ok(Verdict::modify(edits))
     }
@@ -113,7 +111,9 @@ impl Fields {
     fn edit_url(&self, path: &str, url: Option<&str>, edits: &mut Vec<Edit>) {
         let Some(url) = url else { return };
         let stripped = url::strip_query(url, |parameter| self.keep_query.matches(parameter));
-        if stripped != url {
+        if stripped.is_empty() {
+            edits.push(Edit::remove(path));
+        } else if stripped != url {
             edits.push(Edit::set(path, stripped));
         }
     }
@@ -190,20 +190,23 @@ mod tests {
     fn urls_lose_their_query() {
         let event = Event {
             event_source_url: Some("https://shop.example/a?email=x&utm_source=news#top".to_owned()),
-            referrer_url: Some("https://shop.example/".to_owned()),
+            referrer_url: Some("?email=x".to_owned()),
             ..Event::default()
         };
-        let edits = vec![Edit::set("event_source_url", "https://shop.example/a?utm_source=news")];
+        let source_url = Edit::set("event_source_url", "https://shop.example/a?utm_source=news");
+        let edits = vec![source_url, Edit::remove("referrer_url")];
         assert_eq!(verdict(r#"{"strip_query":true,"keep_query":["utm_*"]}"#, &event), Verdict::Modify(edits));
     }
 
     #[test]
-    fn what_is_too_large_to_edit_is_dropped() {
-        let dropped = Verdict::drop("too large to edit");
+    fn what_cannot_be_edited_is_dropped() {
+        let dropped = Verdict::drop("cannot be edited");
         let junk = (0..65).fold(Event::default(), |event, n| event.with_custom(&format!("junk_{n}"), 1.0));
         assert_eq!(verdict(r#"{"keep_custom_data":[]}"#, &junk), dropped);
         let url = Some(format!("https://shop.example/{}?a", "x".repeat(5_000)));
         assert_eq!(verdict(r#"{"strip_query":true}"#, &Event { event_source_url: url, ..Event::default() }), dropped);
+        let unnamed = Event::default().with_custom("", 1.0);
+        assert_eq!(verdict(r#"{"keep_custom_data":[]}"#, &unnamed), dropped);
     }
 
     #[test]

@@ -31,5 +31,6 @@ exports.filter = (context, event) => {
   const { value, content_category: category } = event.custom_data;
   if (!events.has(event.event_name) || typeof value !== "number") return;
   const rate = rates.get(String(category)) ?? otherwise;
-  return { set: { "custom_data.value": Math.round(value * rate * 100) / 100 } };
+  const margin = Math.round(value * rate * 100) / 100;
+  return Number.isFinite(margin) ? { set: { "custom_data.value": margin } } : { drop: "absurd value" };
 };

@@ -138,6 +138,8 @@ test("sample margin.js turns turnover into profit", () => {
   assert.equal(value(), 14);
   assert.equal(value({ customData: [{ name: "value", value: number(40) }] }), 10);
   assert.equal(value({ eventName: "Lead" }), undefined);
+  const absurd = eventView(event({ customData: [{ name: "value", value: number(1e308) }] }));
+  assert.deepEqual(filter({}, absurd), { drop: "absurd value" });
   assert.throws(() => load(sample("margin.js"), {}), /settings need otherwise/);
 });
 

@@ -56,3 +56,52 @@ pub fn filter<F: Filter>(slot: &RefCell<Option<F>>, context: &Context, event: &E
         None => Err("filter was called before init".to_owned()),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde::Deserialize;
+
+    #[derive(Deserialize)]
+    #[serde(deny_unknown_fields)]
+    struct Counter {
+        limit: u32,
+    }
+
+    impl Filter for Counter {
+        type Settings = Self;
+
+        fn init(settings: Self) -> Result<Self, String> {
+            if settings.limit == 0 { Err("limit is 0".to_owned()) } else { Ok(settings) }
+        }
+
+        fn filter(&mut self, _context: &Context, _event: &Event) -> Result<Verdict, String> {
+            self.limit = self.limit.checked_sub(1).ok_or("no more")?;
+            Ok(Verdict::Pass)
+        }
+    }
+
+    #[test]
+    fn a_filter_is_made_once_and_kept() {
+        let slot = RefCell::new(None::<Counter>);
+        assert_eq!(init(&slot, r#"{"limit":1}"#), Ok(()));
+        let call = || filter(&slot, &Context::default(), &Event::default());
+        assert_eq!(call(), Ok(Verdict::Pass));
+        assert_eq!(call(), Err("no more".to_owned()));
+    }
+
+    #[test]
+    fn wrong_settings_are_named() {
+        let refusal = |config| init(&RefCell::new(None::<Counter>), config).err().unwrap_or_default();
+        assert_eq!(refusal("{}"), "settings: missing field `limit`");
+        assert_eq!(refusal(r#"{"limt":1}"#), "settings: unknown field `limt`, expected `limit`");
+        assert_eq!(refusal(r#"{"limit":0}"#), "limit is 0");
+        assert!(refusal("{").starts_with("settings: EOF"));
+    }
+
+    #[test]
+    fn a_call_before_init_is_an_error() {
+        let slot = RefCell::new(None::<Counter>);
+        assert!(filter(&slot, &Context::default(), &Event::default()).is_err());
+    }
+}

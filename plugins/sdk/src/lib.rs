@@ -60,6 +60,9 @@ pub const EDITS_MAX: usize = 64;
 /// Bytes that the value of one edit may have; more are a fault.
 pub const VALUE_BYTES_MAX: usize = 4 * 1024;
 
+/// Bytes that a path may have; longer ones are a fault.
+pub const PATH_BYTES_MAX: usize = 256;
+
 /// What a filter does. Make one known to the gateway with [`export!`].
 pub trait Filter: Sized + 'static {
     /// What `[filters.settings]` holds. `Self` will do where the settings are all that the filter needs;

@@ -1,6 +1,8 @@
 //! What makes the types of `filter.wit` pleasant to read and to write.
 
-use crate::{Assignment, Context, Edit, Event, Field, Renaming, Scalar, UserData, Verdict};
+use crate::{
+    Assignment, Context, Edit, Event, Field, PATH_BYTES_MAX, Renaming, Scalar, UserData, VALUE_BYTES_MAX, Verdict,
+};
 
 /// Keys of `user_data` that reach a filter as plain text.
 const PLAIN_USER_KEYS: [&str; 4] = ["fbp", "fbc", "client_user_agent", "client_ip_address"];
@@ -166,8 +168,69 @@ impl Edit {
     pub fn rename(path: impl Into<String>, to: impl Into<String>) -> Self {
         Self::Rename(Renaming { path: path.into(), to: to.into() })
     }
+
+    /// Whether its paths and its value are short enough and in order. Paths that contain a sender's keys and values that
+    /// contain a sender's text may not be: check them and drop the event, or a stranger can make faults.
+    pub fn is_sound(&self) -> bool {
+        let path_is_sound = |path: &str| {
+            path.len() <= PATH_BYTES_MAX && !path.ends_with('.') && !path.is_empty() && !path.contains(char::is_control)
+        };
+        let (path, other) = match self {
+            Self::Set(Assignment { path, value: Scalar::Text(text) | Scalar::Json(text) }) => {
+                (path, text.len() <= VALUE_BYTES_MAX && (!text.is_empty() || path.starts_with("custom_data.")))
+            }
+            Self::Set(Assignment { path, value: Scalar::Number(number) }) => (path, number.is_finite()),
+            Self::Set(Assignment { path, value: Scalar::Boolean(_) }) | Self::Remove(path) => (path, true),
+            Self::Rename(Renaming { path, to }) => (path, path_is_sound(to)),
+        };
+        path_is_sound(path) && other
+    }
 }
 
 fn find<'a>(fields: &'a [Field], name: &str) -> Option<&'a Scalar> {
     fields.iter().find(|field| field.name == name).map(|field| &field.value)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Hashed;
+
+    #[test]
+    fn fields_are_found_by_name() {
+        let event = Event::default().with_custom("value", 3.0).with_custom("currency", "EUR").with_custom("new", true);
+        assert_eq!(event.custom("value").and_then(Scalar::as_number), Some(3.0));
+        assert_eq!(event.custom("currency").and_then(Scalar::as_text), Some("EUR"));
+        assert_eq!(event.custom("new").and_then(Scalar::as_boolean), Some(true));
+        assert_eq!(event.custom("value").and_then(Scalar::as_text), None);
+        assert_eq!(event.custom("absent"), None);
+        assert_eq!(Context::default().with_signal("country", "DE").signal("country"), Some(&"DE".into()));
+    }
+
+    #[test]
+    fn user_data_names_what_is_there() {
+        let em = Hashed { key: "em".to_owned(), digests: vec!["0".repeat(64)] };
+        let user_data = UserData { hashed: vec![em], fbc: Some("fb.1.1.x".to_owned()), ..UserData::default() };
+        assert_eq!(user_data.keys().collect::<Vec<_>>(), ["em", "fbc"]);
+        assert!(user_data.has("em") && user_data.has("fbc") && !user_data.has("fbp"));
+    }
+
+    #[test]
+    fn edits_of_a_strangers_making_can_be_told_apart() {
+        assert!(Edit::remove("custom_data.a.b").is_sound());
+        assert!(Edit::set("event_source_url", "x".repeat(VALUE_BYTES_MAX)).is_sound());
+        assert!(!Edit::set("event_source_url", "x".repeat(VALUE_BYTES_MAX + 1)).is_sound());
+        assert!(!Edit::set("event_source_url", "").is_sound() && Edit::set("custom_data.a", "").is_sound());
+        assert!(!Edit::set("custom_data.a", f64::NAN).is_sound());
+        assert!(!Edit::remove("custom_data.").is_sound());
+        assert!(!Edit::remove("custom_data.a\0").is_sound());
+        assert!(!Edit::remove(format!("custom_data.{}", "x".repeat(PATH_BYTES_MAX))).is_sound());
+        assert!(!Edit::rename("custom_data.a", "custom_data.").is_sound());
+    }
+
+    #[test]
+    fn no_edits_are_a_pass() {
+        assert_eq!(Verdict::modify(Vec::new()), Verdict::Pass);
+        assert_eq!(Verdict::modify(vec![Edit::remove("opt_out")]), Verdict::Modify(vec![Edit::remove("opt_out")]));
+    }
 }
