@@ -1,0 +1,433 @@
+//! Dead letters: events that Meta refused, and events that a faulting filter held back. A log of their own.
+//!
+//! ```text
+//! dead/2026-07.001.log    the letters of a month, and which of them are gone    format.rs, file.rs
+//! ```
+//! Memory holds a slip for each letter; the letter itself is read when somebody asks for it. What this module calls gone is
+//! marked as such in the letter's own file, so that a file and all that is known of it go away together. Only the keeper's
+//! thread writes here.
+
+mod file;
+mod format;
+
+use std::collections::{BTreeMap, HashMap};
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
+
+use bytes::Bytes;
+
+use self::file::{DeadFile, Slip};
+use super::locked;
+use super::log::file::Disk;
+use super::log::quarantine::Quarantine;
+use crate::account::{AccountId, LaneKey};
+
+/// An event that waits for a person, not for delivery.
+#[derive(Clone, Debug, PartialEq)]
+pub struct DeadLetter {
+    /// Its number, given when it is stored; what is here before is not looked at.
+    pub id: u64,
+    /// Whose it is, and where it was to go.
+    pub lane: LaneKey,
+    /// The event's name.
+    pub event_name: String,
+    /// The event's id.
+    pub event_id: String,
+    /// When it happened, Unix seconds.
+    pub event_time: i64,
+    /// Why it is here, as a metric would say it; begins with `filter:` for one that a filter's fault held back.
+    pub reason: String,
+    /// Why it is here, for a person.
+    pub message: String,
+    /// Requests that it was in.
+    pub attempts: u32,
+    /// When it was accepted, Unix milliseconds.
+    pub accepted_ms: i64,
+    /// When it came here, Unix milliseconds.
+    pub dead_ms: i64,
+    /// As in [`super::NewEvent`].
+    pub envelope: Arc<str>,
+    /// The event's JSON: as the Graph API gets it, or as whoever held it back wants it again.
+    pub body: Bytes,
+    /// What else whoever held it back wants to have again.
+    pub context: String,
+}
+
+/// All dead letters.
+pub(crate) struct DeadLetters {
+    disk: Arc<dyn Disk>,
+    dir: PathBuf,
+    letters_max: u64,
+    bytes_max: u64,
+    index: Mutex<DeadIndex>,
+}
+
+#[derive(Default)]
+struct DeadIndex {
+    slots: BTreeMap<u64, Slot>,
+    accounts: HashMap<AccountId, Usage>,
+    /// How many letters are in each file.
+    files: BTreeMap<PathBuf, (Arc<DeadFile>, u64)>,
+    /// Files that could not be made; their names may be taken all the same.
+    failed_files: u32,
+    next_id: u64,
+}
+
+struct Slot {
+    file: Arc<DeadFile>,
+    slip: Slip,
+    /// Somebody is about to replay or remove it.
+    claimed: bool,
+}
+
+#[derive(Clone, Copy, Default)]
+struct Usage {
+    letters: u64,
+    bytes: u64,
+}
+
+// === impl DeadLetters ===
+
+impl DeadLetters {
+    /// Reads the letters in `root/dead`; gives where damaged ones were put, and their bytes.
+    pub(crate) fn open(
+        disk: Arc<dyn Disk>,
+        root: &Path,
+        (letters_max, bytes_max): (u64, u64),
+    ) -> io::Result<(Self, Vec<(PathBuf, u64)>)> {
+        let dir = root.join("dead");
+        disk.create_dir(&dir)?;
+        disk.sync_dir(root)?;
+        let quarantine = Quarantine::new(Arc::clone(&disk), root)?;
+        let (mut index, mut damaged) = (DeadIndex { next_id: 1, ..DeadIndex::default() }, Vec::new());
+        let mut names = disk.list(&dir)?;
+        names.sort_unstable();
+        for name in names.iter().filter(|name| name.ends_with(".log")) {
+            let (file, contents) = DeadFile::open(&*disk, &dir, name)?;
+            for (at, bytes) in &contents.damaged {
+                damaged.push((quarantine.keep(&format!("dead-{name}-{at}.bin"), bytes)?, bytes.len() as u64));
+            }
+            let file = Arc::new(file);
+            index.files.insert(file.path.clone(), (Arc::clone(&file), 0));
+            contents.into_letters().for_each(|slip| index.add(&file, slip));
+        }
+        Ok((Self { disk, dir, letters_max, bytes_max, index: Mutex::new(index) }, damaged))
+    }
+
+    /// Whether an account may have no more.
+    pub(crate) fn is_full(&self, account: &AccountId) -> bool {
+        let usage = locked(&self.index).accounts.get(account).copied().unwrap_or_default();
+        usage.letters >= self.letters_max || usage.bytes >= self.bytes_max
+    }
+
+    /// Stores letters and makes them durable, all of them or none.
+    pub(crate) fn store(&self, letters: &[DeadLetter]) -> io::Result<()> {
+        let Some(first) = letters.first() else { return Ok(()) };
+        let file = self.file_for(first.dead_ms)?;
+        let mut next_id = locked(&self.index).next_id.max(u64::try_from(first.dead_ms).unwrap_or(0).saturating_mul(1_000));
+        let (mut frames, mut slips) = (Vec::new(), Vec::new());
+        for letter in letters {
+            let letter = DeadLetter { id: next_id, ..letter.clone() };
+            let at = frames.len() as u64;
+            let len = format::put_letter(&letter, &mut frames);
+            slips.push(Slip { id: next_id, account: letter.lane.account, dead_ms: letter.dead_ms, at, len });
+            next_id += 1;
+        }
+        let begin = file.append(&frames)?;
+        let mut index = locked(&self.index);
+        slips.into_iter().for_each(|slip| index.add(&file, Slip { at: begin + slip.at, ..slip }));
+        Ok(())
+    }
+
+    /// Removes letters for good; gives how many there were. Those of one file are gone together.
+    pub(crate) fn remove(&self, ids: &[u64]) -> io::Result<usize> {
+        let mut by_file = BTreeMap::<PathBuf, (Arc<DeadFile>, Vec<u64>)>::new();
+        for id in ids {
+            if let Some(slot) = locked(&self.index).slots.get(id) {
+                let entry = by_file.entry(slot.file.path.clone());
+                entry.or_insert_with(|| (Arc::clone(&slot.file), Vec::new())).1.push(*id);
+            }
+        }
+        let mut removed = 0;
+        for (path, (file, mut ids)) in by_file {
+            ids.sort_unstable();
+            ids.dedup();
+            let mut frame = Vec::new();
+            format::put_gone(&ids, &mut frame);
+            file.append(&frame)?;
+            let mut index = locked(&self.index);
+            removed += ids.iter().filter(|id| index.remove(**id)).count();
+            let empty = index.files.get(&path).is_some_and(|(_, letters)| *letters == 0);
+            if empty {
+                index.files.remove(&path);
+                drop(index);
+                self.disk.remove(&path)?;
+                self.disk.sync_dir(&self.dir)?;
+            }
+        }
+        Ok(removed)
+    }
+
+    /// The newest letters, of one account or of all, the newest first.
+    pub(crate) fn list(&self, account: Option<&AccountId>, limit: usize) -> Vec<DeadLetter> {
+        let index = locked(&self.index);
+        let wanted = |slot: &&Slot| account.is_none_or(|account| *account == slot.slip.account);
+        let slots = index.slots.values().rev().filter(wanted).take(limit);
+        let places: Vec<_> = slots.map(Slot::place).collect();
+        drop(index);
+        places.into_iter().filter_map(read).collect()
+    }
+
+    /// One letter.
+    pub(crate) fn get(&self, id: u64) -> Option<DeadLetter> {
+        let place = locked(&self.index).slots.get(&id).map(Slot::place)?;
+        read(place)
+    }
+
+    /// Takes letters for the caller alone, until [`DeadLetters::release`]; those that somebody else has are left out.
+    pub(crate) fn claim(&self, ids: &[u64]) -> Vec<DeadLetter> {
+        let mut index = locked(&self.index);
+        let mut places = Vec::new();
+        for id in ids {
+            if let Some(slot) = index.slots.get_mut(id).filter(|slot| !slot.claimed) {
+                slot.claimed = true;
+                places.push((*id, slot.place()));
+            }
+        }
+        drop(index);
+        let (mut letters, mut unreadable) = (Vec::new(), Vec::new());
+        for (id, place) in places {
+            match read(place) {
+                Some(letter) => letters.push(letter),
+                None => unreadable.push(id),
+            }
+        }
+        self.release(unreadable.into_iter());
+        letters
+    }
+
+    /// Gives letters back that were claimed and not removed.
+    pub(crate) fn release(&self, ids: impl Iterator<Item = u64>) {
+        let mut index = locked(&self.index);
+        for id in ids {
+            if let Some(slot) = index.slots.get_mut(&id) {
+                slot.claimed = false;
+            }
+        }
+    }
+
+    /// Letters that came here before a time, Unix milliseconds, and that nobody has claimed.
+    pub(crate) fn older_than(&self, time_ms: i64) -> Vec<u64> {
+        let index = locked(&self.index);
+        let old = index.slots.iter().filter(|(_, slot)| slot.slip.dead_ms < time_ms && !slot.claimed);
+        old.map(|(id, _)| *id).collect()
+    }
+
+    /// Bytes of all files.
+    pub(crate) fn file_bytes(&self) -> u64 {
+        locked(&self.index).files.values().map(|(file, _)| file.bytes()).sum()
+    }
+
+    /// The file that takes letters of a month; a new one if there is none, or it is full or failed.
+    fn file_for(&self, now_ms: i64) -> io::Result<Arc<DeadFile>> {
+        let month = month(now_ms);
+        let mut number = 1;
+        for (path, (file, _)) in &locked(&self.index).files {
+            let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+            let Some(rest) = name.strip_prefix(&month) else { continue };
+            if file.is_writable() {
+                return Ok(Arc::clone(file));
+            }
+            let taken = rest.trim_start_matches('.').trim_end_matches(".log").parse::<u32>().unwrap_or(0);
+            number = number.max(taken + 1);
+        }
+        number += locked(&self.index).failed_files;
+        let made = DeadFile::create(&*self.disk, &self.dir, &format!("{month}.{number:03}.log"));
+        let mut index = locked(&self.index);
+        let file = Arc::new(made.inspect_err(|_| index.failed_files += 1)?);
+        index.files.insert(file.path.clone(), (Arc::clone(&file), 0));
+        Ok(file)
+    }
+}
+
+// === impl DeadIndex ===
+
+impl DeadIndex {
+    fn add(&mut self, file: &Arc<DeadFile>, slip: Slip) {
+        self.next_id = self.next_id.max(slip.id + 1);
+        let usage = self.accounts.entry(slip.account.clone()).or_default();
+        usage.letters += 1;
+        usage.bytes += slip.len as u64;
+        if let Some((_, letters)) = self.files.get_mut(&file.path) {
+            *letters += 1;
+        }
+        self.slots.insert(slip.id, Slot { file: Arc::clone(file), slip, claimed: false });
+    }
+
+    fn remove(&mut self, id: u64) -> bool {
+        let Some(Slot { file, slip, .. }) = self.slots.remove(&id) else { return false };
+        if let Some(usage) = self.accounts.get_mut(&slip.account) {
+            usage.letters -= 1;
+            usage.bytes -= slip.len as u64;
+        }
+        if let Some((_, letters)) = self.files.get_mut(&file.path) {
+            *letters -= 1;
+        }
+        true
+    }
+}
+
+// === impl Slot ===
+
+impl Slot {
+    fn place(&self) -> (Arc<DeadFile>, u64, usize) {
+        (Arc::clone(&self.file), self.slip.at, self.slip.len)
+    }
+}
+
+fn read((file, at, len): (Arc<DeadFile>, u64, usize)) -> Option<DeadLetter> {
+    let letter = file.read(at, len);
+    letter.inspect_err(|error| tracing::error!(file = %file.path.display(), at, %error, "a dead letter is not readable")).ok()
+}
+
+/// The month of a time, as in `2026-07`.
+fn month(time_ms: i64) -> String {
+    // Days since 1 March of year 0: the leap day is then a year's last (Howard Hinnant, "chrono-Compatible Low-Level Date
+    // Algorithms", civil_from_days).
+    let days = time_ms.div_euclid(86_400_000) + 719_468;
+    let (era, day_of_era) = (days.div_euclid(146_097), days.rem_euclid(146_097));
+    let year_of_era = (day_of_era - day_of_era / 1_460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
+    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
+    let from_march = (5 * day_of_year + 2) / 153;
+    let (month, next_year) = if from_march < 10 { (from_march + 3, 0) } else { (from_march - 9, 1) };
+    format!("{:04}-{month:02}", year_of_era + era * 400 + next_year)
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    #![allow(clippy::unwrap_used, clippy::indexing_slicing)]
+    use super::*;
+    use crate::outbox::log::fault::FaultDisk;
+
+    const JULY_MS: i64 = 1_784_000_000_000;
+
+    pub(crate) fn letter(account: &str, event_id: &str) -> DeadLetter {
+        DeadLetter {
+            id: 0,
+            lane: LaneKey { account: account.parse().unwrap(), pixel: "1".parse().unwrap() },
+            event_name: "Purchase".into(),
+            event_id: event_id.into(),
+            event_time: 1_784_000_000,
+            reason: "refused".into(),
+            message: "Invalid parameter".into(),
+            attempts: 3,
+            accepted_ms: JULY_MS,
+            dead_ms: JULY_MS,
+            envelope: "".into(),
+            body: Bytes::from_static(b"{}"),
+            context: String::new(),
+        }
+    }
+
+    fn open(disk: &FaultDisk) -> (DeadLetters, Vec<(PathBuf, u64)>) {
+        DeadLetters::open(Arc::new(disk.clone()), Path::new("/o"), (3, 1 << 20)).unwrap()
+    }
+
+    fn event_ids(letters: &[DeadLetter]) -> Vec<&str> {
+        letters.iter().map(|letter| letter.event_id.as_str()).collect()
+    }
+
+    #[test]
+    fn letters_are_there_after_a_power_cut() {
+        let disk = FaultDisk::new();
+        let (dead, _) = open(&disk);
+        dead.store(&[letter("shoes", "a"), letter("hats", "b")]).unwrap();
+        dead.store(&[letter("shoes", "c")]).unwrap();
+        dead.remove(&[dead.list(None, 9)[2].id]).unwrap();
+        disk.power_cut(7);
+
+        let (dead, damaged) = open(&disk);
+        assert!(damaged.is_empty());
+        assert_eq!(event_ids(&dead.list(None, 9)), ["c", "b"]);
+        assert_eq!(event_ids(&dead.list(Some(&"hats".parse().unwrap()), 9)), ["b"]);
+        let id = dead.list(None, 1)[0].id;
+        assert_eq!(dead.get(id).unwrap(), DeadLetter { id, ..letter("shoes", "c") });
+        dead.store(&[letter("shoes", "d")]).unwrap();
+        assert!(dead.list(None, 1)[0].id > id, "ids are never given twice");
+        assert_eq!(disk.paths().iter().filter(|path| path.starts_with("/o/dead")).count(), 1);
+    }
+
+    #[test]
+    fn a_file_whose_letters_are_gone_goes_too() {
+        let disk = FaultDisk::new();
+        let (dead, _) = open(&disk);
+        dead.store(&[letter("shoes", "a"), letter("shoes", "b")]).unwrap();
+        assert_eq!(dead.remove(&dead.older_than(JULY_MS + 1)).unwrap(), 2);
+        assert!(disk.paths().is_empty());
+        dead.store(&[letter("shoes", "c")]).unwrap();
+        assert_eq!(event_ids(&dead.list(None, 9)), ["c"]);
+    }
+
+    #[test]
+    fn a_claimed_letter_is_nobody_elses() {
+        let disk = FaultDisk::new();
+        let (dead, _) = open(&disk);
+        dead.store(&[letter("shoes", "a")]).unwrap();
+        let id = dead.list(None, 1)[0].id;
+        assert_eq!(dead.claim(&[id]).len(), 1);
+        assert!(dead.claim(&[id]).is_empty() && dead.older_than(i64::MAX).is_empty());
+        dead.release([id].into_iter());
+        assert_eq!(dead.claim(&[id]).len(), 1);
+    }
+
+    #[test]
+    fn a_failed_file_is_followed_by_another() {
+        let disk = FaultDisk::new();
+        let (dead, _) = open(&disk);
+        dead.store(&[letter("shoes", "a")]).unwrap();
+        disk.fail_syncs(true);
+        assert!(dead.store(&[letter("shoes", "lost")]).is_err());
+        disk.fail_syncs(false);
+        dead.store(&[letter("shoes", "b")]).unwrap();
+        disk.power_cut(3);
+        assert_eq!(event_ids(&open(&disk).0.list(None, 9)), ["b", "a"]);
+    }
+
+    #[test]
+    fn damage_costs_only_the_damaged_letter() {
+        let disk = FaultDisk::new();
+        let (dead, _) = open(&disk);
+        dead.store(&[letter("shoes", "a"), letter("shoes", "b"), letter("shoes", "c")]).unwrap();
+        let path = disk.paths()[0].clone();
+        disk.tamper(&path, |bytes| {
+            let middle = bytes.len() / 2;
+            bytes[middle] ^= 0x40;
+        });
+        disk.kill();
+        let (dead, damaged) = open(&disk);
+        assert_eq!(event_ids(&dead.list(None, 9)), ["c", "a"]);
+        assert_eq!(damaged.len(), 1);
+        assert!(disk.paths().contains(&damaged[0].0));
+    }
+
+    #[test]
+    fn an_account_may_have_so_many() {
+        let disk = FaultDisk::new();
+        let (dead, _) = open(&disk);
+        let shoes = "shoes".parse().unwrap();
+        dead.store(&[letter("shoes", "a"), letter("shoes", "b")]).unwrap();
+        assert!(!dead.is_full(&shoes));
+        dead.store(&[letter("shoes", "c")]).unwrap();
+        assert!(dead.is_full(&shoes) && !dead.is_full(&"hats".parse().unwrap()));
+    }
+
+    #[test]
+    fn months_are_those_of_the_calendar() {
+        let day = 86_400_000;
+        assert_eq!([month(0), month(-1), month(11_016 * day), month(11_016 * day - 1)], [
+            "1970-01", "1969-12", "2000-02", "2000-02"
+        ]);
+        assert_eq!([month(11_017 * day), month(JULY_MS)], ["2000-03", "2026-07"]);
+    }
+}

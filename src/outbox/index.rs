@@ -1,0 +1,407 @@
+//! All of the outbox that is in memory: lanes, accounts' backlogs, and how much of each segment is still needed.
+//!
+//! One lock holds it; no file is touched and nothing is awaited under it.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+
+use super::due::DueLanes;
+use super::lane::{Lane, LaneNo, LaneState, Listed};
+use super::log::{Entry, Segment};
+use super::recent::{Recent, RecentEvent};
+use super::{Due, LaneStatus};
+use crate::account::{AccountId, LaneKey};
+
+/// What is known of all events that are not settled.
+pub(crate) struct Index {
+    lanes: Vec<Lane>,
+    numbers: HashMap<LaneKey, LaneNo>,
+    /// Bytes of each account's events that are not settled, or are being appended.
+    backlog: HashMap<AccountId, u64>,
+    segments: BTreeMap<u32, SegmentUse>,
+    recent: Recent,
+    due: DueLanes,
+    leases_per_lane_max: usize,
+    /// Nothing is leased any more.
+    closed: bool,
+}
+
+/// How much of a segment is still needed.
+pub(crate) struct SegmentUse {
+    pub(crate) segment: Arc<Segment>,
+    /// Bytes that were written to it.
+    bytes: u64,
+    /// Events in it that are not settled.
+    live: u64,
+    live_bytes: u64,
+    /// Those of them that a lease holds, or a copy that is under way.
+    out: u64,
+    /// Nothing more is written to it.
+    closed: bool,
+    /// Its last events could not be copied elsewhere; that is not tried again.
+    stuck: bool,
+}
+
+/// What ends an event's time in its lane.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum End {
+    /// Delivered.
+    Delivered,
+    /// In the dead letters.
+    Dead,
+    /// Not readable; what is left of it is in quarantine.
+    Damaged,
+}
+
+/// Bytes of events that are kept whole in memory.
+const RECENT_BYTES: usize = 32 << 20;
+
+// === impl Index ===
+
+impl Index {
+    pub(crate) fn new(leases_per_lane_max: usize) -> Self {
+        Self {
+            lanes: Vec::new(),
+            numbers: HashMap::new(),
+            backlog: HashMap::new(),
+            segments: BTreeMap::new(),
+            recent: Recent::new(RECENT_BYTES),
+            due: DueLanes::default(),
+            leases_per_lane_max: leases_per_lane_max.max(1),
+            closed: false,
+        }
+    }
+
+    /// A lane's number; a new lane gets one.
+    pub(crate) fn number(&mut self, key: &LaneKey) -> LaneNo {
+        if let Some(&number) = self.numbers.get(key) {
+            return number;
+        }
+        let number = LaneNo(u32::try_from(self.lanes.len()).unwrap_or(u32::MAX));
+        self.lanes.push(Lane::new(key.clone()));
+        self.numbers.insert(key.clone(), number);
+        number
+    }
+
+    /// How all lanes stand.
+    pub(crate) fn status(&self) -> Vec<LaneStatus> {
+        self.lanes.iter().map(Lane::status).collect()
+    }
+
+    /// Counts bytes that are about to be appended towards an account's backlog; `false` if they are too many.
+    pub(crate) fn reserve(&mut self, account: &AccountId, bytes: u64, max: u64) -> bool {
+        let backlog = match self.backlog.get_mut(account) {
+            Some(backlog) => backlog,
+            None => self.backlog.entry(account.clone()).or_default(),
+        };
+        let fits = backlog.saturating_add(bytes) <= max;
+        if fits {
+            *backlog += bytes;
+        }
+        fits
+    }
+
+    /// Gives back what was reserved and not appended.
+    pub(crate) fn release(&mut self, account: &AccountId, bytes: u64) {
+        if let Some(backlog) = self.backlog.get_mut(account) {
+            *backlog = backlog.saturating_sub(bytes);
+        }
+    }
+
+    /// Takes an event that is durable now; its bytes are reserved.
+    pub(crate) fn stored(&mut self, number: LaneNo, entry: Entry, event: RecentEvent) {
+        self.recent.push(entry.seq, event);
+        self.add_live(&entry);
+        let Some(lane) = self.lane_mut(number) else { return };
+        lane.bytes += u64::from(entry.len);
+        lane.push(entry);
+    }
+
+    /// Takes an event that a start found.
+    pub(crate) fn found(&mut self, number: LaneNo, entry: Entry) {
+        self.add_live(&entry);
+        if let Some(lane) = self.lane_mut(number) {
+            lane.push_found(entry);
+        }
+    }
+
+    /// Ends what a start found: lanes in order, backlogs counted. Gives older copies of what is there twice.
+    pub(crate) fn all_found(&mut self) -> Vec<Entry> {
+        let mut older = Vec::new();
+        for lane in &mut self.lanes {
+            older.extend(lane.put_in_order());
+            *self.backlog.entry(lane.key.account.clone()).or_default() += lane.bytes;
+        }
+        for entry in &older {
+            self.remove_live(entry);
+        }
+        older
+    }
+
+    /// Puts a lane among those that are to be served, if it has work; `true` if that is news.
+    pub(crate) fn list(&mut self, number: LaneNo) -> bool {
+        let leases_max = self.leases_per_lane_max;
+        match self.lanes.get_mut(number.0 as usize) {
+            Some(lane) if lane.has_work(leases_max) => {
+                self.due.list(number, &mut lane.listed, lane.state.not_before_ms)
+            }
+            _ => false,
+        }
+    }
+
+    /// [`Index::list`] for every lane.
+    pub(crate) fn list_all(&mut self) {
+        for number in 0..self.lanes.len() {
+            self.list(LaneNo(u32::try_from(number).unwrap_or(u32::MAX)));
+        }
+    }
+
+    /// Whose turn it is.
+    pub(crate) fn next_due(&mut self, now_ms: i64) -> Due {
+        while let Some(number) = self.due.pop_waited(now_ms) {
+            if let Some(lane) = self.lane_mut(number) {
+                lane.listed = Listed::Ready;
+            }
+        }
+        let leases_max = self.leases_per_lane_max;
+        while let Some(number) = self.due.pop_ready() {
+            let Some(lane) = self.lane_mut(number) else { continue };
+            lane.listed = Listed::No;
+            if lane.has_work(leases_max) && lane.state.not_before_ms <= now_ms {
+                return Due::Lane(lane.key.clone());
+            }
+            self.list(number);
+        }
+        self.due.next_time().map_or(Due::Nothing, Due::At)
+    }
+
+    /// Takes the oldest events of a lane, if it may be leased from now, and says how often the lane failed.
+    pub(crate) fn take(
+        &mut self,
+        key: &LaneKey,
+        events: usize,
+        bytes: u64,
+        now_ms: i64,
+    ) -> Option<(LaneNo, Vec<Entry>, u32)> {
+        let number = *self.numbers.get(key)?;
+        let (leases_max, closed) = (self.leases_per_lane_max, self.closed);
+        let lane = self.lane_mut(number)?;
+        if closed || !lane.has_work(leases_max) || lane.state.not_before_ms > now_ms {
+            return None;
+        }
+        let taken = lane.take(events, bytes);
+        lane.in_flight += taken.len() as u64;
+        lane.out.push(taken.first()?.accepted_s);
+        let failures = lane.state.failures;
+        for entry in &taken {
+            self.hold(entry);
+        }
+        self.list(number);
+        Some((number, taken, failures))
+    }
+
+    /// Takes events out of what is kept whole in memory.
+    pub(crate) fn take_recent(&mut self, entries: &[Entry]) -> Vec<Option<RecentEvent>> {
+        entries.iter().map(|entry| self.recent.take(entry.seq)).collect()
+    }
+
+    /// Puts leased events back in their place.
+    pub(crate) fn put_back(&mut self, number: LaneNo, entries: &[Entry]) {
+        for entry in entries {
+            self.release_hold(entry);
+        }
+        if let Some(lane) = self.lane_mut(number) {
+            lane.in_flight -= entries.len() as u64;
+            lane.put_back(entries);
+        }
+    }
+
+    /// Forgets leased events whose end is marked.
+    pub(crate) fn settle(&mut self, number: LaneNo, entries: &[Entry], end: End) {
+        for entry in entries {
+            self.release_hold(entry);
+            self.remove_live(entry);
+        }
+        let bytes = entries.iter().map(|entry| u64::from(entry.len)).sum();
+        let Some(lane) = self.lane_mut(number) else { return };
+        let count = entries.len() as u64;
+        lane.in_flight -= count;
+        lane.bytes -= bytes;
+        match end {
+            End::Delivered => {
+                lane.state.delivered += count;
+                lane.state.failures = 0;
+                lane.state.not_before_ms = 0;
+            }
+            End::Dead => lane.state.dead += count,
+            End::Damaged => {}
+        }
+        lane.changed = true;
+        let account = lane.key.account.clone();
+        self.release(&account, bytes);
+    }
+
+    /// A lease whose oldest event was accepted then is out.
+    pub(crate) fn lease_began(&mut self, number: LaneNo, accepted_s: u32) {
+        if let Some(lane) = self.lane_mut(number) {
+            lane.out.push(accepted_s);
+        }
+    }
+
+    /// A lease whose oldest event was accepted then is over.
+    pub(crate) fn lease_over(&mut self, number: LaneNo, accepted_s: u32) {
+        if let Some(lane) = self.lane_mut(number)
+            && let Some(place) = lane.out.iter().position(|&out| out == accepted_s)
+        {
+            lane.out.swap_remove(place);
+        }
+    }
+
+    /// Changes what is kept of a lane over a restart.
+    pub(crate) fn change_state(&mut self, number: LaneNo, change: impl FnOnce(&mut LaneState)) {
+        if let Some(lane) = self.lane_mut(number) {
+            change(&mut lane.state);
+            lane.changed = true;
+        }
+    }
+
+    /// Sets what was kept of a lane.
+    pub(crate) fn restore_state(&mut self, key: &LaneKey, state: LaneState) {
+        let number = self.number(key);
+        if let Some(lane) = self.lane_mut(number) {
+            lane.state = state;
+        }
+    }
+
+    /// What changed of lanes since the last call.
+    pub(crate) fn changed_states(&mut self) -> Vec<(LaneKey, LaneState)> {
+        let changed = self.lanes.iter_mut().filter(|lane| lane.changed);
+        changed
+            .map(|lane| {
+                lane.changed = false;
+                (lane.key.clone(), lane.state.clone())
+            })
+            .collect()
+    }
+
+    /// What [`Index::changed_states`] gave could not be kept.
+    pub(crate) fn changed_again(&mut self, lanes: &[(LaneKey, LaneState)]) {
+        for (key, _) in lanes {
+            let number = self.number(key);
+            if let Some(lane) = self.lane_mut(number) {
+                lane.changed = true;
+            }
+        }
+    }
+
+    /// Nothing is leased from now on.
+    pub(crate) fn close(&mut self) {
+        self.closed = true;
+    }
+
+    fn lane_mut(&mut self, number: LaneNo) -> Option<&mut Lane> {
+        self.lanes.get_mut(number.0 as usize)
+    }
+}
+
+/// Segments.
+impl Index {
+    /// Takes a segment into account.
+    pub(crate) fn add_segment(&mut self, segment: Arc<Segment>, bytes: u64, closed: bool) {
+        let usage = SegmentUse { bytes, live: 0, live_bytes: 0, out: 0, closed, stuck: false, segment };
+        self.segments.insert(usage.segment.id, usage);
+    }
+
+    /// Nothing more is written to a segment.
+    pub(crate) fn close_segment(&mut self, id: u32, bytes: u64) {
+        if let Some(usage) = self.segments.get_mut(&id) {
+            usage.closed = true;
+            usage.bytes = bytes;
+        }
+    }
+
+    /// A segment, to read or mark.
+    pub(crate) fn segment(&self, id: u32) -> Option<Arc<Segment>> {
+        Some(Arc::clone(&self.segments.get(&id)?.segment))
+    }
+
+    /// All segments.
+    pub(crate) fn segments(&self) -> Vec<Arc<Segment>> {
+        self.segments.values().map(|usage| Arc::clone(&usage.segment)).collect()
+    }
+
+    /// Takes out the segments that nothing needs any more.
+    pub(crate) fn take_settled(&mut self) -> Vec<Arc<Segment>> {
+        let settled = self.segments.extract_if(.., |_, usage| usage.closed && usage.live == 0);
+        settled.map(|(_, usage)| usage.segment).collect()
+    }
+
+    /// The oldest closed segment of which little is needed and nothing is leased. One that never grew to its size counts
+    /// as if it had: restarts leave small ones.
+    pub(crate) fn mostly_settled(&self, segment_bytes: u64) -> Option<Arc<Segment>> {
+        let mostly = |usage: &&SegmentUse| {
+            let little = usage.live_bytes <= usage.bytes.max(segment_bytes) / 4;
+            usage.closed && !usage.stuck && usage.out == 0 && usage.live > 0 && little
+        };
+        self.segments.values().find(mostly).map(|usage| Arc::clone(&usage.segment))
+    }
+
+    /// A segment's events cannot be copied elsewhere.
+    pub(crate) fn set_stuck(&mut self, id: u32) {
+        if let Some(usage) = self.segments.get_mut(&id) {
+            usage.stuck = true;
+        }
+    }
+
+    /// Takes the waiting events of one lane that are in a segment, so that they can be copied. [`Index::moved`] ends it.
+    /// `None` when there is no such lane.
+    pub(crate) fn take_to_move(&mut self, number: LaneNo, segment: u32) -> Option<Vec<Entry>> {
+        let taken = self.lane_mut(number)?.take_segment(segment);
+        for entry in &taken {
+            self.hold(entry);
+        }
+        if let Some(lane) = self.lane_mut(number) {
+            lane.in_flight += taken.len() as u64;
+        }
+        Some(taken)
+    }
+
+    /// Puts events back that are in another place now, no longer or shorter there; the old one is no longer needed.
+    pub(crate) fn moved(&mut self, number: LaneNo, old: &[Entry], new: &[Entry]) {
+        for entry in old {
+            self.release_hold(entry);
+            self.remove_live(entry);
+        }
+        for entry in new {
+            self.add_live(entry);
+            self.hold(entry);
+        }
+        self.put_back(number, new);
+    }
+
+    fn add_live(&mut self, entry: &Entry) {
+        if let Some(usage) = self.segments.get_mut(&entry.segment) {
+            usage.live += 1;
+            usage.live_bytes += u64::from(entry.len);
+        }
+    }
+
+    fn remove_live(&mut self, entry: &Entry) {
+        if let Some(usage) = self.segments.get_mut(&entry.segment) {
+            usage.live -= 1;
+            usage.live_bytes -= u64::from(entry.len);
+        }
+    }
+
+    fn hold(&mut self, entry: &Entry) {
+        if let Some(usage) = self.segments.get_mut(&entry.segment) {
+            usage.out += 1;
+        }
+    }
+
+    fn release_hold(&mut self, entry: &Entry) {
+        if let Some(usage) = self.segments.get_mut(&entry.segment) {
+            usage.out -= 1;
+        }
+    }
+}

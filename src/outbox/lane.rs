@@ -1,0 +1,254 @@
+//! One lane in memory: what waits in it, in order, and whether it may be leased from.
+
+use std::collections::VecDeque;
+
+use super::log::Entry;
+use super::{LaneStatus, Pause};
+use crate::account::LaneKey;
+
+/// A lane's number in this process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) struct LaneNo(pub(crate) u32);
+
+/// One pixel's queue.
+pub(crate) struct Lane {
+    pub(crate) key: LaneKey,
+    /// What waits, by seq.
+    queue: VecDeque<Entry>,
+    /// For each lease that is out: when its oldest event was accepted, Unix seconds.
+    pub(crate) out: Vec<u32>,
+    /// Events that are leased, or on their way to the dead letters.
+    pub(crate) in_flight: u64,
+    /// Bytes of all events that are not settled.
+    pub(crate) bytes: u64,
+    /// What is kept of it over a restart.
+    pub(crate) state: LaneState,
+    /// Whether `state` is newer than what is kept.
+    pub(crate) changed: bool,
+    /// Where it stands among those that are to be served.
+    pub(crate) listed: Listed,
+}
+
+/// What is kept of a lane over a restart, beside its events.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct LaneState {
+    pub(crate) paused: Option<Pause>,
+    /// Nothing is leased before this, Unix milliseconds; 0 for at once.
+    pub(crate) not_before_ms: i64,
+    /// Retries since the last success.
+    pub(crate) failures: u32,
+    /// Events delivered since the first start.
+    pub(crate) delivered: u64,
+    /// Events buried since the first start.
+    pub(crate) dead: u64,
+}
+
+/// Where a lane stands among those that are to be served.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Listed {
+    /// Nowhere.
+    No,
+    /// With those that are due.
+    Ready,
+    /// With those that wait for a time, this one.
+    Waiting(i64),
+}
+
+/// How many entries from the front are looked at for more of one envelope.
+const LOOK_AHEAD: usize = 4_096;
+
+// === impl Lane ===
+
+impl Lane {
+    pub(crate) fn new(key: LaneKey) -> Self {
+        Self {
+            key,
+            queue: VecDeque::new(),
+            out: Vec::new(),
+            in_flight: 0,
+            bytes: 0,
+            state: LaneState::default(),
+            changed: false,
+            listed: Listed::No,
+        }
+    }
+
+    /// Adds what was accepted last.
+    pub(crate) fn push(&mut self, entry: Entry) {
+        self.grow();
+        self.queue.push_back(entry);
+    }
+
+    /// Adds what a start found; [`Lane::put_in_order`] follows.
+    pub(crate) fn push_found(&mut self, entry: Entry) {
+        self.grow();
+        self.queue.push_back(entry);
+        self.bytes += u64::from(entry.len);
+    }
+
+    /// Sorts what a start found by age. Of an event that is there twice the newer copy stays; the others are given back.
+    pub(crate) fn put_in_order(&mut self) -> Vec<Entry> {
+        let queue = self.queue.make_contiguous();
+        if queue.is_sorted_by(|a, b| a.seq < b.seq) {
+            return Vec::new();
+        }
+        queue.sort_unstable_by_key(|entry| (entry.seq, std::cmp::Reverse(entry.segment)));
+        let mut older = Vec::new();
+        let mut last = None;
+        self.queue.retain(|entry| {
+            let first = last.replace(entry.seq) != Some(entry.seq);
+            if !first {
+                older.push(*entry);
+            }
+            first
+        });
+        self.bytes -= older.iter().map(|entry| u64::from(entry.len)).sum::<u64>();
+        older
+    }
+
+    /// Puts events back to where their age places them.
+    pub(crate) fn put_back(&mut self, entries: &[Entry]) {
+        for entry in entries.iter().rev() {
+            let place = self.queue.partition_point(|other| other.seq < entry.seq);
+            self.queue.insert(place, *entry);
+        }
+    }
+
+    /// Takes the oldest events that share an envelope, up to a number and a size, and at least one.
+    pub(crate) fn take(&mut self, max_events: usize, max_bytes: u64) -> Vec<Entry> {
+        let Some(envelope) = self.queue.front().map(|first| first.envelope) else { return Vec::new() };
+        let (mut taken, mut skipped, mut bytes) = (Vec::new(), Vec::new(), 0);
+        while taken.len() < max_events.max(1) && taken.len() + skipped.len() < LOOK_AHEAD.max(max_events) {
+            let Some(entry) = self.queue.pop_front() else { break };
+            if entry.envelope != envelope {
+                skipped.push(entry);
+                continue;
+            }
+            bytes += u64::from(entry.len);
+            if bytes > max_bytes && !taken.is_empty() {
+                skipped.push(entry);
+                break;
+            }
+            taken.push(entry);
+        }
+        for entry in skipped.into_iter().rev() {
+            self.queue.push_front(entry);
+        }
+        self.shrink();
+        taken
+    }
+
+    /// Takes all waiting events that are in one segment.
+    pub(crate) fn take_segment(&mut self, segment: u32) -> Vec<Entry> {
+        let mut taken = Vec::new();
+        self.queue.retain(|entry| {
+            let other = entry.segment != segment;
+            if !other {
+                taken.push(*entry);
+            }
+            other
+        });
+        taken
+    }
+
+    /// Whether it has something to lease once its time has come.
+    pub(crate) fn has_work(&self, leases_max: usize) -> bool {
+        !self.queue.is_empty() && self.state.paused.is_none() && self.out.len() < leases_max
+    }
+
+    /// Events that wait.
+    pub(crate) fn pending(&self) -> u64 {
+        self.queue.len() as u64
+    }
+
+    /// How it stands.
+    pub(crate) fn status(&self) -> LaneStatus {
+        let waiting = self.queue.front().map(|entry| entry.accepted_s);
+        let oldest = self.out.iter().copied().chain(waiting).min();
+        LaneStatus {
+            lane: self.key.clone(),
+            pending: self.pending(),
+            in_flight: self.in_flight,
+            bytes: self.bytes,
+            oldest_accepted_ms: oldest.map(|seconds| i64::from(seconds) * 1000),
+            paused: self.state.paused.clone(),
+            not_before_ms: self.state.not_before_ms,
+            failures: self.state.failures,
+            delivered: self.state.delivered,
+            dead: self.state.dead,
+        }
+    }
+
+    /// Makes room by a quarter and not by doubling: a backlog's memory is what its events need.
+    fn grow(&mut self) {
+        if self.queue.len() == self.queue.capacity() {
+            self.queue.reserve_exact((self.queue.len() / 4).max(8));
+        }
+    }
+
+    fn shrink(&mut self) {
+        if self.queue.capacity() > 64 && self.queue.len() < self.queue.capacity() / 4 {
+            self.queue.shrink_to(self.queue.len() * 2);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    fn lane() -> Lane {
+        Lane::new(LaneKey { account: "shoes".parse().unwrap(), pixel: "1".parse().unwrap() })
+    }
+
+    fn entry(seq: u64, segment: u32, envelope: u32) -> Entry {
+        Entry { seq, segment, at: 0, len: 100, envelope, accepted_s: 0, attempts: 0, maybe_sent: false }
+    }
+
+    fn seqs(entries: &[Entry]) -> Vec<u64> {
+        entries.iter().map(|entry| entry.seq).collect()
+    }
+
+    #[test]
+    fn the_oldest_of_one_envelope_go_together() {
+        let mut lane = lane();
+        for (seq, envelope) in [(1, 0), (2, 7), (3, 0), (4, 0), (5, 7)] {
+            lane.push(entry(seq, 1, envelope));
+        }
+        assert_eq!(seqs(&lane.take(2, 1_000)), [1, 3]);
+        assert_eq!(seqs(&lane.take(9, 100)), [2], "at most 100 bytes");
+        assert_eq!(seqs(&lane.take(9, 0)), [4], "at least one");
+        assert_eq!(seqs(&lane.take(9, 1_000)), [5]);
+    }
+
+    #[test]
+    fn what_comes_back_is_in_order_again() {
+        let mut lane = lane();
+        (1..=6).for_each(|seq| lane.push(entry(seq, 1, 0)));
+        let (first, second) = (lane.take(2, 1_000), lane.take(2, 1_000));
+        lane.put_back(&second);
+        lane.put_back(&first);
+        assert_eq!(seqs(&lane.take(9, 1_000)), [1, 2, 3, 4, 5, 6]);
+    }
+
+    #[test]
+    fn of_two_copies_the_newer_stays() {
+        let mut lane = lane();
+        for (seq, segment) in [(3, 1), (4, 1), (3, 2), (9, 2)] {
+            lane.push_found(entry(seq, segment, 0));
+        }
+        assert_eq!(lane.put_in_order(), [entry(3, 1, 0)]);
+        assert_eq!(lane.bytes, 300);
+        assert_eq!(lane.take(9, 1_000), [entry(3, 2, 0), entry(4, 1, 0), entry(9, 2, 0)]);
+    }
+
+    #[test]
+    fn memory_follows_the_backlog() {
+        let mut lane = lane();
+        (0..100_000).for_each(|seq| lane.push(entry(seq, 1, 0)));
+        assert!(lane.queue.capacity() <= 125_008);
+        lane.take(99_000, u64::MAX);
+        assert!(lane.queue.capacity() <= 25_000);
+    }
+}

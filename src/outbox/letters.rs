@@ -1,0 +1,144 @@
+//! The outbox's dead letters as seen from outside: hold, look, replay, drop.
+
+use bytes::Bytes;
+use tokio::sync::oneshot;
+
+use super::dead::DeadLetter;
+use super::keeper::Task;
+use super::{AppendError, NewEvent, Outbox, Unavailable};
+use crate::account::AccountId;
+
+/// Why dead letters could not be stored or removed.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum DeadLetterError {
+    /// The account has as many as it may.
+    #[error("this account has too many dead letters; replay or drop some")]
+    Full,
+    /// The disk refused, or the outbox is closed.
+    #[error(transparent)]
+    Unavailable(#[from] Unavailable),
+}
+
+/// Why dead letters could not be replayed.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ReplayError {
+    /// They were not accepted again; they are where they were.
+    #[error(transparent)]
+    Append(#[from] AppendError),
+    /// They were accepted again but could not be removed: they are in both places.
+    #[error("the events are in their lanes again, but could not be removed from the dead letters: {0}")]
+    Remove(DeadLetterError),
+}
+
+/// Dead letters that nobody else may replay or remove while this lives. Those that were not removed are given back.
+#[must_use = "letters that are dropped are given back"]
+pub struct ClaimedLetters {
+    outbox: Outbox,
+    letters: Vec<DeadLetter>,
+}
+
+/// Letters that are replayed as one group.
+const REPLAY_GROUP_MAX: usize = 500;
+
+impl Outbox {
+    /// Stores events as dead letters, for a person to mend what holds them; `Ok` once they are durable, all or none.
+    pub async fn hold(&self, letters: Vec<DeadLetter>) -> Result<(), DeadLetterError> {
+        if letters.is_empty() {
+            return Ok(());
+        }
+        let (reply, answer) = oneshot::channel();
+        self.inner.ask_keeper(Task::Hold { letters, reply });
+        answer.await.unwrap_or_else(|_| Err(closed()))
+    }
+
+    /// The newest dead letters, of one account or of all, the newest first. Reads the disk.
+    pub fn dead_letters(&self, account: Option<&AccountId>, limit: usize) -> Vec<DeadLetter> {
+        self.inner.shared.dead.list(account, limit)
+    }
+
+    /// One dead letter. Reads the disk.
+    pub fn dead_letter(&self, id: u64) -> Option<DeadLetter> {
+        self.inner.shared.dead.get(id)
+    }
+
+    /// Takes dead letters in order to replay or remove them; those that are not there, or that somebody else has taken, are
+    /// left out. To replay them: append what they become, and then remove them; an event is then never lost, and one that a
+    /// crash in between doubles keeps its id. Reads the disk.
+    pub fn claim_dead_letters(&self, ids: &[u64]) -> ClaimedLetters {
+        ClaimedLetters { outbox: self.clone(), letters: self.inner.shared.dead.claim(ids) }
+    }
+
+    /// Puts dead letters back into their lanes as they are; gives how many there were. For those that a filter held back,
+    /// which must go through the filters first, see [`Outbox::claim_dead_letters`].
+    pub async fn replay(&self, ids: &[u64], now_ms: i64) -> Result<usize, ReplayError> {
+        let mut replayed = 0;
+        for ids in ids.chunks(REPLAY_GROUP_MAX) {
+            let claimed = self.claim_dead_letters(ids);
+            let events = claimed.letters().iter().map(|letter| letter.event(letter.body.clone())).collect();
+            self.append(events, now_ms).await?;
+            let ids: Vec<_> = claimed.letters().iter().map(|letter| letter.id).collect();
+            replayed += claimed.remove(&ids).await.map_err(ReplayError::Remove)?;
+        }
+        Ok(replayed)
+    }
+
+    /// Removes dead letters for good; gives how many there were.
+    pub async fn drop_dead_letters(&self, ids: &[u64]) -> Result<usize, DeadLetterError> {
+        self.claim_dead_letters(ids).remove(ids).await
+    }
+
+    /// Removes all dead letters that came there before a time, Unix milliseconds; gives how many there were.
+    pub async fn purge_dead_letters(&self, before_ms: i64) -> Result<usize, DeadLetterError> {
+        self.remove(self.inner.shared.dead.older_than(before_ms)).await
+    }
+
+    async fn remove(&self, ids: Vec<u64>) -> Result<usize, DeadLetterError> {
+        if ids.is_empty() {
+            return Ok(0);
+        }
+        let (reply, answer) = oneshot::channel();
+        self.inner.ask_keeper(Task::Remove { ids, reply });
+        answer.await.unwrap_or_else(|_| Err(closed()))
+    }
+}
+
+fn closed() -> DeadLetterError {
+    Unavailable { reason: "it is closed".into() }.into()
+}
+
+// === impl ClaimedLetters ===
+
+impl ClaimedLetters {
+    /// The letters.
+    pub fn letters(&self) -> &[DeadLetter] {
+        &self.letters
+    }
+
+    /// Removes those of them that are named, for good; gives how many. The others are given back.
+    pub async fn remove(self, ids: &[u64]) -> Result<usize, DeadLetterError> {
+        let named = self.letters.iter().map(|letter| letter.id).filter(|id| ids.contains(id));
+        self.outbox.remove(named.collect()).await
+    }
+}
+
+impl Drop for ClaimedLetters {
+    fn drop(&mut self) {
+        self.outbox.inner.shared.dead.release(self.letters.iter().map(|letter| letter.id));
+    }
+}
+
+// === impl DeadLetter ===
+
+impl DeadLetter {
+    /// The letter as a new event of its lane with this body.
+    pub fn event(&self, body: Bytes) -> NewEvent {
+        NewEvent {
+            lane: self.lane.clone(),
+            event_name: self.event_name.clone(),
+            event_id: self.event_id.clone(),
+            event_time: self.event_time,
+            envelope: self.envelope.clone(),
+            body,
+        }
+    }
+}

@@ -1,0 +1,412 @@
+//! A disk for tests that can be crashed at every write. It keeps what a power cut may take apart from what is durable:
+//! after one, each unsynced sector is there or not, and unsynced names are there up to a point in time.
+
+use std::collections::{BTreeMap, HashMap};
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
+
+use super::file::{Disk, DiskFile, Lock, Space};
+use crate::outbox::locked;
+
+/// A file system in memory; clones are the same one.
+#[derive(Clone, Default)]
+pub(crate) struct FaultDisk(Arc<Mutex<World>>);
+
+#[derive(Default)]
+struct World {
+    names: BTreeMap<PathBuf, u64>,
+    durable_names: BTreeMap<PathBuf, u64>,
+    unsynced_names: Vec<NameChange>,
+    files: HashMap<u64, FileState>,
+    /// Handles of an earlier life are dead.
+    life: u64,
+    /// Changes that still succeed.
+    fuel: Option<u64>,
+    changes: u64,
+    crashed: bool,
+    fail_writes: bool,
+    fail_syncs: bool,
+    full: bool,
+    locked: bool,
+}
+
+/// What one call changed in a folder; a rename changes two names at once.
+struct NameChange(Vec<(PathBuf, Option<u64>)>);
+
+#[derive(Clone, Default)]
+struct FileState {
+    content: Vec<u8>,
+    durable: Vec<u8>,
+    unsynced: Vec<Change>,
+}
+
+#[derive(Clone)]
+enum Change {
+    Write(Vec<u8>, usize),
+    Len(usize),
+}
+
+struct Handle {
+    disk: FaultDisk,
+    file: u64,
+    life: u64,
+}
+
+struct Guard(FaultDisk, u64);
+
+const SECTOR: usize = 512;
+
+// === impl FaultDisk ===
+
+impl FaultDisk {
+    pub(crate) fn new() -> Self {
+        Self::default()
+    }
+
+    /// Lets `changes` more changes happen; the one after them is the crash.
+    pub(crate) fn crash_after(&self, changes: u64) {
+        locked(&self.0).fuel = Some(changes);
+    }
+
+    /// Whether the crash came.
+    pub(crate) fn has_crashed(&self) -> bool {
+        locked(&self.0).crashed
+    }
+
+    /// Changes since it was made.
+    pub(crate) fn changes(&self) -> u64 {
+        locked(&self.0).changes
+    }
+
+    /// Makes all writes fail with EIO.
+    pub(crate) fn fail_writes(&self, fail: bool) {
+        locked(&self.0).fail_writes = fail;
+    }
+
+    /// Makes all syncs of files fail with EIO.
+    pub(crate) fn fail_syncs(&self, fail: bool) {
+        locked(&self.0).fail_syncs = fail;
+    }
+
+    /// Leaves no room.
+    pub(crate) fn fill(&self, full: bool) {
+        locked(&self.0).full = full;
+    }
+
+    /// The process is gone, the machine is not: all that was written is there.
+    pub(crate) fn kill(&self) {
+        locked(&self.0).restart();
+    }
+
+    /// The machine lost its power: of what was not synced, chance decides.
+    pub(crate) fn power_cut(&self, seed: u64) {
+        let mut world = locked(&self.0);
+        let mut chance = Chance(seed | 1);
+        let kept = chance.below(world.unsynced_names.len() + 1);
+        let changes = std::mem::take(&mut world.unsynced_names);
+        let mut names = std::mem::take(&mut world.durable_names);
+        for change in changes.into_iter().take(kept) {
+            change.apply(&mut names);
+        }
+        world.durable_names = names.clone();
+        world.names = names;
+        for file in world.files.values_mut() {
+            file.lose(&mut chance);
+        }
+        world.restart();
+    }
+
+    /// The bytes of a file, and a way to change them behind the outbox's back.
+    pub(crate) fn tamper(&self, path: &Path, change: impl FnOnce(&mut Vec<u8>)) {
+        let mut world = locked(&self.0);
+        let file = world.names.get(path).copied().unwrap_or(0);
+        if let Some(file) = world.files.get_mut(&file) {
+            change(&mut file.content);
+            file.durable = file.content.clone();
+            file.unsynced.clear();
+        }
+    }
+
+    /// All files, in order.
+    pub(crate) fn paths(&self) -> Vec<PathBuf> {
+        locked(&self.0).names.keys().cloned().collect()
+    }
+
+    fn change<T>(&self, life: Option<u64>, act: impl FnOnce(&mut World) -> io::Result<T>) -> io::Result<T> {
+        let mut world = locked(&self.0);
+        world.check(life)?;
+        world.changes += 1;
+        match &mut world.fuel {
+            Some(0) => {
+                world.crashed = true;
+                // The last change was under way: it may have reached the disk in parts.
+                let _ = act(&mut world);
+                Err(io::Error::other("crashed"))
+            }
+            Some(fuel) => {
+                *fuel -= 1;
+                act(&mut world)
+            }
+            None => act(&mut world),
+        }
+    }
+
+    fn handle(&self, file: u64, life: u64) -> Box<dyn DiskFile> {
+        Box::new(Handle { disk: self.clone(), file, life })
+    }
+}
+
+impl Disk for FaultDisk {
+    fn create_dir(&self, _dir: &Path) -> io::Result<()> {
+        locked(&self.0).check(None)
+    }
+
+    fn list(&self, dir: &Path) -> io::Result<Vec<String>> {
+        let world = locked(&self.0);
+        world.check(None)?;
+        let inside = world.names.keys().filter(|path| path.parent() == Some(dir));
+        Ok(inside.filter_map(|path| Some(path.file_name()?.to_string_lossy().into_owned())).collect())
+    }
+
+    fn create(&self, path: &Path) -> io::Result<Box<dyn DiskFile>> {
+        self.change(None, |world| {
+            if world.names.contains_key(path) {
+                return Err(io::ErrorKind::AlreadyExists.into());
+            }
+            if world.full {
+                return Err(io::ErrorKind::StorageFull.into());
+            }
+            let file = world.changes;
+            world.files.insert(file, FileState::default());
+            world.name(vec![(path.to_owned(), Some(file))]);
+            Ok(self.handle(file, world.life))
+        })
+    }
+
+    fn open(&self, path: &Path) -> io::Result<Box<dyn DiskFile>> {
+        let world = locked(&self.0);
+        world.check(None)?;
+        let file = world.names.get(path).ok_or(io::ErrorKind::NotFound)?;
+        Ok(self.handle(*file, world.life))
+    }
+
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+        self.change(None, |world| {
+            let file = *world.names.get(from).ok_or(io::ErrorKind::NotFound)?;
+            world.name(vec![(to.to_owned(), Some(file)), (from.to_owned(), None)]);
+            Ok(())
+        })
+    }
+
+    fn remove(&self, path: &Path) -> io::Result<()> {
+        self.change(None, |world| {
+            world.names.get(path).ok_or(io::ErrorKind::NotFound)?;
+            world.name(vec![(path.to_owned(), None)]);
+            Ok(())
+        })
+    }
+
+    fn sync_dir(&self, dir: &Path) -> io::Result<()> {
+        self.change(None, |world| {
+            if world.crashed {
+                return Ok(());
+            }
+            let changes = std::mem::take(&mut world.unsynced_names);
+            let (synced, rest): (Vec<_>, Vec<_>) = changes.into_iter().partition(|change| change.is_in(dir));
+            world.unsynced_names = rest;
+            for change in synced {
+                change.apply(&mut world.durable_names);
+            }
+            Ok(())
+        })
+    }
+
+    fn space(&self, _dir: &Path) -> io::Result<Space> {
+        let world = locked(&self.0);
+        world.check(None)?;
+        Ok(Space { free: if world.full { 0 } else { 1 << 40 }, total: 1 << 40 })
+    }
+
+    fn lock(&self, _path: &Path) -> io::Result<Lock> {
+        let mut world = locked(&self.0);
+        world.check(None)?;
+        if std::mem::replace(&mut world.locked, true) {
+            return Err(io::ErrorKind::WouldBlock.into());
+        }
+        Ok(Box::new(Guard(self.clone(), world.life)))
+    }
+}
+
+impl Drop for Guard {
+    fn drop(&mut self) {
+        let mut world = locked(&self.0.0);
+        if world.life == self.1 {
+            world.locked = false;
+        }
+    }
+}
+
+// === impl World ===
+
+impl World {
+    fn check(&self, life: Option<u64>) -> io::Result<()> {
+        if self.crashed || life.is_some_and(|life| life != self.life) {
+            return Err(io::Error::other("crashed"));
+        }
+        Ok(())
+    }
+
+    fn name(&mut self, changes: Vec<(PathBuf, Option<u64>)>) {
+        NameChange(changes.clone()).apply(&mut self.names);
+        self.unsynced_names.push(NameChange(changes));
+    }
+
+    fn restart(&mut self) {
+        self.life += 1;
+        self.fuel = None;
+        self.crashed = false;
+        self.locked = false;
+    }
+}
+
+// === impl NameChange ===
+
+impl NameChange {
+    fn apply(self, names: &mut BTreeMap<PathBuf, u64>) {
+        for (path, to) in self.0 {
+            match to {
+                Some(file) => names.insert(path, file),
+                None => names.remove(&path),
+            };
+        }
+    }
+
+    fn is_in(&self, dir: &Path) -> bool {
+        self.0.iter().any(|(path, _)| path.parent() == Some(dir))
+    }
+}
+
+// === impl FileState ===
+
+impl FileState {
+    fn write(&mut self, bytes: &[u8], at: usize) {
+        write_into(&mut self.content, bytes, at);
+        self.unsynced.push(Change::Write(bytes.to_vec(), at));
+    }
+
+    /// Keeps a random part of what was not synced, sector by sector.
+    fn lose(&mut self, chance: &mut Chance) {
+        for change in std::mem::take(&mut self.unsynced) {
+            match change {
+                Change::Len(len) if chance.below(2) == 0 => self.durable.resize(len, 0),
+                Change::Len(_) => {}
+                Change::Write(bytes, at) => {
+                    let mut from = 0;
+                    while from < bytes.len() {
+                        let to = (from + SECTOR - (at + from) % SECTOR).min(bytes.len());
+                        if chance.below(2) == 0 {
+                            write_into(&mut self.durable, bytes.get(from..to).unwrap_or_default(), at + from);
+                        }
+                        from = to;
+                    }
+                }
+            }
+        }
+        self.content = self.durable.clone();
+    }
+}
+
+fn write_into(content: &mut Vec<u8>, bytes: &[u8], at: usize) {
+    if content.len() < at + bytes.len() {
+        content.resize(at + bytes.len(), 0);
+    }
+    if let Some(place) = content.get_mut(at..at + bytes.len()) {
+        place.copy_from_slice(bytes);
+    }
+}
+
+// === impl Handle ===
+
+impl Handle {
+    fn with<T>(&self, act: impl FnOnce(&mut FileState) -> io::Result<T>) -> io::Result<T> {
+        let mut world = locked(&self.disk.0);
+        world.check(Some(self.life))?;
+        act(world.files.get_mut(&self.file).ok_or(io::ErrorKind::NotFound)?)
+    }
+}
+
+impl DiskFile for Handle {
+    fn len(&self) -> io::Result<u64> {
+        self.with(|file| Ok(file.content.len() as u64))
+    }
+
+    fn read_at(&self, buffer: &mut [u8], at: u64) -> io::Result<()> {
+        self.with(|file| {
+            let from = usize::try_from(at).unwrap_or(usize::MAX);
+            let found = file.content.get(from..).and_then(|rest| rest.get(..buffer.len()));
+            buffer.copy_from_slice(found.ok_or(io::ErrorKind::UnexpectedEof)?);
+            Ok(())
+        })
+    }
+
+    fn write_at(&self, bytes: &[u8], at: u64) -> io::Result<()> {
+        self.disk.change(Some(self.life), |world| {
+            let at = usize::try_from(at).unwrap_or(usize::MAX);
+            let file = world.files.get_mut(&self.file).ok_or(io::ErrorKind::NotFound)?;
+            let failure = if world.fail_writes {
+                Some(io::Error::from_raw_os_error(5))
+            } else if world.full && at + bytes.len() > file.content.len() {
+                Some(io::ErrorKind::StorageFull.into())
+            } else {
+                None
+            };
+            if let Some(failure) = failure {
+                // Half of it may be there all the same.
+                file.write(bytes.get(..bytes.len() / 2).unwrap_or_default(), at);
+                return Err(failure);
+            }
+            file.write(bytes, at);
+            Ok(())
+        })
+    }
+
+    fn sync(&self) -> io::Result<()> {
+        self.disk.change(Some(self.life), |world| {
+            if world.fail_syncs {
+                return Err(io::Error::from_raw_os_error(5));
+            }
+            if world.crashed {
+                return Ok(());
+            }
+            let file = world.files.get_mut(&self.file).ok_or(io::ErrorKind::NotFound)?;
+            file.durable = file.content.clone();
+            file.unsynced.clear();
+            Ok(())
+        })
+    }
+
+    fn set_len(&self, len: u64) -> io::Result<()> {
+        self.disk.change(Some(self.life), |world| {
+            let len = usize::try_from(len).unwrap_or(usize::MAX);
+            let file = world.files.get_mut(&self.file).ok_or(io::ErrorKind::NotFound)?;
+            file.content.resize(len, 0);
+            file.unsynced.push(Change::Len(len));
+            Ok(())
+        })
+    }
+}
+
+/// A small generator: the same seed, the same crash.
+struct Chance(u64);
+
+// === impl Chance ===
+
+impl Chance {
+    fn below(&mut self, end: usize) -> usize {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        usize::try_from((self.0 >> 11) % end.max(1) as u64).unwrap_or(0)
+    }
+}

@@ -1,0 +1,206 @@
+//! What a start finds: each segment, read by its summary or frame by frame, with torn ends cut and damage put aside.
+
+use std::io;
+use std::path::PathBuf;
+
+use super::file::{DiskFile, read_all};
+use super::frame::{Frames, Piece};
+use super::marks::{MarkFile, Marked};
+use super::record::{HEADER_BYTES, Header, Record, VERSION};
+use super::segment::{LogDir, Segment, file_name, parse_name};
+use super::summary::Summary;
+use super::{Entry, file};
+
+/// A segment as it was found.
+pub(crate) struct Found {
+    pub(crate) segment: Segment,
+    /// All events in it.
+    pub(crate) summary: Summary,
+    /// What became of them.
+    pub(crate) marked: Marked,
+}
+
+/// What a start did to the log, beside reading it.
+#[derive(Debug, Default)]
+pub(crate) struct Report {
+    /// The next segment's number.
+    pub(crate) next_segment: u32,
+    /// No seq as high as this was ever given out.
+    pub(crate) next_seq: u64,
+    /// Segments with a write at their end that never came to be: their number, and where they were cut.
+    pub(crate) cut: Vec<(u32, u64)>,
+    /// Where damaged bytes were put, and how many.
+    pub(crate) quarantined: Vec<(PathBuf, u64)>,
+}
+
+/// Why the log cannot be opened.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum LoadError {
+    /// The disk refused.
+    #[error("{}: {source}", path.display())]
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// What it said.
+        source: io::Error,
+    },
+    /// A newer Pixelgate wrote it.
+    #[error("{} has format {version}", path.display())]
+    Newer {
+        /// The segment.
+        path: PathBuf,
+        /// Its format.
+        version: u32,
+    },
+}
+
+impl LogDir {
+    /// Reads all segments, the oldest first, and hands each to `each`.
+    pub(crate) fn load(&self, mut each: impl FnMut(Found)) -> Result<Report, LoadError> {
+        let mut report = Report { next_segment: 1, next_seq: 1, ..Report::default() };
+        let names = self.disk.list(&self.dir).map_err(|source| LoadError::Io { path: self.dir.clone(), source })?;
+        let mut ids = Vec::new();
+        for name in names {
+            let Some((id, kind)) = parse_name(&name) else { continue };
+            report.next_segment = report.next_segment.max(id.saturating_add(1));
+            match kind {
+                "log" => ids.push(id),
+                "free" => self.adopt_spare(name.clone()).map_err(|source| self.failed(&name, source))?,
+                _ => {}
+            }
+        }
+        ids.sort_unstable();
+        for id in ids {
+            let name = file_name(id, "log");
+            let found = self.load_segment(id, &mut report)?;
+            report.next_seq = report.next_seq.max(found.summary.last_seq() + 1).max(found.marked.last_seq + 1);
+            if found.summary.entries.is_empty() {
+                self.retire(&found.segment).map_err(|source| self.failed(&name, source))?;
+            } else {
+                each(found);
+            }
+        }
+        Ok(report)
+    }
+
+    fn load_segment(&self, id: u32, report: &mut Report) -> Result<Found, LoadError> {
+        let name = file_name(id, "log");
+        let failed = |source| self.failed(&name, source);
+        let log = self.disk.open(&self.dir.join(&name)).map_err(failed)?;
+        let marks = self.open_or_create(&file_name(id, "done")).map_err(failed)?;
+        let marked = read_all(&*marks).map_err(failed)?;
+        let marks = MarkFile::new(marks, id, marked.len() as u64);
+        let segment = Segment::new(id, log, marks);
+        let summary = match self.read_summary(id) {
+            Some(summary) if summary.end <= segment.file_bytes() => summary,
+            _ => self.scan(&segment, report)?,
+        };
+        Ok(Found { segment, summary, marked: Marked::read(&marked, id) })
+    }
+
+    /// Reads a segment frame by frame, and leaves it so that the next start need not.
+    fn scan(&self, segment: &Segment, report: &mut Report) -> Result<Summary, LoadError> {
+        let name = file_name(segment.id, "log");
+        let failed = |source| self.failed(&name, source);
+        let len = usize::try_from(segment.file_bytes()).unwrap_or(0);
+        let bytes = segment.read(0, len).map_err(failed)?;
+        let header = Header::decode(&bytes);
+        if let Some(header) = header.filter(|header| header.version > VERSION) {
+            return Err(LoadError::Newer { path: self.dir.join(&name), version: header.version });
+        }
+        let first_seq = header.map_or(0, |header| header.first_seq);
+        let mut walk = Walk::new(segment.id, first_seq);
+        let mut frames = Frames::new(&bytes, HEADER_BYTES.min(len), segment.id, Record::likely);
+        for piece in &mut frames {
+            walk.piece(piece);
+        }
+        let torn = frames.is_torn(|payload| Record::seq_of(payload) >= first_seq.max(1));
+        let (summary, mut gaps, group_dropped) = walk.finish(frames.end() as u64);
+        if header.is_none() && !summary.entries.is_empty() {
+            gaps.push((0, HEADER_BYTES));
+        }
+        for (from, to) in gaps {
+            let lost = bytes.get(from..to).unwrap_or_default();
+            let path = self.quarantine(segment.id, from as u64, lost).map_err(failed)?;
+            report.quarantined.push((path, lost.len() as u64));
+        }
+        if torn || group_dropped {
+            report.cut.push((segment.id, summary.end));
+        }
+        if summary.end < len as u64 {
+            segment.cut(summary.end).map_err(failed)?;
+        }
+        self.write_summary(&summary).map_err(failed)?;
+        Ok(summary)
+    }
+
+    fn read_summary(&self, id: u32) -> Option<Summary> {
+        let file = self.disk.open(&self.dir.join(file_name(id, "index"))).ok()?;
+        Summary::decode(&file::read_all(&*file).ok()?, id)
+    }
+
+    fn open_or_create(&self, name: &str) -> io::Result<Box<dyn DiskFile>> {
+        let path = self.dir.join(name);
+        match self.disk.open(&path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => self.disk.create(&path),
+            opened => opened,
+        }
+    }
+
+    fn failed(&self, name: &str, source: io::Error) -> LoadError {
+        LoadError::Io { path: self.dir.join(name), source }
+    }
+}
+
+/// What a walk over a segment has come upon.
+struct Walk {
+    summary: Summary,
+    /// Begins of the group that is not over yet: its place in the summary and in the file.
+    open_group: Option<(usize, usize)>,
+    gaps: Vec<(usize, usize)>,
+}
+
+// === impl Walk ===
+
+impl Walk {
+    fn new(segment: u32, first_seq: u64) -> Self {
+        Self { summary: Summary::new(segment, first_seq, 0), open_group: None, gaps: Vec::new() }
+    }
+
+    fn piece(&mut self, piece: Piece<'_>) {
+        match piece {
+            Piece::Frame { at, payload } => self.frame(at, payload),
+            // What was written after it was answered after it, so this too may have been answered: what is whole of its
+            // group is kept.
+            Piece::Gap { from, to } => {
+                self.gaps.push((from, to));
+                self.open_group = None;
+            }
+        }
+    }
+
+    fn frame(&mut self, at: usize, payload: &[u8]) {
+        let len = super::frame::HEAD + payload.len();
+        let place = u32::try_from(at).ok().zip(u32::try_from(len).ok());
+        let taken = Record::decode(payload).zip(place).is_some_and(|(record, (at32, len32))| {
+            let before = self.summary.entries.len();
+            let entry = Entry::new(&record, self.summary.segment, at32, len32);
+            let added = self.summary.add(record.account, record.pixel, entry);
+            self.open_group = record.more.then(|| self.open_group.unwrap_or((before, at)));
+            added
+        });
+        if !taken {
+            self.gaps.push((at, at + len));
+        }
+    }
+
+    /// The summary, the gaps, and whether a group had to be dropped because its end was never written.
+    fn finish(mut self, end: u64) -> (Summary, Vec<(usize, usize)>, bool) {
+        self.summary.end = end;
+        if let Some((entries, at)) = self.open_group {
+            self.summary.entries.truncate(entries);
+            self.summary.end = at as u64;
+        }
+        (self.summary, self.gaps, self.open_group.is_some())
+    }
+}

@@ -1,0 +1,491 @@
+//! The outbox: every accepted event is here, on disk, until Meta has it.
+//!
+//! ```text
+//! append ──▶ writer: group commit ──▶ log/ (segments) ──▶ lease ──▶ ack | retry | bury ──▶ keeper: dead/, state, reclaim
+//! ```
+//! - [`Outbox::append`] answers once the events are durable (`fdatasync`), all of a call or none: writer.rs.
+//! - What waits is in memory as 32 bytes an event, by lane: index.rs, lane.rs; whose turn it is: due.rs. What was accepted
+//!   last is there whole: recent.rs. The rest is read for a lease: fetch.rs, lease.rs.
+//! - What became of an event is marked at once beside its segment; the marks are synced once a second. After `kill -9`
+//!   nothing is sent twice; after a power cut, at most what was answered in the last second.
+//! - A segment goes when all in it is settled; one that a few old events keep is emptied: reclaim.rs. Dead letters have a
+//!   log of their own: dead/. Pauses and counters are in SQLite: state.rs. These are the keeper's thread: keeper.rs.
+//! - The formats and the disk are log/; what a start does is open.rs.
+//!
+//! Two threads write: the writer to the log, the keeper to all else. One lock holds what is in memory, and nothing is read,
+//! written or awaited under it. Time is an argument, in Unix milliseconds.
+
+mod dead;
+mod due;
+mod fetch;
+mod index;
+mod keeper;
+mod lane;
+mod lease;
+mod letters;
+mod log;
+mod open;
+mod recent;
+mod reclaim;
+mod shared;
+mod state;
+#[cfg(test)]
+mod tests;
+mod writer;
+
+use std::path::PathBuf;
+use std::sync::atomic::Ordering;
+use std::sync::mpsc::Sender;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use bytes::Bytes;
+use sha2::{Digest, Sha256};
+use tokio::sync::oneshot;
+
+pub use self::dead::DeadLetter;
+pub use self::lease::{Lease, Leased, Sent, Settlement};
+pub use self::letters::{ClaimedLetters, DeadLetterError, ReplayError};
+pub use self::open::{OpenError, Recovered};
+
+use self::keeper::Task;
+use self::log::Record;
+use self::shared::Shared;
+use self::writer::{Append, Job};
+use crate::account::LaneKey;
+
+/// Where an outbox is and what it may hold.
+pub struct Options {
+    /// Its folder; made if it is not there. One process at a time.
+    pub dir: PathBuf,
+    /// Size at which a segment of the log is closed, at most 1 GiB.
+    pub segment_bytes: u64,
+    /// Free space below which new events are refused; at most 2 % of the volume counts.
+    pub reserve_bytes: u64,
+    /// Bytes of one account that wait for delivery, beyond which its new events are refused.
+    pub account_backlog_bytes_max: u64,
+    /// Dead letters of one account, beyond which its new events are refused.
+    pub dead_letters_max: u64,
+    /// Bytes of one account's dead letters, beyond which its new events are refused.
+    pub dead_letter_bytes_max: u64,
+    /// Leases of one lane that may be out at a time.
+    pub leases_per_lane_max: usize,
+    /// Is told how long each sync of the log took.
+    pub on_sync: Box<dyn Fn(Duration) + Send + Sync>,
+}
+
+/// An event that is to be accepted.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NewEvent {
+    /// Whose it is, and where it goes.
+    pub lane: LaneKey,
+    /// Its name, at most 65,535 bytes.
+    pub event_name: String,
+    /// Its id, at most 65,535 bytes.
+    pub event_id: String,
+    /// When it happened, Unix seconds.
+    pub event_time: i64,
+    /// Fields of the request that it must be sent with, as the text of a JSON object, or nothing; at most 65,535 bytes. Only
+    /// events with the same envelope are leased together.
+    pub envelope: Arc<str>,
+    /// Its JSON, exactly as the Graph API gets it.
+    pub body: Bytes,
+}
+
+/// The outbox; clones are the same one. Dropping all of them ends it like [`Outbox::close`], without waiting.
+#[derive(Clone)]
+pub struct Outbox {
+    inner: Arc<Inner>,
+}
+
+pub(crate) struct Inner {
+    shared: Arc<Shared>,
+    writer: Sender<Job>,
+    keeper: Sender<Task>,
+    threads: Mutex<Option<Threads>>,
+}
+
+struct Threads {
+    writer: JoinHandle<()>,
+    keeper: JoinHandle<()>,
+}
+
+/// Why events were not accepted. None of the call's events are stored, unless a power cut follows an `Unavailable`.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum AppendError {
+    /// The volume has no more than the reserve left.
+    #[error("the volume of the outbox is full up to its reserve; free some space")]
+    Full,
+    /// The account has too much waiting for delivery.
+    #[error("too many bytes of this account wait for delivery; see why its lanes do not send")]
+    Backlog,
+    /// The account has too many dead letters.
+    #[error("this account has too many dead letters; replay or drop some")]
+    DeadLetters,
+    /// More bytes wait for the disk than memory is given for.
+    #[error("more events arrive than the disk takes")]
+    Busy,
+    /// An event, or all of them together, are longer than the log's format takes.
+    #[error("the events are too large: a name, an id and an envelope may have 65,535 bytes, all events of a request 64 MiB")]
+    TooLarge,
+    /// The disk refused, or the outbox is closed.
+    #[error("the outbox cannot be written: {reason}")]
+    Unavailable {
+        /// What the disk said.
+        reason: String,
+    },
+}
+
+/// The outbox could not do it.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the outbox cannot be written: {reason}")]
+pub struct Unavailable {
+    /// What the disk said.
+    pub reason: String,
+}
+
+/// Whose turn it is to be sent.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Due {
+    /// This lane's; lease from it. It is named once, and again when it has more.
+    Lane(LaneKey),
+    /// Nobody's before this time, Unix milliseconds, unless something changes.
+    At(i64),
+    /// Nobody's until something changes.
+    Nothing,
+}
+
+/// How a lane stands.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LaneStatus {
+    /// Which one.
+    pub lane: LaneKey,
+    /// Events that wait.
+    pub pending: u64,
+    /// Events that are leased, or on their way to the dead letters.
+    pub in_flight: u64,
+    /// Bytes of both.
+    pub bytes: u64,
+    /// When the oldest of both was accepted, Unix milliseconds, to the second.
+    pub oldest_accepted_ms: Option<i64>,
+    /// Why nothing is leased.
+    pub paused: Option<Pause>,
+    /// Nothing is leased before this, Unix milliseconds; 0 for no wait.
+    pub not_before_ms: i64,
+    /// Retries since the last success.
+    pub failures: u32,
+    /// Events delivered since the first start.
+    pub delivered: u64,
+    /// Events buried since the first start.
+    pub dead: u64,
+}
+
+/// Why a lane does not send.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Pause {
+    /// For a person.
+    pub reason: String,
+    /// Who wants it.
+    pub by: PausedBy,
+    /// Since when, Unix milliseconds.
+    pub since_ms: i64,
+}
+
+/// Who paused a lane.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PausedBy {
+    /// A person.
+    Operator,
+    /// The gateway, because sending is pointless until something is mended.
+    Delivery,
+}
+
+/// Whether new events are accepted.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Health {
+    /// They are.
+    Accepting,
+    /// The volume is full up to its reserve (bytes).
+    Full {
+        /// What is free.
+        free: u64,
+        /// What must stay free.
+        reserve: u64,
+    },
+    /// The disk refuses; it is tried again every 10 seconds.
+    Broken {
+        /// What it said.
+        reason: String,
+    },
+}
+
+/// What an outbox takes of its volume, bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Stats {
+    /// Segments.
+    pub log_bytes: u64,
+    /// Dead letters.
+    pub dead_letter_bytes: u64,
+    /// Free space.
+    pub free_bytes: u64,
+}
+
+/// Bytes of one group: what one request may bring.
+const GROUP_BYTES_MAX: u64 = 64 << 20;
+/// Bytes of events that may wait for the disk.
+const WAITING_BYTES_MAX: u64 = 256 << 20;
+
+/// Takes a lock; what another thread left when it panicked is as good as what it would have left.
+fn locked<T: ?Sized>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+// === impl Outbox ===
+
+impl Outbox {
+    /// Accepts events: `Ok` once all of them are durable. Whoever stops waiting may find them stored all the same.
+    pub async fn append(&self, events: Vec<NewEvent>, now_ms: i64) -> Result<(), AppendError> {
+        if events.is_empty() {
+            return Ok(());
+        }
+        let closed = AppendError::Unavailable { reason: "it is closed".into() };
+        self.submit(events, now_ms)?.await.unwrap_or(Err(closed))
+    }
+
+    /// Takes the oldest events of a lane that may go in one request: of one envelope, at most so many and so many bytes (of
+    /// the log; bodies are a little less), at least one. `None` if the lane is paused, must wait, has nothing, or has as many
+    /// leases out as it may. May read the disk when there is a backlog.
+    pub fn lease(&self, lane: &LaneKey, max_events: usize, max_bytes: u64, now_ms: i64) -> Option<Lease> {
+        loop {
+            let taken = locked(&self.inner.shared.index).take(lane, max_events, max_bytes, now_ms);
+            let (number, taken, failures) = taken?;
+            let oldest = taken.first()?.accepted_s;
+            let fetched = fetch::fetch(&self.inner.shared, number, taken);
+            let nothing = fetched.entries.is_empty();
+            let mut index = locked(&self.inner.shared.index);
+            index.put_back(number, &fetched.unreadable);
+            index.lease_over(number, oldest);
+            if let Some(first) = fetched.entries.first() {
+                index.lease_began(number, first.accepted_s);
+            }
+            if nothing && !fetched.unreadable.is_empty() {
+                index.change_state(number, |state| state.not_before_ms = now_ms + READ_AGAIN_MS);
+            }
+            drop(index);
+            if nothing {
+                self.inner.shared.list(number);
+                continue;
+            }
+            return Some(Lease {
+                inner: Arc::clone(&self.inner),
+                lane: lane.clone(),
+                number,
+                envelope: fetched.envelope,
+                failures,
+                entries: fetched.entries,
+                events: fetched.events,
+                sent: false,
+            });
+        }
+    }
+
+    /// Whose turn it is now. Lanes take turns; a lane that is due is found without looking at the others.
+    pub fn next_due(&self, now_ms: i64) -> Due {
+        locked(&self.inner.shared.index).next_due(now_ms)
+    }
+
+    /// Waits until [`Outbox::next_due`] may say something new. For one caller; what changes between two calls is not missed.
+    pub async fn changed(&self) {
+        self.inner.shared.changed.notified().await;
+    }
+
+    /// How all lanes stand.
+    pub fn lanes(&self) -> Vec<LaneStatus> {
+        locked(&self.inner.shared.index).status()
+    }
+
+    /// Holds a lane: nothing is leased until it is resumed, events are still accepted. Holds at once; durable when it
+    /// returns. A person's pause is not replaced by delivery's.
+    pub async fn pause(&self, lane: &LaneKey, reason: &str, by: PausedBy, now_ms: i64) -> Result<(), Unavailable> {
+        let mut index = locked(&self.inner.shared.index);
+        let number = index.number(lane);
+        index.change_state(number, |state| {
+            let kept = state.paused.as_ref().is_some_and(|pause| pause.by == PausedBy::Operator);
+            if !kept || by == PausedBy::Operator {
+                state.paused = Some(Pause { reason: reason.to_owned(), by, since_ms: now_ms });
+            }
+        });
+        drop(index);
+        self.save().await
+    }
+
+    /// Lets a lane send again, at once. Delivery ends only its own pauses, a person any. Durable when it returns.
+    pub async fn resume(&self, lane: &LaneKey, by: PausedBy) -> Result<(), Unavailable> {
+        let mut index = locked(&self.inner.shared.index);
+        let number = index.number(lane);
+        index.change_state(number, |state| {
+            let ends = state.paused.as_ref().is_some_and(|pause| by == PausedBy::Operator || by == pause.by);
+            if ends {
+                state.paused = None;
+                state.not_before_ms = 0;
+                state.failures = 0;
+            }
+        });
+        drop(index);
+        self.inner.shared.list(number);
+        self.save().await
+    }
+
+    /// Whether new events are accepted.
+    pub fn health(&self) -> Health {
+        let dead = locked(&self.inner.threads).as_ref().is_none_or(|threads| threads.writer.is_finished());
+        if dead {
+            return Health::Broken { reason: "the writer has ended".into() };
+        }
+        self.inner.shared.health()
+    }
+
+    /// What it takes of its volume.
+    pub fn stats(&self) -> Stats {
+        let segments = locked(&self.inner.shared.index).segments();
+        Stats {
+            log_bytes: segments.iter().map(|segment| segment.file_bytes()).sum(),
+            dead_letter_bytes: self.inner.shared.dead.file_bytes(),
+            free_bytes: self.inner.shared.log.space().map_or(0, |space| space.free),
+        }
+    }
+
+    /// Ends it: what was handed in is stored, marks and counters are synced, and nothing is leased or accepted any more.
+    /// Waits for that; not for leases, whose events are sent again after the next start unless they are settled before.
+    pub fn close(self) {
+        locked(&self.inner.shared.index).close();
+        let Some(threads) = locked(&self.inner.threads).take() else { return };
+        // The keeper first: it may still need the writer. One that has ended needs no word.
+        let _ = self.inner.keeper.send(Task::Stop);
+        let _ = threads.keeper.join();
+        let _ = self.inner.writer.send(Job::Stop);
+        let _ = threads.writer.join();
+    }
+
+    fn submit(
+        &self,
+        events: Vec<NewEvent>,
+        now_ms: i64,
+    ) -> Result<oneshot::Receiver<Result<(), AppendError>>, AppendError> {
+        let shared = &self.inner.shared;
+        if let Some(reason) = locked(&shared.broken).clone() {
+            return Err(AppendError::Unavailable { reason });
+        }
+        let bytes = events.iter().map(NewEvent::stored_bytes).sum();
+        if bytes > GROUP_BYTES_MAX || !events.iter().all(|event| event.record([0; 8]).fits()) {
+            return Err(AppendError::TooLarge);
+        }
+        let waiting = shared.waiting_bytes.fetch_add(bytes, Ordering::Relaxed);
+        if waiting + bytes > WAITING_BYTES_MAX.max(bytes) {
+            shared.answered(bytes);
+            return Err(AppendError::Busy);
+        }
+        let events = self.reserve(events).inspect_err(|_| shared.answered(bytes))?;
+        let (reply, answer) = oneshot::channel();
+        // If the writer has ended, the reply is dropped with the job and the caller hears of it.
+        let _ = self.inner.writer.send(Job::Append(Append { events, now_ms, bytes, reply }));
+        Ok(answer)
+    }
+
+    /// Counts events towards their accounts' backlogs, all or none.
+    fn reserve(&self, events: Vec<NewEvent>) -> Result<Vec<(lane::LaneNo, [u8; 8], NewEvent)>, AppendError> {
+        let shared = &self.inner.shared;
+        if events.iter().any(|event| shared.dead.is_full(&event.lane.account)) {
+            return Err(AppendError::DeadLetters);
+        }
+        let fingerprints: Vec<_> = events.iter().map(NewEvent::fingerprint).collect();
+        let max = shared.limits.account_backlog_bytes_max;
+        let mut index = locked(&shared.index);
+        for (place, event) in events.iter().enumerate() {
+            if !index.reserve(&event.lane.account, event.stored_bytes(), max) {
+                for event in events.iter().take(place) {
+                    index.release(&event.lane.account, event.stored_bytes());
+                }
+                return Err(AppendError::Backlog);
+            }
+        }
+        let numbered = events.into_iter().zip(fingerprints);
+        Ok(numbered.map(|(event, fingerprint)| (index.number(&event.lane), fingerprint, event)).collect())
+    }
+
+    async fn save(&self) -> Result<(), Unavailable> {
+        let (reply, answer) = oneshot::channel();
+        self.inner.ask_keeper(Task::Save { reply });
+        answer.await.unwrap_or_else(|_| Err(Unavailable { reason: "it is closed".into() }))
+    }
+}
+
+/// How long a lane waits whose events the disk would not give.
+const READ_AGAIN_MS: i64 = 10_000;
+
+// === impl Inner ===
+
+impl Inner {
+    /// Hands a task to the keeper. If it has ended, the task's reply is dropped with it and the caller hears of that.
+    fn ask_keeper(&self, task: Task) {
+        let _ = self.keeper.send(task);
+    }
+}
+
+// === impl NewEvent ===
+
+impl NewEvent {
+    /// The event as a record of the log that has no place yet.
+    fn record(&self, fingerprint: [u8; 8]) -> Record<'_> {
+        Record {
+            more: false,
+            seq: 0,
+            accepted_ms: 0,
+            account: self.lane.account.as_str(),
+            pixel: self.lane.pixel.as_u64(),
+            event_name: &self.event_name,
+            event_id: &self.event_id,
+            event_time: self.event_time,
+            fingerprint,
+            envelope: &self.envelope,
+            body: &self.body,
+        }
+    }
+
+    /// Bytes that it takes in the log.
+    fn stored_bytes(&self) -> u64 {
+        self.record([0; 8]).encoded_len() as u64
+    }
+
+    /// What two copies of one event share.
+    fn fingerprint(&self) -> [u8; 8] {
+        let mut hash = Sha256::new();
+        hash.update(self.lane.pixel.to_string());
+        hash.update("|");
+        hash.update(&self.event_name);
+        hash.update("|");
+        hash.update(&self.event_id);
+        hash.finalize().first_chunk().copied().unwrap_or_default()
+    }
+}
+
+// === impl Unavailable ===
+
+impl Unavailable {
+    fn new(error: &std::io::Error) -> Self {
+        Self { reason: error.to_string() }
+    }
+}
+
+// === impl PausedBy ===
+
+impl PausedBy {
+    /// As it is stored and shown.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Operator => "operator",
+            Self::Delivery => "delivery",
+        }
+    }
+}

@@ -1,0 +1,183 @@
+//! What a start does: take the folder, read what is in it, begin.
+
+use std::io;
+use std::path::PathBuf;
+use std::sync::atomic::AtomicU64;
+use std::sync::{Arc, Mutex, mpsc};
+use std::thread;
+use std::time::Duration;
+
+use tokio::sync::Notify;
+
+use super::dead::DeadLetters;
+use super::index::Index;
+use super::keeper::Keeper;
+use super::log::file::{Disk, RealDisk};
+use super::log::recovery::{Found, LoadError, Report};
+use super::log::{Entry, LogDir, MarkKind};
+use super::shared::{Limits, Shared};
+use super::state::StateFile;
+use super::writer::Writer;
+use super::{Inner, Options, Outbox, Threads};
+
+/// What a start found, for the log.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Recovered {
+    /// Events that wait for delivery.
+    pub pending: u64,
+    /// Segments with a write at their end that never came to be (and was never confirmed): the segment, and the offset that
+    /// it was cut at.
+    pub cut: Vec<(u32, u64)>,
+    /// Files that damaged bytes were put into, and how many. These may be events that were accepted.
+    pub quarantined: Vec<(PathBuf, u64)>,
+}
+
+/// Why an outbox cannot be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// Another process has it.
+    #[error("{} is in use by another process; stop that one first", dir.display())]
+    InUse {
+        /// The folder.
+        dir: PathBuf,
+    },
+    /// A newer Pixelgate wrote it.
+    #[error("{} has format {version}, which this version does not know; start the one that wrote it", path.display())]
+    NewerFormat {
+        /// The file.
+        path: PathBuf,
+        /// Its format.
+        version: u32,
+    },
+    /// The disk refused.
+    #[error("{}: {source}", path.display())]
+    Io {
+        /// The file or folder.
+        path: PathBuf,
+        /// What it said.
+        source: io::Error,
+    },
+    /// The lanes' state cannot be read.
+    #[error("{}: {source}; move it away to start without pauses and counters", path.display())]
+    State {
+        /// The file.
+        path: PathBuf,
+        /// What SQLite said.
+        source: rusqlite::Error,
+    },
+}
+
+/// What an outbox stands on; tests choose it.
+pub(super) struct Base {
+    pub(super) disk: Arc<dyn Disk>,
+    /// SQLite's file.
+    pub(super) state: PathBuf,
+    /// How often a new segment is tried while the disk refuses.
+    pub(super) probe: Duration,
+    /// How often marks are synced and segments given back.
+    pub(super) tick: Duration,
+}
+
+const SEGMENT_BYTES_MAX: u64 = 1 << 30;
+
+impl Outbox {
+    /// Opens an outbox, or makes a new one, and starts its two threads. A disk that takes no new events now is no error:
+    /// what is there is delivered, see [`Outbox::health`].
+    pub fn open(options: Options) -> Result<(Self, Recovered), OpenError> {
+        let state = options.dir.join("state.sqlite");
+        let (probe, tick) = (Duration::from_secs(10), Duration::from_secs(1));
+        Self::open_on(Base { disk: Arc::new(RealDisk), state, probe, tick }, options)
+    }
+
+    pub(super) fn open_on(base: Base, options: Options) -> Result<(Self, Recovered), OpenError> {
+        let Base { disk, state: state_path, probe, tick } = base;
+        let dir = options.dir;
+        let failed = |source| OpenError::Io { path: dir.clone(), source };
+        disk.create_dir(&dir).map_err(failed)?;
+        let lock = disk.lock(&dir.join("lock")).map_err(|source| match source.kind() {
+            io::ErrorKind::WouldBlock => OpenError::InUse { dir: dir.clone() },
+            _ => OpenError::Io { path: dir.join("lock"), source },
+        })?;
+        let limits = Limits {
+            segment_bytes: options.segment_bytes.min(SEGMENT_BYTES_MAX),
+            reserve_bytes: options.reserve_bytes.min(disk.space(&dir).map_err(failed)?.total / 50),
+            account_backlog_bytes_max: options.account_backlog_bytes_max,
+        };
+        let log = LogDir::new(Arc::clone(&disk), &dir, limits.segment_bytes).map_err(failed)?;
+        let mut index = Index::new(options.leases_per_lane_max);
+        let report = load(&log, &mut index)?;
+        let letter_limits = (options.dead_letters_max, options.dead_letter_bytes_max);
+        let (dead, damaged_letters) = DeadLetters::open(disk, &dir, letter_limits).map_err(failed)?;
+        let (state, lanes) =
+            StateFile::open(&state_path).map_err(|source| OpenError::State { path: state_path, source })?;
+        lanes.into_iter().for_each(|(key, state)| index.restore_state(&key, state));
+        index.list_all();
+        let recovered = Recovered {
+            pending: index.status().iter().map(|lane| lane.pending).sum(),
+            cut: report.cut,
+            quarantined: report.quarantined.into_iter().chain(damaged_letters).collect(),
+        };
+        let shared = Arc::new(Shared {
+            log,
+            index: Mutex::new(index),
+            dead,
+            limits,
+            changed: Notify::new(),
+            waiting_bytes: AtomicU64::new(0),
+            broken: Mutex::new(None),
+            on_sync: options.on_sync,
+            _lock: lock,
+        });
+        let next = (report.next_segment, report.next_seq);
+        Ok((start(shared, state, next, probe, tick).map_err(failed)?, recovered))
+    }
+}
+
+/// Reads the log into the index.
+fn load(log: &LogDir, index: &mut Index) -> Result<Report, OpenError> {
+    let found = log.load(|Found { segment, summary, marked }| {
+        let segment = Arc::new(segment);
+        index.add_segment(Arc::clone(&segment), summary.end, true);
+        let lanes: Vec<_> = summary.lanes.iter().map(|key| index.number(key)).collect();
+        for (lane, entry) in summary.entries {
+            if marked.is_done(entry.seq) {
+                continue;
+            }
+            let (attempts, maybe_sent) = marked.sent(entry.seq);
+            if let Some(&lane) = lanes.get(lane as usize) {
+                index.found(lane, Entry { attempts, maybe_sent, ..entry });
+            }
+        }
+    });
+    let report = found.map_err(|error| match error {
+        LoadError::Io { path, source } => OpenError::Io { path, source },
+        LoadError::Newer { path, version } => OpenError::NewerFormat { path, version },
+    })?;
+    for older in index.all_found() {
+        let marked = index.segment(older.segment).map(|segment| segment.mark(MarkKind::Moved, [older.seq].into_iter()));
+        if let Some(Err(error)) = marked {
+            tracing::warn!(segment = older.segment, %error, "an event that was moved cannot be marked; it may be sent again");
+        }
+    }
+    Ok(report)
+}
+
+/// Starts the threads.
+fn start(
+    shared: Arc<Shared>,
+    state: StateFile,
+    next: (u32, u64),
+    probe: Duration,
+    tick: Duration,
+) -> io::Result<Outbox> {
+    let (writer_jobs, jobs) = mpsc::channel();
+    let (keeper_tasks, tasks) = mpsc::channel();
+    let writer = Writer::new(Arc::clone(&shared), jobs, next, probe);
+    let keeper = Keeper { shared: Arc::clone(&shared), tasks, writer: writer_jobs.clone(), state, tick };
+    let threads = Threads {
+        writer: thread::Builder::new().name("outbox-writer".into()).spawn(move || writer.run())?,
+        keeper: thread::Builder::new().name("outbox-keeper".into()).spawn(move || keeper.run())?,
+    };
+    let inner = Inner { shared, writer: writer_jobs, keeper: keeper_tasks, threads: Mutex::new(Some(threads)) };
+    Ok(Outbox { inner: Arc::new(inner) })
+}

@@ -1,0 +1,122 @@
+//! What the callers, the writer and the keeper have in common.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use tokio::sync::Notify;
+
+use super::dead::DeadLetters;
+use super::index::{End, Index};
+use super::lane::LaneNo;
+use super::log::file::Lock;
+use super::log::{Entry, LogDir, MarkKind, Segment};
+use super::{Health, locked};
+
+/// The one state of an outbox.
+pub(crate) struct Shared {
+    pub(crate) log: LogDir,
+    pub(crate) index: Mutex<Index>,
+    pub(crate) dead: DeadLetters,
+    pub(crate) limits: Limits,
+    /// Rings when a lane is due that was not.
+    pub(crate) changed: Notify,
+    /// Bytes of events that wait for the writer.
+    pub(crate) waiting_bytes: AtomicU64,
+    /// Why the log takes nothing.
+    pub(crate) broken: Mutex<Option<String>>,
+    pub(crate) on_sync: Box<dyn Fn(Duration) + Send + Sync>,
+    /// Held by whoever may still write.
+    pub(crate) _lock: Lock,
+}
+
+/// The limits of [`super::Options`], as they are on this volume.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Limits {
+    pub(crate) segment_bytes: u64,
+    pub(crate) reserve_bytes: u64,
+    pub(crate) account_backlog_bytes_max: u64,
+}
+
+// === impl Shared ===
+
+impl Shared {
+    /// Whether new events are taken.
+    pub(crate) fn health(&self) -> Health {
+        if let Some(reason) = locked(&self.broken).clone() {
+            return Health::Broken { reason };
+        }
+        match self.log.space() {
+            Ok(space) if space.free < self.limits.reserve_bytes => {
+                Health::Full { free: space.free, reserve: self.limits.reserve_bytes }
+            }
+            Ok(_) => Health::Accepting,
+            Err(error) => Health::Broken { reason: error.to_string() },
+        }
+    }
+
+    /// Syncs a segment and tells how long that took.
+    pub(crate) fn timed_sync(&self, segment: &Segment) -> std::io::Result<()> {
+        let begun = Instant::now();
+        let synced = segment.sync();
+        (self.on_sync)(begun.elapsed());
+        synced
+    }
+
+    /// Marks what became of events. A mark that cannot be written is kept for later: without it an event is sent again
+    /// after a restart, which is better than not to go on.
+    pub(crate) fn mark(&self, kind: MarkKind, entries: &[Entry]) {
+        for (segment, seqs) in self.by_segment(entries) {
+            if let Err(error) = segment.mark(kind, seqs.into_iter()) {
+                tracing::warn!(segment = segment.id, %error, "what became of events cannot be written; it is tried again");
+            }
+        }
+    }
+
+    /// Marks events as settled and forgets them.
+    pub(crate) fn settle(&self, lane: LaneNo, entries: &[Entry], end: End) {
+        if entries.is_empty() {
+            return;
+        }
+        self.mark(MarkKind::Settled, entries);
+        locked(&self.index).settle(lane, entries, end);
+    }
+
+    /// Puts an event whose bytes are damaged into quarantine and forgets it; `false` if it cannot be put there now.
+    pub(crate) fn damaged(&self, lane: LaneNo, entry: &Entry, bytes: &[u8]) -> bool {
+        let kept = self.log.quarantine(entry.segment, u64::from(entry.at), bytes);
+        match &kept {
+            Ok(path) => {
+                tracing::error!(segment = entry.segment, at = entry.at, kept = %path.display(), "an event in the log is damaged");
+                self.settle(lane, &[*entry], End::Damaged);
+            }
+            Err(error) => {
+                tracing::error!(segment = entry.segment, at = entry.at, %error, "an event in the log is damaged and stays");
+            }
+        }
+        kept.is_ok()
+    }
+
+    /// Lists a lane that may have work again.
+    pub(crate) fn list(&self, lane: LaneNo) {
+        let news = locked(&self.index).list(lane);
+        if news {
+            self.changed.notify_one();
+        }
+    }
+
+    /// Counts bytes of an append that the writer has answered.
+    pub(crate) fn answered(&self, bytes: u64) {
+        self.waiting_bytes.fetch_sub(bytes, Ordering::Relaxed);
+    }
+
+    fn by_segment(&self, entries: &[Entry]) -> Vec<(Arc<Segment>, Vec<u64>)> {
+        let mut seqs = BTreeMap::<u32, Vec<u64>>::new();
+        for entry in entries {
+            seqs.entry(entry.segment).or_default().push(entry.seq);
+        }
+        let index = locked(&self.index);
+        seqs.into_iter().filter_map(|(id, seqs)| Some((index.segment(id)?, seqs))).collect()
+    }
+}

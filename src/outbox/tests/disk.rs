@@ -1,0 +1,213 @@
+//! What becomes of events when the disk tears, flips, fails or fills, and of space that is no longer needed.
+
+use super::*;
+
+/// Where the body of an event is in the files of the log.
+fn find(rig: &Rig, needle: &str) -> (PathBuf, usize) {
+    let mut found = None;
+    for path in rig.files("log") {
+        rig.disk.tamper(&path, |bytes| {
+            if let Some(at) = bytes.windows(needle.len()).position(|window| window == needle.as_bytes()) {
+                found = Some((path.clone(), at));
+            }
+        });
+    }
+    found.unwrap()
+}
+
+fn flip(rig: &Rig, needle: &str) {
+    let (path, at) = find(rig, needle);
+    rig.disk.tamper(&path, |bytes| bytes[at] ^= 1);
+}
+
+#[test]
+fn only_one_process_has_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let options = || Options { dir: dir.path().to_owned(), ..Rig::new().options() };
+    let (outbox, _) = Outbox::open(options()).unwrap();
+    let second = Outbox::open(options()).map(|_| ()).unwrap_err();
+    assert!(matches!(second, OpenError::InUse { .. }));
+    assert!(second.to_string().contains("in use by another process"), "{second}");
+    outbox.close();
+    Outbox::open(options()).unwrap().0.close();
+}
+
+#[test]
+fn a_torn_tail_is_cut() {
+    let rig = Rig { segment_bytes: 1 << 20, ..Rig::new() };
+    let outbox = rig.open();
+    outbox.append_now(events(&shoes(), 0..3)).unwrap();
+    rig.disk.crash_after(0);
+    assert!(outbox.append_now(events(&shoes(), 3..6)).is_err());
+    // The write that was under way reached the disk but for its last bytes.
+    rig.disk.kill();
+    let path = rig.files("log").remove(0);
+    rig.disk.tamper(&path, |bytes| bytes.truncate(bytes.len() - 3));
+
+    let (outbox, recovered) = rig.try_open().unwrap();
+    assert_eq!((recovered.pending, recovered.cut.len(), recovered.quarantined.len()), (3, 1, 0));
+    assert_eq!(outbox.pending(&shoes()), ["e0", "e1", "e2"], "of a group that was not confirmed, nothing is there");
+    drop(outbox);
+    rig.disk.kill();
+    let (_outbox, recovered) = rig.try_open().unwrap();
+    assert_eq!((recovered.pending, recovered.cut.len()), (3, 0), "a second start finds nothing to cut");
+}
+
+#[test]
+fn a_flipped_bit_costs_one_event_and_is_kept() {
+    let rig = Rig { segment_bytes: 1 << 20, ..Rig::new() };
+    let outbox = rig.open();
+    outbox.append_now(events(&shoes(), 0..3)).unwrap();
+    outbox.append_now(events(&shoes(), 3..6)).unwrap();
+    flip(&rig, r#""event_id":"e1""#);
+    rig.disk.kill();
+    drop(outbox);
+    let (outbox, recovered) = rig.try_open().unwrap();
+    assert_eq!((recovered.pending, recovered.quarantined.len(), rig.quarantined()), (5, 1, 1));
+    assert_eq!(outbox.pending(&shoes()), ["e0", "e2", "e3", "e4", "e5"]);
+}
+
+#[test]
+fn damage_behind_a_summary_is_found_when_it_is_read() {
+    let rig = Rig { segment_bytes: 1 << 20, ..Rig::new() };
+    let outbox = rig.open();
+    outbox.append_now(events(&shoes(), 0..6)).unwrap();
+    outbox.close();
+    flip(&rig, r#""event_id":"e1""#);
+    let (outbox, recovered) = rig.try_open().unwrap();
+    assert_eq!((recovered.pending, recovered.quarantined.len()), (6, 0));
+    assert_eq!(outbox.pending(&shoes()), ["e0", "e2", "e3", "e4", "e5"]);
+    assert_eq!((rig.quarantined(), outbox.status(&shoes()).pending), (1, 5));
+}
+
+#[test]
+fn a_damaged_header_costs_nothing() {
+    let rig = Rig { segment_bytes: 1 << 20, ..Rig::new() };
+    let outbox = rig.open();
+    outbox.append_now(events(&shoes(), 0..3)).unwrap();
+    let path = rig.files("log").remove(0);
+    rig.disk.tamper(&path, |bytes| bytes[9] ^= 1);
+    rig.disk.kill();
+    drop(outbox);
+    let (outbox, recovered) = rig.try_open().unwrap();
+    assert_eq!((recovered.pending, recovered.quarantined.len()), (3, 1));
+    assert_eq!(outbox.pending(&shoes()), ["e0", "e1", "e2"]);
+}
+
+#[test]
+fn a_newer_format_is_not_opened() {
+    let rig = Rig::new();
+    let outbox = rig.open();
+    outbox.append_now(events(&shoes(), 0..1)).unwrap();
+    let path = rig.files("log").remove(0);
+    rig.disk.tamper(&path, |bytes| {
+        bytes[8] = 2;
+        let crc = crc32c::crc32c(&bytes[..24]);
+        bytes[24..28].copy_from_slice(&crc.to_le_bytes());
+    });
+    rig.disk.kill();
+    drop(outbox);
+    assert!(matches!(rig.try_open(), Err(OpenError::NewerFormat { version: 2, .. })));
+}
+
+#[test]
+fn a_failed_sync_ends_the_segment_and_not_the_service() {
+    let rig = Rig { segment_bytes: 1 << 20, ..Rig::new() };
+    let outbox = rig.open();
+    outbox.append_now(events(&shoes(), 0..2)).unwrap();
+    rig.disk.fail_syncs(true);
+    assert!(matches!(outbox.append_now(events(&shoes(), 2..4)), Err(AppendError::Unavailable { .. })));
+    until("it is known", || matches!(outbox.health(), Health::Broken { .. }));
+    assert!(matches!(outbox.append_now(events(&shoes(), 4..5)), Err(AppendError::Unavailable { .. })));
+    rig.disk.fail_syncs(false);
+    until("it is tried again", || outbox.health() == Health::Accepting);
+    outbox.append_now(events(&shoes(), 5..6)).unwrap();
+    assert_eq!(outbox.pending(&shoes()), ["e0", "e1", "e5"]);
+    rig.disk.power_cut(5);
+    drop(outbox);
+    assert_eq!(rig.open().pending(&shoes()), ["e0", "e1", "e5"]);
+}
+
+#[test]
+fn an_old_outbox_starts_and_delivers_on_a_disk_that_takes_nothing() {
+    let rig = Rig::new();
+    let outbox = rig.open();
+    outbox.append_now(events(&shoes(), 0..2)).unwrap();
+    outbox.close();
+    rig.disk.fill(true);
+    let outbox = rig.open();
+    assert!(matches!(outbox.health(), Health::Broken { .. }));
+    outbox.lease_all(&shoes()).unwrap().ack();
+    rig.disk.fill(false);
+    until("it accepts", || outbox.append_now(events(&shoes(), 2..3)).is_ok());
+    assert_eq!(outbox.pending(&shoes()), ["e2"]);
+}
+
+#[test]
+fn the_reserve_is_kept_free() {
+    let rig = Rig { segment_bytes: 1 << 20, ..Rig::new() };
+    let outbox = rig.open();
+    outbox.append_now(events(&shoes(), 0..2)).unwrap();
+    rig.disk.fill(true);
+    until("it is known", || outbox.append_now(events(&shoes(), 2..3)) == Err(AppendError::Full));
+    assert!(matches!(outbox.health(), Health::Full { free: 0, .. }));
+    rig.disk.fill(false);
+    outbox.append_now(events(&shoes(), 9..10)).unwrap();
+    assert_eq!(outbox.health(), Health::Accepting);
+    assert_eq!(outbox.pending(&shoes()).last().unwrap(), "e9");
+}
+
+#[test]
+fn settled_segments_go_and_are_used_again() {
+    let rig = Rig::new();
+    let outbox = rig.open();
+    for round in 0..20 {
+        outbox.append_now(events(&shoes(), 10 * round..10 * round + 10)).unwrap();
+        outbox.lease_all(&shoes()).unwrap().ack();
+        outbox.tick();
+        assert!(rig.files("log").len() <= 2 && rig.files("free").len() <= 2);
+        assert_eq!(rig.files("done").len(), rig.files("log").len());
+    }
+    assert_eq!(rig.files("free").len(), 2);
+    let segment = rig.files("log").remove(0);
+    outbox.append_now(events(&shoes(), [777])).unwrap();
+    rig.disk.power_cut(11);
+    drop(outbox);
+    let (outbox, recovered) = rig.try_open().unwrap();
+    assert!(recovered.quarantined.is_empty() && recovered.cut.is_empty(), "an old life's records are no damage");
+    assert_eq!(outbox.pending(&shoes()), ["e777"], "{}", segment.display());
+}
+
+#[test]
+fn a_segment_that_old_events_keep_is_emptied() {
+    let rig = Rig { segment_bytes: 16 << 10, ..Rig::new() };
+    let (slow, outbox) = (lane("slow", 9), rig.open());
+    outbox.append_now(events(&slow, 0..3)).unwrap();
+    wait(outbox.pause(&slow, "holiday", PausedBy::Operator, NOW_MS)).unwrap();
+    for round in 0..10 {
+        outbox.append_now(events(&shoes(), 50 * round..50 * round + 50)).unwrap();
+        outbox.lease_all(&shoes()).unwrap().ack();
+        outbox.tick();
+    }
+    assert!(rig.files("log").len() <= 2, "{:?}", rig.files("log"));
+    assert_eq!(outbox.status(&slow).pending, 3);
+    rig.disk.power_cut(1);
+    drop(outbox);
+    assert_eq!(rig.open().pending(&slow), ["e0", "e1", "e2"]);
+}
+
+#[test]
+fn a_crash_at_any_moment_of_moving_leaves_one_of_each() {
+    for crash_at in 0..40 {
+        let rig = Rig { segment_bytes: 8 << 10, leases_max: 9, ..Rig::new() };
+        let (slow, outbox) = (lane("slow", 9), rig.open());
+        outbox.append_now(events(&slow, 0..3)).unwrap();
+        outbox.append_now(events(&shoes(), 0..60)).unwrap();
+        outbox.lease_all(&shoes()).unwrap().ack();
+        rig.disk.crash_after(crash_at);
+        outbox.tick();
+        rig.disk.power_cut(crash_at + 77);
+        outbox.close();
+        assert_eq!(rig.open().pending(&slow), ["e0", "e1", "e2"], "crash after {crash_at} changes");
+    }
+}

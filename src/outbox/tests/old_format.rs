@@ -1,0 +1,1 @@
+//! The files that version 1 of the formats wrote must open for ever.
