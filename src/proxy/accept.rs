@@ -1,5 +1,6 @@
 //! From a listening socket to a connection that is served: caps, PROXY header, handshake, HTTP.
 
+use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -69,10 +70,15 @@ impl Acceptor {
                 () = stop.cancelled() => return,
                 accepted = listener.accept() => accepted,
             };
-            let Ok((tcp, peer)) = accepted else {
-                // A client that gave up, or no descriptors left: the first goes by, the second must not spin.
-                tokio::time::sleep(EXHAUSTED_WAIT).await;
-                continue;
+            let (tcp, peer) = match accepted {
+                Ok(accepted) => accepted,
+                Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => continue,
+                Err(error) => {
+                    // No descriptors or memory left. Connections that end will give some back.
+                    tracing::warn!(%error, "a connection cannot be accepted");
+                    tokio::time::sleep(EXHAUSTED_WAIT).await;
+                    continue;
+                }
             };
             let gateway = self.published.load().gateway.clone();
             let Some(permit) = self.limits.admit(gateway.limits.connections_max) else {
@@ -99,7 +105,10 @@ impl Acceptor {
     ) {
         let time_max = gateway.limits.handshake_timeout;
         let Ok(established) = timeout(time_max, self.establish(tcp, peer, scheme, permit, gateway)).await else {
-            self.observer.handshake("timeout");
+            match scheme {
+                Scheme::Https => self.observer.handshake("timeout"),
+                Scheme::Http => self.observer.rejected("proxy_header"),
+            }
             return;
         };
         let Some(Established { stream, connection }) = established else {

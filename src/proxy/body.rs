@@ -8,6 +8,7 @@ use bytes::{Bytes, BytesMut};
 use flate2::read::MultiGzDecoder;
 use http::header::{CONTENT_ENCODING, CONTENT_LENGTH, EXPECT};
 use pingora::protocols::http::ServerSession;
+use pingora::{Error, ErrorType};
 use tokio::time::{Instant, timeout, timeout_at};
 
 use crate::proxy::limits::{BodyMemory, HeldBytes};
@@ -112,7 +113,7 @@ async fn collect(session: &mut ServerSession, limits: BodyLimits, held: &mut Hel
     }
     let mut first = Bytes::new();
     let mut rest = BytesMut::new();
-    while let Some(chunk) = session.read_request_body().await.map_err(|_| BodyError::Broken)? {
+    while let Some(chunk) = session.read_request_body().await.map_err(|error| unread(&error))? {
         if first.len() + rest.len() + chunk.len() > limits.bytes_max {
             return Err(BodyError::TooLarge);
         }
@@ -129,6 +130,14 @@ async fn collect(session: &mut ServerSession, limits: BodyLimits, held: &mut Hel
         return Ok(first);
     }
     Ok(Bytes::from([&first[..], &rest[..]].concat()))
+}
+
+/// Why a read failed: Pingora has a limit of its own for each, which may strike first.
+fn unread(error: &Error) -> BodyError {
+    match error.etype() {
+        ErrorType::ReadTimedout => BodyError::TooSlow,
+        _ => BodyError::Broken,
+    }
 }
 
 async fn inflate(packed: Bytes, limits: BodyLimits, held: &mut HeldBytes) -> Result<Bytes, BodyError> {

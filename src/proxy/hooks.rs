@@ -165,6 +165,7 @@ fn rejection_of(error: &Error) -> Option<Rejection> {
             return None;
         }
         (ErrorType::WriteTimedout, _) => return None,
-        _ => Rejection::BadRequest,
+        (_, ErrorSource::Downstream) => Rejection::BadRequest,
+        _ => Rejection::Internal,
     })
 }

@@ -29,9 +29,7 @@ mod routes;
 mod script;
 mod service;
 #[cfg(test)]
-pub(crate) mod testing;
-#[cfg(test)]
-mod tests;
+mod testing;
 mod upstream;
 mod wire;
 

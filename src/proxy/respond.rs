@@ -54,6 +54,8 @@ pub(super) enum Rejection {
     Loop,
     /// The request is not HTTP as it should be.
     BadRequest,
+    /// What must not happen.
+    Internal,
 }
 
 /// One row of the table.
@@ -170,6 +172,7 @@ impl Rejection {
             Rejection::Misdirected => row(421, "Misdirected Request", 100, "misdirected"),
             Rejection::NotFound => row(404, "Not Found", 100, "not_found"),
             Rejection::BadRequest => row(400, "Bad Request", 100, "bad_request"),
+            Rejection::Internal => row(500, "Internal Server Error", 2, "internal"),
             Rejection::Loop => row(508, "Loop Detected", 1, "loop"),
             Rejection::UpstreamDown => row(502, "Bad Gateway", 2, "upstream_down"),
             Rejection::UpstreamSlow => row(504, "Gateway Timeout", 2, "upstream_slow"),

@@ -125,6 +125,20 @@ impl Wire {
         &mut self._permit
     }
 
+    /// Reads what the client still sends, until it closes its side or the time is over.
+    fn poll_linger(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let until = self.lingers_until.unwrap_or_else(Instant::now);
+        let mut bytes = [0; READ_BYTES];
+        loop {
+            let mut unread = ReadBuf::new(&mut bytes);
+            match Pin::new(&mut self.io).poll_read(cx, &mut unread) {
+                Poll::Ready(Ok(())) if !unread.filled().is_empty() && Instant::now() < until => {}
+                Poll::Ready(_) => return Poll::Ready(()),
+                Poll::Pending => return self.read_timer.poll_at(until, cx),
+            }
+        }
+    }
+
     /// The outcome of a write, or an error if it has waited for too long.
     fn in_time<T>(&mut self, cx: &mut Context<'_>, write: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
         if write.is_ready() {
@@ -138,6 +152,10 @@ impl Wire {
 
 impl AsyncRead for Wire {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        if self.lingers_until.is_some() {
+            // TLS looks for the client's closing alert; application data would make it give up at once.
+            return self.poll_linger(cx).map(Ok);
+        }
         if let Poll::Ready(read) = Pin::new(&mut self.io).poll_read(cx, buf) {
             self.pace.received();
             return Poll::Ready(read);
@@ -163,23 +181,12 @@ impl AsyncWrite for Wire {
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let until = match self.lingers_until {
-            Some(until) => until,
-            None => {
-                let shutdown = Pin::new(&mut self.io).poll_shutdown(cx);
-                ready!(self.in_time(cx, shutdown))?;
-                *self.lingers_until.insert(Instant::now() + LINGER)
-            }
-        };
-        let mut bytes = [0; READ_BYTES];
-        loop {
-            let mut unread = ReadBuf::new(&mut bytes);
-            match Pin::new(&mut self.io).poll_read(cx, &mut unread) {
-                Poll::Ready(Ok(())) if !unread.filled().is_empty() && Instant::now() < until => {}
-                Poll::Ready(_) => return Poll::Ready(Ok(())),
-                Poll::Pending => return self.read_timer.poll_at(until, cx).map(Ok),
-            }
+        if self.lingers_until.is_none() {
+            let shutdown = Pin::new(&mut self.io).poll_shutdown(cx);
+            ready!(self.in_time(cx, shutdown))?;
+            self.lingers_until = Some(Instant::now() + LINGER);
         }
+        self.poll_linger(cx).map(Ok)
     }
 }
 
@@ -247,5 +254,97 @@ impl Timer {
 
     fn stop(&mut self) {
         self.0 = None;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use tokio::io::AsyncReadExt;
+    use tokio::net::TcpListener;
+    use tokio::time::timeout;
+
+    use super::*;
+    use crate::proxy::limits::ConnectionLimits;
+    use crate::proxy::testing::Counts;
+
+    const SHORT: Duration = Duration::from_millis(50);
+    const LONG: Duration = Duration::from_secs(60);
+
+    /// A client's socket, and the wire at the other end of it.
+    async fn pair() -> (TcpStream, Wire, Arc<Pace>) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let (tcp, _) = listener.accept().await.unwrap();
+        let permit = ConnectionLimits::new(Arc::new(Counts::default())).admit(1).unwrap();
+        let pace = Pace::new();
+        (client, Wire::new(tcp, pace.clone(), SHORT, permit), pace)
+    }
+
+    async fn read(wire: &mut Wire) -> io::Result<u8> {
+        timeout(LONG / 2, wire.read_u8()).await.unwrap()
+    }
+
+    #[tokio::test]
+    async fn an_idle_connection_ends() {
+        let (_client, mut wire, pace) = pair().await;
+        pace.idle(SHORT, Some(LONG));
+        assert_eq!(read(&mut wire).await.unwrap_err().kind(), io::ErrorKind::TimedOut);
+    }
+
+    #[tokio::test]
+    async fn the_first_byte_begins_a_header_and_its_limit() {
+        let (mut client, mut wire, pace) = pair().await;
+        pace.idle(LONG, Some(SHORT));
+        client.write_all(b"G").await.unwrap();
+        assert_eq!(read(&mut wire).await.unwrap(), b'G');
+        assert_eq!(read(&mut wire).await.unwrap_err().kind(), io::ErrorKind::TimedOut);
+    }
+
+    #[tokio::test]
+    async fn bytes_do_not_extend_an_idle_time_without_headers() {
+        let (mut client, mut wire, pace) = pair().await;
+        pace.idle(SHORT, None);
+        client.write_all(b"P").await.unwrap();
+        assert_eq!(read(&mut wire).await.unwrap(), b'P');
+        assert_eq!(read(&mut wire).await.unwrap_err().kind(), io::ErrorKind::TimedOut);
+    }
+
+    #[tokio::test]
+    async fn a_request_has_no_limit_here() {
+        let (mut client, mut wire, pace) = pair().await;
+        pace.idle(SHORT, Some(SHORT));
+        pace.busy();
+        assert!(timeout(SHORT * 3, wire.read_u8()).await.is_err());
+        client.write_all(b"x").await.unwrap();
+        assert_eq!(read(&mut wire).await.unwrap(), b'x');
+    }
+
+    #[tokio::test]
+    async fn a_client_that_takes_nothing_is_given_up() {
+        let (_client, mut wire, _) = pair().await;
+        let written = async {
+            loop {
+                wire.write_all(&[0; 65_536]).await?;
+            }
+        };
+        let written: Result<io::Result<()>, _> = timeout(LONG / 2, written).await;
+        assert_eq!(written.unwrap().unwrap_err().kind(), io::ErrorKind::TimedOut);
+    }
+
+    #[tokio::test]
+    async fn what_a_client_still_sends_does_not_cost_it_the_answer() {
+        let (mut client, mut wire, _) = pair().await;
+        let answering = tokio::spawn(async move {
+            assert_eq!(read(&mut wire).await.unwrap(), 0);
+            wire.write_all(b"answer").await.unwrap();
+            AsyncWriteExt::shutdown(&mut wire).await.unwrap();
+        });
+        client.write_all(&vec![0; 4 << 20]).await.unwrap();
+        let mut answer = String::new();
+        client.read_to_string(&mut answer).await.unwrap();
+        assert_eq!(answer, "answer");
+        drop(client);
+        answering.await.unwrap();
     }
 }
