@@ -37,7 +37,8 @@ const LINGER: Duration = Duration::from_secs(2);
 /// A socket that is read and written under deadlines.
 pub(super) struct Wire {
     io: BufStream<TcpStream>,
-    /// Until when it is read once our side is closed.
+    /// How long it is read once our side is closed, and until when that is.
+    linger: Duration,
     lingers_until: Option<Instant>,
     pace: Arc<Pace>,
     read_timer: Timer,
@@ -111,7 +112,17 @@ impl Wire {
         let socket = Arc::new(SocketDigest::from_raw_fd(tcp.as_raw_fd()));
         let io = BufStream::with_capacity(READ_BYTES, WRITE_BYTES, tcp);
         let (read_timer, write_timer) = (Timer::default(), Timer::default());
-        Self { io, lingers_until: None, pace, read_timer, write_timer, write_timeout, socket, _permit: permit }
+        Self {
+            io,
+            linger: LINGER,
+            lingers_until: None,
+            pace,
+            read_timer,
+            write_timer,
+            write_timeout,
+            socket,
+            _permit: permit,
+        }
     }
 
     /// Says who the client really is, where that is not the socket's peer.
@@ -123,6 +134,12 @@ impl Wire {
     /// The permit of this connection, to count it for its source.
     pub(super) fn permit(&mut self) -> &mut ConnectionPermit {
         &mut self._permit
+    }
+
+    /// A client that was too slow is not waited for any longer.
+    fn timed_out(&mut self) -> io::Error {
+        self.linger = Duration::ZERO;
+        io::ErrorKind::TimedOut.into()
     }
 
     /// Reads what the client still sends, until it closes its side or the time is over.
@@ -146,7 +163,7 @@ impl Wire {
             return write;
         }
         ready!(self.write_timer.poll_after(self.write_timeout, cx));
-        Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
+        Poll::Ready(Err(self.timed_out()))
     }
 }
 
@@ -165,7 +182,7 @@ impl AsyncRead for Wire {
             return Poll::Pending;
         };
         ready!(self.read_timer.poll_at(deadline, cx));
-        Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
+        Poll::Ready(Err(self.timed_out()))
     }
 }
 
@@ -184,7 +201,7 @@ impl AsyncWrite for Wire {
         if self.lingers_until.is_none() {
             let shutdown = Pin::new(&mut self.io).poll_shutdown(cx);
             ready!(self.in_time(cx, shutdown))?;
-            self.lingers_until = Some(Instant::now() + LINGER);
+            self.lingers_until = Some(Instant::now() + self.linger);
         }
         self.poll_linger(cx).map(Ok)
     }
