@@ -50,6 +50,7 @@ pub use self::letters::{ClaimedLetters, DeadLetterError, ReplayError};
 pub use self::open::{OpenError, Recovered};
 
 use self::keeper::Task;
+use self::lane::{LaneNo, LaneState};
 use self::log::Record;
 use self::shared::Shared;
 use self::writer::{Append, Job};
@@ -308,23 +309,18 @@ impl Outbox {
     /// Holds a lane: nothing is leased until it is resumed, events are still accepted. Holds at once; durable when it
     /// returns. A person's pause is not replaced by delivery's.
     pub async fn pause(&self, lane: &LaneKey, reason: &str, by: PausedBy, now_ms: i64) -> Result<(), Unavailable> {
-        let mut index = locked(&self.inner.shared.index);
-        let number = index.number(lane);
-        index.change_state(number, |state| {
+        self.change(lane, |state| {
             let kept = state.paused.as_ref().is_some_and(|pause| pause.by == PausedBy::Operator);
             if !kept || by == PausedBy::Operator {
                 state.paused = Some(Pause { reason: reason.to_owned(), by, since_ms: now_ms });
             }
         });
-        drop(index);
         self.save().await
     }
 
     /// Lets a lane send again, at once. Delivery ends only its own pauses, a person any. Durable when it returns.
     pub async fn resume(&self, lane: &LaneKey, by: PausedBy) -> Result<(), Unavailable> {
-        let mut index = locked(&self.inner.shared.index);
-        let number = index.number(lane);
-        index.change_state(number, |state| {
+        let number = self.change(lane, |state| {
             let ends = state.paused.as_ref().is_some_and(|pause| by == PausedBy::Operator || by == pause.by);
             if ends {
                 state.paused = None;
@@ -332,7 +328,6 @@ impl Outbox {
                 state.failures = 0;
             }
         });
-        drop(index);
         self.inner.shared.list(number);
         self.save().await
     }
@@ -368,14 +363,22 @@ impl Outbox {
         let _ = threads.writer.join();
     }
 
+    /// Changes what is kept of a lane, in memory; the lock ends before anything is awaited.
+    fn change(&self, lane: &LaneKey, change: impl FnOnce(&mut LaneState)) -> LaneNo {
+        let mut index = locked(&self.inner.shared.index);
+        let number = index.number(lane);
+        index.change_state(number, change);
+        number
+    }
+
     fn submit(
         &self,
         events: Vec<NewEvent>,
         now_ms: i64,
     ) -> Result<oneshot::Receiver<Result<(), AppendError>>, AppendError> {
         let shared = &self.inner.shared;
-        if let Some(reason) = locked(&shared.broken).clone() {
-            return Err(AppendError::Unavailable { reason });
+        if let Some(refusal) = locked(&shared.refusing).clone() {
+            return Err(refusal);
         }
         let bytes = events.iter().map(NewEvent::stored_bytes).sum();
         if bytes > GROUP_BYTES_MAX || !events.iter().all(|event| event.record([0; 8]).fits()) {
@@ -467,6 +470,17 @@ impl NewEvent {
         hash.update("|");
         hash.update(&self.event_id);
         hash.finalize().first_chunk().copied().unwrap_or_default()
+    }
+}
+
+// === impl AppendError ===
+
+impl AppendError {
+    fn new(error: &std::io::Error) -> Self {
+        match error.kind() {
+            std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded => Self::Full,
+            _ => Self::Unavailable { reason: error.to_string() },
+        }
     }
 }
 

@@ -124,7 +124,7 @@ impl Outbox {
             limits,
             changed: Notify::new(),
             waiting_bytes: AtomicU64::new(0),
-            broken: Mutex::new(None),
+            refusing: Mutex::new(None),
             on_sync: options.on_sync,
             _lock: lock,
         });

@@ -10,9 +10,9 @@ use tokio::sync::Notify;
 use super::dead::DeadLetters;
 use super::index::{End, Index};
 use super::lane::LaneNo;
-use super::log::file::Lock;
+use super::log::file::{Lock, Space};
 use super::log::{Entry, LogDir, MarkKind, Segment};
-use super::{Health, locked};
+use super::{AppendError, Health, locked};
 
 /// The one state of an outbox.
 pub(crate) struct Shared {
@@ -25,7 +25,7 @@ pub(crate) struct Shared {
     /// Bytes of events that wait for the writer.
     pub(crate) waiting_bytes: AtomicU64,
     /// Why the log takes nothing.
-    pub(crate) broken: Mutex<Option<String>>,
+    pub(crate) refusing: Mutex<Option<AppendError>>,
     pub(crate) on_sync: Box<dyn Fn(Duration) + Send + Sync>,
     /// Held by whoever may still write.
     pub(crate) _lock: Lock,
@@ -44,16 +44,18 @@ pub(crate) struct Limits {
 impl Shared {
     /// Whether new events are taken.
     pub(crate) fn health(&self) -> Health {
-        if let Some(reason) = locked(&self.broken).clone() {
-            return Health::Broken { reason };
+        let refusing = locked(&self.refusing).clone();
+        match (refusing, self.log.space()) {
+            (Some(AppendError::Full), Ok(space)) => self.full(space),
+            (None, Ok(space)) if space.free < self.limits.reserve_bytes => self.full(space),
+            (None, Ok(_)) => Health::Accepting,
+            (Some(error), _) => Health::Broken { reason: error.to_string() },
+            (None, Err(error)) => Health::Broken { reason: error.to_string() },
         }
-        match self.log.space() {
-            Ok(space) if space.free < self.limits.reserve_bytes => {
-                Health::Full { free: space.free, reserve: self.limits.reserve_bytes }
-            }
-            Ok(_) => Health::Accepting,
-            Err(error) => Health::Broken { reason: error.to_string() },
-        }
+    }
+
+    fn full(&self, space: Space) -> Health {
+        Health::Full { free: space.free, reserve: self.limits.reserve_bytes }
     }
 
     /// Syncs a segment and tells how long that took.

@@ -161,7 +161,9 @@ impl Writer {
             self.begin_segment();
         }
         let Some(active) = &mut self.active else {
-            return self.refuse(job, &AppendError::Unavailable { reason: "the log cannot be written".into() });
+            let closed = AppendError::Unavailable { reason: "the log has no segment".into() };
+            let refusal = locked(&self.shared.refusing).clone().unwrap_or(closed);
+            return self.refuse(job, &refusal);
         };
         match job {
             Job::Append(append) => {
@@ -236,10 +238,7 @@ impl Writer {
 
     /// Ends a segment that a write or a sync failed on, refuses what was to be in it, and begins another.
     fn poisoned(&mut self, error: &io::Error, staged: Vec<Staged>) {
-        let refusal = match error.kind() {
-            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => AppendError::Full,
-            _ => AppendError::Unavailable { reason: error.to_string() },
-        };
+        let refusal = AppendError::new(error);
         if let Some(active) = &self.active {
             tracing::error!(segment = active.segment.id, %error, "the log's segment cannot be written; it is closed");
             if let Err(error) = active.segment.cut(active.summary.end) {
@@ -291,10 +290,10 @@ impl Writer {
             return Ok(());
         }
         let wanted = self.shared.limits.reserve_bytes.saturating_add(bytes);
-        let unavailable = |error: io::Error| AppendError::Unavailable { reason: error.to_string() };
-        let mut free = self.shared.log.space().map_err(unavailable)?.free;
-        if free < wanted && self.shared.log.free_spares().map_err(unavailable)? {
-            free = self.shared.log.space().map_err(unavailable)?.free;
+        let refused = |error| AppendError::new(&error);
+        let mut free = self.shared.log.space().map_err(refused)?.free;
+        if free < wanted && self.shared.log.free_spares().map_err(refused)? {
+            free = self.shared.log.space().map_err(refused)?.free;
         }
         let left = free.checked_sub(wanted).ok_or(AppendError::Full)?;
         self.room = Room { asked: Instant::now(), left: left.min(ROOM_BYTES_MAX) };
@@ -310,11 +309,11 @@ impl Writer {
                 locked(&self.shared.index).add_segment(Arc::clone(&segment), first_free_offset(), false);
                 let summary = Summary::new(id, self.next_seq, first_free_offset());
                 self.active = Some(Active { segment, summary });
-                *locked(&self.shared.broken) = None;
+                *locked(&self.shared.refusing) = None;
             }
             Err(error) => {
                 tracing::error!(segment = id, %error, "the log takes no new segment; new events are refused");
-                *locked(&self.shared.broken) = Some(error.to_string());
+                *locked(&self.shared.refusing) = Some(AppendError::new(&error));
             }
         }
     }

@@ -69,8 +69,9 @@ impl DeadFile {
         let end = frames.end();
         if end < bytes.len() {
             file.set_len(end as u64)?;
-            file.sync()?;
         }
+        // A killed process's last write may be in the page cache only.
+        file.sync()?;
         // One whose header was never written takes no more; whatever is in it is kept all the same.
         let end = bytes.starts_with(HEADER).then_some(end as u64);
         Ok((Self { path, file, end: Mutex::new(end) }, contents))

@@ -11,7 +11,11 @@ use crate::outbox::locked;
 
 /// A file system in memory; clones are the same one.
 #[derive(Clone, Default)]
-pub(crate) struct FaultDisk(Arc<Mutex<World>>);
+pub(crate) struct FaultDisk {
+    world: Arc<Mutex<World>>,
+    /// The life that it is for; `None` for all.
+    life: Option<u64>,
+}
 
 #[derive(Default)]
 struct World {
@@ -64,44 +68,45 @@ impl FaultDisk {
         Self::default()
     }
 
+    /// The disk for one process: after a crash it is dead, so that what is left of the process changes nothing more.
+    pub(crate) fn for_one_life(&self) -> Self {
+        let life = Some(locked(&self.world).life);
+        Self { life, ..self.clone() }
+    }
+
     /// Lets `changes` more changes happen; the one after them is the crash.
     pub(crate) fn crash_after(&self, changes: u64) {
-        locked(&self.0).fuel = Some(changes);
+        locked(&self.world).fuel = Some(changes);
     }
 
     /// Whether the crash came.
     pub(crate) fn has_crashed(&self) -> bool {
-        locked(&self.0).crashed
-    }
-
-    /// Changes since it was made.
-    pub(crate) fn changes(&self) -> u64 {
-        locked(&self.0).changes
+        locked(&self.world).crashed
     }
 
     /// Makes all writes fail with EIO.
     pub(crate) fn fail_writes(&self, fail: bool) {
-        locked(&self.0).fail_writes = fail;
+        locked(&self.world).fail_writes = fail;
     }
 
     /// Makes all syncs of files fail with EIO.
     pub(crate) fn fail_syncs(&self, fail: bool) {
-        locked(&self.0).fail_syncs = fail;
+        locked(&self.world).fail_syncs = fail;
     }
 
     /// Leaves no room.
     pub(crate) fn fill(&self, full: bool) {
-        locked(&self.0).full = full;
+        locked(&self.world).full = full;
     }
 
     /// The process is gone, the machine is not: all that was written is there.
     pub(crate) fn kill(&self) {
-        locked(&self.0).restart();
+        locked(&self.world).restart();
     }
 
     /// The machine lost its power: of what was not synced, chance decides.
     pub(crate) fn power_cut(&self, seed: u64) {
-        let mut world = locked(&self.0);
+        let mut world = locked(&self.world);
         let mut chance = Chance(seed | 1);
         let kept = chance.below(world.unsynced_names.len() + 1);
         let changes = std::mem::take(&mut world.unsynced_names);
@@ -119,7 +124,7 @@ impl FaultDisk {
 
     /// The bytes of a file, and a way to change them behind the outbox's back.
     pub(crate) fn tamper(&self, path: &Path, change: impl FnOnce(&mut Vec<u8>)) {
-        let mut world = locked(&self.0);
+        let mut world = locked(&self.world);
         let file = world.names.get(path).copied().unwrap_or(0);
         if let Some(file) = world.files.get_mut(&file) {
             change(&mut file.content);
@@ -130,11 +135,11 @@ impl FaultDisk {
 
     /// All files, in order.
     pub(crate) fn paths(&self) -> Vec<PathBuf> {
-        locked(&self.0).names.keys().cloned().collect()
+        locked(&self.world).names.keys().cloned().collect()
     }
 
     fn change<T>(&self, life: Option<u64>, act: impl FnOnce(&mut World) -> io::Result<T>) -> io::Result<T> {
-        let mut world = locked(&self.0);
+        let mut world = locked(&self.world);
         world.check(life)?;
         world.changes += 1;
         match &mut world.fuel {
@@ -159,18 +164,18 @@ impl FaultDisk {
 
 impl Disk for FaultDisk {
     fn create_dir(&self, _dir: &Path) -> io::Result<()> {
-        locked(&self.0).check(None)
+        locked(&self.world).check(self.life)
     }
 
     fn list(&self, dir: &Path) -> io::Result<Vec<String>> {
-        let world = locked(&self.0);
-        world.check(None)?;
+        let world = locked(&self.world);
+        world.check(self.life)?;
         let inside = world.names.keys().filter(|path| path.parent() == Some(dir));
         Ok(inside.filter_map(|path| Some(path.file_name()?.to_string_lossy().into_owned())).collect())
     }
 
     fn create(&self, path: &Path) -> io::Result<Box<dyn DiskFile>> {
-        self.change(None, |world| {
+        self.change(self.life, |world| {
             if world.names.contains_key(path) {
                 return Err(io::ErrorKind::AlreadyExists.into());
             }
@@ -185,14 +190,14 @@ impl Disk for FaultDisk {
     }
 
     fn open(&self, path: &Path) -> io::Result<Box<dyn DiskFile>> {
-        let world = locked(&self.0);
-        world.check(None)?;
+        let world = locked(&self.world);
+        world.check(self.life)?;
         let file = world.names.get(path).ok_or(io::ErrorKind::NotFound)?;
         Ok(self.handle(*file, world.life))
     }
 
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
-        self.change(None, |world| {
+        self.change(self.life, |world| {
             let file = *world.names.get(from).ok_or(io::ErrorKind::NotFound)?;
             world.name(vec![(to.to_owned(), Some(file)), (from.to_owned(), None)]);
             Ok(())
@@ -200,7 +205,7 @@ impl Disk for FaultDisk {
     }
 
     fn remove(&self, path: &Path) -> io::Result<()> {
-        self.change(None, |world| {
+        self.change(self.life, |world| {
             world.names.get(path).ok_or(io::ErrorKind::NotFound)?;
             world.name(vec![(path.to_owned(), None)]);
             Ok(())
@@ -208,7 +213,7 @@ impl Disk for FaultDisk {
     }
 
     fn sync_dir(&self, dir: &Path) -> io::Result<()> {
-        self.change(None, |world| {
+        self.change(self.life, |world| {
             if world.crashed {
                 return Ok(());
             }
@@ -223,14 +228,14 @@ impl Disk for FaultDisk {
     }
 
     fn space(&self, _dir: &Path) -> io::Result<Space> {
-        let world = locked(&self.0);
-        world.check(None)?;
+        let world = locked(&self.world);
+        world.check(self.life)?;
         Ok(Space { free: if world.full { 0 } else { 1 << 40 }, total: 1 << 40 })
     }
 
     fn lock(&self, _path: &Path) -> io::Result<Lock> {
-        let mut world = locked(&self.0);
-        world.check(None)?;
+        let mut world = locked(&self.world);
+        world.check(self.life)?;
         if std::mem::replace(&mut world.locked, true) {
             return Err(io::ErrorKind::WouldBlock.into());
         }
@@ -240,7 +245,7 @@ impl Disk for FaultDisk {
 
 impl Drop for Guard {
     fn drop(&mut self) {
-        let mut world = locked(&self.0.0);
+        let mut world = locked(&self.0.world);
         if world.life == self.1 {
             world.locked = false;
         }
@@ -330,7 +335,7 @@ fn write_into(content: &mut Vec<u8>, bytes: &[u8], at: usize) {
 
 impl Handle {
     fn with<T>(&self, act: impl FnOnce(&mut FileState) -> io::Result<T>) -> io::Result<T> {
-        let mut world = locked(&self.disk.0);
+        let mut world = locked(&self.disk.world);
         world.check(Some(self.life))?;
         act(world.files.get_mut(&self.file).ok_or(io::ErrorKind::NotFound)?)
     }

@@ -51,10 +51,11 @@ pub(crate) const MARK_BYTES: usize = 16;
 // === impl MarkFile ===
 
 impl MarkFile {
-    /// Goes on after `end` bytes of a file; what is no whole mark before it is overwritten.
+    /// Goes on after `end` bytes of a file; what is no whole mark before it is overwritten. What is there may be an earlier
+    /// process's, and not synced.
     pub(crate) fn new(file: Box<dyn DiskFile>, segment: u32, end: u64) -> Self {
         let end = end - end % MARK_BYTES as u64;
-        Self { file, segment, end, unwritten: Vec::new(), unsynced: false }
+        Self { file, segment, end, unwritten: Vec::new(), unsynced: end > 0 }
     }
 
     /// Appends one mark for each event. After an error they are kept, and written with the next ones.

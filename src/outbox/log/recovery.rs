@@ -129,6 +129,9 @@ impl LogDir {
         }
         if summary.end < len as u64 {
             segment.cut(summary.end).map_err(failed)?;
+        } else {
+            // A killed process's last write may be in the page cache only; what is leased from now on is on the disk.
+            segment.sync().map_err(failed)?;
         }
         self.write_summary(&summary).map_err(failed)?;
         Ok(summary)
@@ -142,7 +145,11 @@ impl LogDir {
     fn open_or_create(&self, name: &str) -> io::Result<Box<dyn DiskFile>> {
         let path = self.dir.join(name);
         match self.disk.open(&path) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => self.disk.create(&path),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                let made = self.disk.create(&path)?;
+                self.disk.sync_dir(&self.dir)?;
+                Ok(made)
+            }
             opened => opened,
         }
     }

@@ -37,7 +37,7 @@ impl Rig {
 
     fn try_open(&self) -> Result<(Outbox, Recovered), OpenError> {
         let base = Base {
-            disk: Arc::new(self.disk.clone()),
+            disk: Arc::new(self.disk.for_one_life()),
             state: ":memory:".into(),
             probe: Duration::from_millis(5),
             // Only when a test says so.
