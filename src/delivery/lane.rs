@@ -1,5 +1,5 @@
-//! One lane's sender: what a reply does to the rest of a batch, to the lane's pace and to the trust in its
-//! configuration. Pure: it is told the time and the dice, and what it decides the service carries out.
+//! One lane's sender: what an outcome does to the events that were sent, to the lane's pace and to the trust in its
+//! configuration. Pure: it is told the time and the dice; the rest of the service carries out what it decides.
 
 use std::time::{Duration, Instant};
 
@@ -17,7 +17,22 @@ const ALERT_AFTER: Duration = Duration::from_secs(3_600);
 /// One line of the log for a lane in this time.
 const LINE_INTERVAL: Duration = Duration::from_secs(60);
 
-/// What is to be done with the events of the part that was sent.
+/// What was sent, as far as it matters here.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Attempt {
+    /// Events in the request.
+    pub(crate) events: usize,
+    /// They are half of what was refused without a clear reason.
+    pub(crate) doubtful: bool,
+    /// How often the lane was sent back since its last success.
+    pub(crate) failures: u32,
+    /// When the answer came.
+    pub(crate) now: Instant,
+    /// In `0.0..1.0`.
+    pub(crate) random: f64,
+}
+
+/// What becomes of the events that were sent.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum Settle {
     /// Meta has them.
@@ -29,8 +44,17 @@ pub(crate) enum Settle {
         /// What Meta said.
         message: String,
     },
-    /// Nothing yet.
-    Keep,
+    /// They are sent in parts.
+    Split {
+        /// The one at fault, if Meta named it.
+        index: Option<usize>,
+        /// The parts are doubtful.
+        doubtful: bool,
+    },
+    /// They wait until it is known whether the fault is theirs; this is what Meta said.
+    SetAside(String),
+    /// They go back.
+    Back,
 }
 
 /// What the lane does next.
@@ -49,34 +73,14 @@ pub(crate) enum Then {
     },
 }
 
-/// What is left of a leased batch, in parts of indices into it. The part to send first is the last of `work`.
-#[derive(Debug, Default)]
-pub(crate) struct Parts {
-    work: Vec<Part>,
-    /// Refused without a clear reason while nothing of the lane was ever taken.
-    aside: Vec<Part>,
-    /// What Meta said about those.
-    doubt: String,
-}
-
-/// Events that are sent together.
-#[derive(Clone, Debug, PartialEq)]
-pub(crate) struct Part {
-    /// Indices into the lease, ascending.
-    pub(crate) events: Vec<usize>,
-    /// The half of a batch that was refused without a clear reason.
-    doubtful: bool,
-}
-
 /// The memory of a lane between requests.
 #[derive(Debug, Default)]
 pub(crate) struct Lane {
-    failures: u32,
+    /// Meta took an event of this lane once, so an unclear refusal is the events' fault.
+    proven: bool,
     holds: u32,
     failing_since: Option<Instant>,
     alerted: Option<Instant>,
-    /// Meta took an event of this lane once, so an unclear refusal is the events' fault.
-    proven: bool,
     refusals: Refusals,
     line_at: Option<Instant>,
     lines_left_out: u64,
@@ -92,38 +96,6 @@ struct Refusals {
     small: bool,
 }
 
-// === impl Parts ===
-
-impl Parts {
-    /// A batch that is sent whole first.
-    pub(crate) fn new(events: Vec<usize>) -> Self {
-        let work = if events.is_empty() { Vec::new() } else { vec![Part { events, doubtful: false }] };
-        Self { work, aside: Vec::new(), doubt: String::new() }
-    }
-
-    /// The part to send next.
-    pub(crate) fn take(&mut self) -> Option<Part> {
-        self.work.pop()
-    }
-
-    /// Cuts a part: the event that Meta named, alone, and the rest; else in halves (at most 10 times for 1,000 events).
-    fn split(&mut self, part: Part, index: Option<usize>, doubtful: bool) {
-        let mut first = part.events;
-        let second = match index.filter(|index| *index < first.len()) {
-            Some(index) => {
-                let named = first.remove(index);
-                std::mem::replace(&mut first, vec![named])
-            }
-            None => first.split_off(first.len() / 2),
-        };
-        for events in [second, first] {
-            if !events.is_empty() {
-                self.work.push(Part { events, doubtful });
-            }
-        }
-    }
-}
-
 // === impl Lane ===
 
 impl Lane {
@@ -132,58 +104,67 @@ impl Lane {
         Self { proven: delivered > 0, ..Self::default() }
     }
 
+    /// Whether an unclear refusal is the events' fault.
+    pub(crate) fn is_proven(&self) -> bool {
+        self.proven
+    }
+
     /// How many events a batch of this lane may have.
     pub(crate) fn batch_events_max(&mut self, configured: usize, now: Instant) -> usize {
         self.refusals.turn_over(now);
         if self.refusals.small { configured.min(SMALL_BATCH) } else { configured }
     }
 
-    /// Takes the outcome of sending `part` in. `random` is in `0.0..1.0`.
-    pub(crate) fn judge(
-        &mut self,
-        parts: &mut Parts,
-        part: Part,
-        outcome: Outcome,
-        backoff: Backoff,
-        now: Instant,
-        random: f64,
-    ) -> (Settle, Then) {
-        if !matches!(outcome, Outcome::Retry { .. } | Outcome::Hold { .. }) {
-            (self.failures, self.holds, self.failing_since, self.alerted) = (0, 0, None, None);
+    /// Takes the outcome of a request in.
+    pub(crate) fn judge(&mut self, attempt: Attempt, outcome: Outcome, backoff: Backoff) -> (Settle, Then) {
+        let Attempt { events, doubtful, failures, now, random } = attempt;
+        match outcome {
+            Outcome::Retry { .. } | Outcome::Hold { .. } => drop(self.failing_since.get_or_insert(now)),
+            _ => (self.holds, self.failing_since, self.alerted) = (0, None, None),
         }
         match outcome {
             Outcome::Accept { .. } => {
                 self.proven = true;
-                self.refusals.count(part.events.len(), 0, now);
-                (Settle::Delivered, self.go_on(parts))
+                self.refusals.count(events, 0, now);
+                (Settle::Delivered, Then::Continue)
             }
             Outcome::Retry { after } => {
-                self.failures = self.failures.saturating_add(1);
-                self.failing_since.get_or_insert(now);
-                (Settle::Keep, Then::Wait(backoff.wait_at_least(after, self.failures, random)))
+                let wait = backoff.wait_at_least(after, failures.saturating_add(1), random);
+                (Settle::Back, Then::Wait(wait))
             }
             Outcome::Hold { wait, .. } => {
                 self.holds = self.holds.saturating_add(1);
-                self.failing_since.get_or_insert(now);
-                (Settle::Keep, Then::Wait(hold(wait, self.holds)))
+                (Settle::Back, Then::Wait(hold(wait, self.holds)))
             }
-            Outcome::Pause { reason } => (Settle::Keep, Then::Pause { reason, token_refused: true }),
+            Outcome::Pause { reason } => (Settle::Back, Then::Pause { reason, token_refused: true }),
+            // Before anything was ever taken, an unclear refusal may be of the pixel and not of an event: both halves are
+            // tried, and what is refused again waits for the first success.
             Outcome::Split { fault: Fault::Unclear, message, .. }
             | Outcome::Bury { fault: Fault::Unclear, message }
                 if !self.proven =>
             {
-                self.doubt(parts, part, message);
-                (Settle::Keep, self.go_on(parts))
+                let settle = match doubtful || events == 1 {
+                    true => Settle::SetAside(message),
+                    false => Settle::Split { index: None, doubtful: true },
+                };
+                (settle, Then::Continue)
             }
-            Outcome::Split { index, .. } => {
-                parts.split(part, index, false);
-                (Settle::Keep, Then::Continue)
-            }
+            Outcome::Split { index, .. } => (Settle::Split { index, doubtful: false }, Then::Continue),
             Outcome::Bury { fault, message } => {
-                let then = self.buried(fault, parts, now);
-                (Settle::Bury { reason: fault.reason(), message }, then)
+                (Settle::Bury { reason: fault.reason(), message }, self.after_burial(fault, now))
             }
         }
+    }
+
+    /// All that was sent was refused without a clear reason. A person who resumes the lane says that its configuration is
+    /// right: from then on it is the events.
+    pub(crate) fn doubt_confirmed(&mut self, doubt: &str) -> Then {
+        self.proven = true;
+        let reason = format!(
+            "the Graph API refuses all events of this pixel, and does not say clearly why ({doubt}); look at the pixel \
+             in Events Manager, then resume the account: events that are refused again become dead letters"
+        );
+        Then::Pause { reason, token_refused: false }
     }
 
     /// Whether it is time to tell a person that this lane fails and fails.
@@ -206,41 +187,14 @@ impl Lane {
         Some(std::mem::take(&mut self.lines_left_out))
     }
 
-    /// Before anything was ever taken, an unclear refusal may be of the pixel and not of an event: both halves are
-    /// tried, and what is refused again waits for the first success.
-    fn doubt(&mut self, parts: &mut Parts, part: Part, message: String) {
-        parts.doubt = message;
-        if part.doubtful || part.events.len() == 1 {
-            parts.aside.push(part);
-        } else {
-            parts.split(part, None, true);
-        }
-    }
-
-    fn go_on(&mut self, parts: &mut Parts) -> Then {
-        if self.proven {
-            parts.work.append(&mut parts.aside);
-        }
-        if !parts.work.is_empty() || parts.aside.is_empty() {
-            return Then::Continue;
-        }
-        // A person who resumes the lane says that the configuration is right; then it is the events.
-        self.proven = true;
-        let reason = format!(
-            "the Graph API refuses all events of this pixel, and it is not clear why ({}); look at the pixel in \
-             Events Manager, then resume the account: events that are refused again become dead letters",
-            parts.doubt
-        );
-        Then::Pause { reason, token_refused: false }
-    }
-
-    fn buried(&mut self, fault: Fault, parts: &mut Parts, now: Instant) -> Then {
+    /// Many burials say that what sends the events is wrong: first batches are made small, then the lane stops.
+    fn after_burial(&mut self, fault: Fault, now: Instant) -> Then {
         if matches!(fault, Fault::Expired | Fault::Size) {
-            return self.go_on(parts);
+            return Then::Continue;
         }
         self.refusals.count(0, 1, now);
         if !self.refusals.too_many() {
-            return self.go_on(parts);
+            return Then::Continue;
         }
         let Refusals { taken, buried, small, .. } = std::mem::take(&mut self.refusals);
         if !small {
@@ -279,145 +233,123 @@ impl Refusals {
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used)]
     use super::*;
 
     const BACKOFF: Backoff = Backoff { min: Duration::from_secs(1), max: Duration::from_secs(600) };
+    const ACCEPT: Outcome = Outcome::Accept { received: 1 };
 
-    /// Plays Meta: what becomes of each event of a batch, and how many requests it took.
-    struct Played {
-        delivered: Vec<usize>,
-        buried: Vec<usize>,
-        requests: usize,
-        end: Then,
+    fn bury(fault: Fault) -> Outcome {
+        Outcome::Bury { fault, message: "code 100".to_owned() }
     }
 
-    fn outcome_for(part: &Part, bad: &dyn Fn(usize) -> bool, fault: Fault, named: bool) -> Outcome {
-        let Some(index) = part.events.iter().position(|event| bad(*event)) else {
-            return Outcome::Accept { received: part.events.len() as u64 };
-        };
-        let message = "code 100".to_owned();
-        match part.events.len() {
-            1 => Outcome::Bury { fault, message },
-            _ => Outcome::Split { fault, index: named.then_some(index), message },
-        }
+    fn split(fault: Fault) -> Outcome {
+        Outcome::Split { fault, index: None, message: "code 100".to_owned() }
     }
 
-    fn play(lane: &mut Lane, events: usize, bad: impl Fn(usize) -> bool, fault: Fault, named: bool) -> Played {
-        let mut parts = Parts::new((0..events).collect());
-        let mut played = Played { delivered: vec![], buried: vec![], requests: 0, end: Then::Continue };
-        while let Some(part) = parts.take() {
-            played.requests += 1;
-            let outcome = outcome_for(&part, &bad, fault, named);
-            let events = part.events.clone();
-            let (settle, then) = lane.judge(&mut parts, part, outcome, BACKOFF, Instant::now(), 0.5);
-            match settle {
-                Settle::Delivered => played.delivered.extend(events),
-                Settle::Bury { .. } => played.buried.extend(events),
-                Settle::Keep => {}
-            }
-            played.end = then;
-            if played.end != Then::Continue {
-                return played;
+    fn judge_at(lane: &mut Lane, now: Instant, events: usize, outcome: Outcome) -> (Settle, Then) {
+        lane.judge(Attempt { events, doubtful: false, failures: 0, now, random: 1.0 }, outcome, BACKOFF)
+    }
+
+    fn judge(lane: &mut Lane, events: usize, outcome: Outcome) -> (Settle, Then) {
+        judge_at(lane, Instant::now(), events, outcome)
+    }
+
+    /// Buries until the lane does something else than going on.
+    fn bury_until(lane: &mut Lane, now: Instant) -> (u32, Then) {
+        for buried in 1..=1_000 {
+            let (_, then) = judge_at(lane, now, 1, bury(Fault::Event));
+            if then != Then::Continue {
+                return (buried, then);
             }
         }
-        played
+        (1_000, Then::Continue)
     }
 
     #[test]
-    fn a_bad_event_is_found_in_at_most_ten_halvings() {
-        for at in [0, 1, 499, 500, 999] {
-            let played = play(&mut Lane::default(), 1_000, |event| event == at, Fault::Event, false);
-            assert_eq!(played.buried, [at]);
-            assert_eq!(played.delivered.len(), 999);
-            assert!(played.requests <= 21, "{}: the whole and two at each of ten levels", played.requests);
-        }
+    fn what_meta_took_is_delivered_and_what_it_blamed_is_split_or_buried() {
+        let mut lane = Lane::default();
+        assert_eq!(judge(&mut lane, 5, ACCEPT), (Settle::Delivered, Then::Continue));
+        let named = Outcome::Split { fault: Fault::Event, index: Some(3), message: String::new() };
+        assert_eq!(judge(&mut lane, 5, named).0, Settle::Split { index: Some(3), doubtful: false });
+        let buried = Settle::Bury { reason: "refused", message: "code 100".to_owned() };
+        assert_eq!(judge(&mut lane, 1, bury(Fault::Event)).0, buried);
     }
 
     #[test]
-    fn an_event_that_meta_names_is_tried_alone() {
-        let played = play(&mut Lane::default(), 1_000, |event| event == 700, Fault::Event, true);
-        assert_eq!((played.buried.as_slice(), played.delivered.len(), played.requests), ([700].as_slice(), 999, 3));
+    fn an_unclear_refusal_is_doubted_until_something_was_taken() {
+        let mut lane = Lane::default();
+        let aside = Settle::SetAside("code 100".to_owned());
+        assert_eq!(judge(&mut lane, 5, split(Fault::Unclear)).0, Settle::Split { index: None, doubtful: true });
+        let attempt = Attempt { events: 2, doubtful: true, failures: 0, now: Instant::now(), random: 0.0 };
+        assert_eq!(lane.judge(attempt, split(Fault::Unclear), BACKOFF).0, aside);
+        assert_eq!(judge(&mut lane, 1, bury(Fault::Unclear)).0, aside);
+        judge(&mut lane, 1, ACCEPT);
+        assert_eq!(judge(&mut lane, 5, split(Fault::Unclear)).0, Settle::Split { index: None, doubtful: false });
+        assert!(matches!(judge(&mut lane, 1, bury(Fault::Unclear)).0, Settle::Bury { .. }));
+        assert!(Lane::new(1).is_proven());
     }
 
     #[test]
-    fn siblings_are_delivered_in_order() {
-        let played = play(&mut Lane::default(), 64, |event| event == 3 || event == 60, Fault::Event, false);
-        let mut sorted = played.delivered.clone();
-        sorted.sort_unstable();
-        assert_eq!(played.delivered, sorted);
-        assert_eq!(played.buried, [3, 60]);
+    fn a_doubt_pauses_once_and_then_blames_the_events() {
+        let mut lane = Lane::default();
+        let then = lane.doubt_confirmed("code 100");
+        assert!(matches!(&then, Then::Pause { reason, token_refused: false } if reason.contains("(code 100)")));
+        assert!(matches!(judge(&mut lane, 1, bury(Fault::Unclear)).0, Settle::Bury { .. }));
     }
 
     #[test]
-    fn an_unclear_refusal_of_everything_pauses_and_buries_nothing() {
-        for events in [1, 2, 1_000] {
-            let mut lane = Lane::default();
-            let played = play(&mut lane, events, |_| true, Fault::Unclear, false);
-            assert!(matches!(&played.end, Then::Pause { token_refused: false, reason } if reason.contains("code 100")));
-            assert!(played.buried.is_empty());
-            assert!(played.requests <= 3, "bisected once");
-            let again = play(&mut lane, 4, |_| true, Fault::Unclear, false);
-            assert_eq!((again.buried.len(), again.end), (4, Then::Continue), "resumed: it is the events");
-        }
-    }
-
-    #[test]
-    fn an_unclear_refusal_of_one_half_is_the_events_fault() {
-        let played = play(&mut Lane::default(), 8, |event| event == 1 || event == 2, Fault::Unclear, false);
-        assert_eq!((played.buried, played.delivered.len()), (vec![1, 2], 6));
-        let played = play(&mut Lane::new(1), 2, |_| true, Fault::Unclear, false);
-        assert_eq!((played.buried.len(), played.end), (2, Then::Continue), "the lane worked before");
+    fn a_refused_token_pauses() {
+        let then = judge(&mut Lane::new(9), 5, Outcome::Pause { reason: "code 190".to_owned() });
+        assert_eq!(then, (Settle::Back, Then::Pause { reason: "code 190".to_owned(), token_refused: true }));
     }
 
     #[test]
     fn many_refusals_make_batches_small_and_then_pause() {
-        let mut lane = Lane::new(1_000);
-        assert_eq!(lane.batch_events_max(1_000, Instant::now()), 1_000);
-        let played = play(&mut lane, 1_000, |_| true, Fault::Event, false);
-        assert_eq!((played.buried.len(), played.end), (20, Then::Wait(Duration::ZERO)));
-        assert_eq!(lane.batch_events_max(1_000, Instant::now()), 50);
-        let played = play(&mut lane, 50, |_| true, Fault::Event, false);
-        assert_eq!(played.buried.len(), 20);
-        assert!(matches!(played.end, Then::Pause { token_refused: false, .. }));
-        assert_eq!(lane.batch_events_max(1_000, Instant::now()), 1_000, "resumed: as at first");
+        let (mut lane, now) = (Lane::default(), Instant::now());
+        judge_at(&mut lane, now, 50, ACCEPT);
+        assert_eq!(bury_until(&mut lane, now), (20, Then::Wait(Duration::ZERO)));
+        assert_eq!(lane.batch_events_max(1_000, now), 50);
+        let (buried, then) = bury_until(&mut lane, now);
+        assert!(buried == 20 && matches!(then, Then::Pause { token_refused: false, .. }));
+        assert_eq!(lane.batch_events_max(1_000, now), 1_000, "resumed: as at first");
     }
 
     #[test]
     fn batches_grow_again_when_refusals_stop() {
-        let mut lane = Lane::new(1_000);
-        play(&mut lane, 1_000, |_| true, Fault::Event, false);
-        assert_eq!(lane.batch_events_max(1_000, Instant::now() + REFUSALS_WINDOW), 1_000);
+        let (mut lane, now) = (Lane::default(), Instant::now());
+        bury_until(&mut lane, now);
+        assert_eq!(lane.batch_events_max(1_000, now + REFUSALS_WINDOW), 1_000);
     }
 
     #[test]
-    fn some_refusals_among_many_events_are_buried_and_no_more() {
-        let mut lane = Lane::default();
-        for _ in 0..5 {
-            let played = play(&mut lane, 1_000, |event| event % 20 == 19, Fault::Event, false);
-            assert_eq!((played.buried.len(), played.end), (50, Then::Continue));
+    fn a_few_refusals_among_many_events_are_buried_and_no_more() {
+        let (mut lane, now) = (Lane::default(), Instant::now());
+        for _ in 0..100 {
+            assert_eq!(judge_at(&mut lane, now, 4, ACCEPT).1, Then::Continue);
+            assert_eq!(judge_at(&mut lane, now, 1, bury(Fault::Event)).1, Then::Continue, "one in five");
         }
-        let played = play(&mut lane, 100, |_| true, Fault::Expired, false);
-        assert_eq!((played.buried.len(), played.end), (100, Then::Continue), "old events say nothing of the mapping");
+        for _ in 0..1_000 {
+            assert_eq!(judge_at(&mut lane, now, 1, bury(Fault::Expired)).1, Then::Continue, "age is no mapping");
+        }
     }
 
     #[test]
-    fn failures_wait_longer_and_a_success_forgets_them() {
+    fn a_failing_lane_waits_longer_each_time_and_a_throttled_one_as_told() {
         let mut lane = Lane::default();
-        let mut wait = |outcome: Outcome| {
-            let mut parts = Parts::new(vec![0]);
-            let part = parts.take().unwrap();
-            lane.judge(&mut parts, part, outcome, BACKOFF, Instant::now(), 1.0).1
+        let mut wait = |failures, outcome| {
+            let attempt = Attempt { events: 1, doubtful: false, failures, now: Instant::now(), random: 1.0 };
+            lane.judge(attempt, outcome, BACKOFF).1
         };
-        let retry = || Outcome::Retry { after: None };
-        assert_eq!(wait(retry()), Then::Wait(Duration::from_secs(2)));
-        assert_eq!(wait(retry()), Then::Wait(Duration::from_secs(4)));
-        let held = Outcome::Hold { wait: None, alert: false };
-        assert_eq!(wait(held.clone()), Then::Wait(Duration::from_secs(60)));
-        assert_eq!(wait(held), Then::Wait(Duration::from_secs(120)));
-        assert_eq!(wait(retry()), Then::Wait(Duration::from_secs(8)), "a hold is no failure");
-        assert_eq!(wait(Outcome::Accept { received: 1 }), Then::Continue);
-        assert_eq!(wait(retry()), Then::Wait(Duration::from_secs(2)));
+        let retry = |after| Outcome::Retry { after };
+        let held = || Outcome::Hold { wait: None, alert: false };
+        let seconds = |seconds| Then::Wait(Duration::from_secs(seconds));
+        assert_eq!(wait(0, retry(None)), seconds(2));
+        assert_eq!(wait(3, retry(None)), seconds(16));
+        assert_eq!(wait(u32::MAX, retry(None)), seconds(600));
+        assert_eq!(wait(0, retry(Some(Duration::from_secs(30)))), seconds(30));
+        assert_eq!((wait(1, held()), wait(2, held())), (seconds(60), seconds(120)));
+        assert_eq!(wait(3, ACCEPT), Then::Continue);
+        assert_eq!(wait(0, held()), seconds(60), "a success forgets the holds");
     }
 
     #[test]
@@ -427,8 +359,10 @@ mod tests {
         assert_eq!((lane.line_due(at(0)), lane.line_due(at(1)), lane.line_due(at(59))), (Some(0), None, None));
         assert_eq!(lane.line_due(at(60)), Some(2));
         assert!(!lane.alert_due(at(9_000)), "nothing fails");
-        lane.failing_since = Some(begin);
+        judge_at(&mut lane, begin, 1, Outcome::Retry { after: None });
         assert!(!lane.alert_due(at(3_599)));
         assert!(lane.alert_due(at(3_600)) && !lane.alert_due(at(3_601)) && lane.alert_due(at(7_200)));
+        judge_at(&mut lane, at(7_200), 1, ACCEPT);
+        assert!(!lane.alert_due(at(20_000)));
     }
 }

@@ -166,9 +166,10 @@ fn numbers(answer: &Answer) -> String {
 // === impl Outcome ===
 
 impl Outcome {
-    /// The outcome's name, as a metric's label.
-    pub(crate) fn label(&self) -> &'static str {
+    /// The outcome's name for a request with `events` events, as a metric's label.
+    pub(crate) fn label(&self, events: usize) -> &'static str {
         match self {
+            Outcome::Accept { received } if *received < events as u64 => "accept_short",
             Outcome::Accept { .. } => "accept",
             Outcome::Retry { .. } => "retry",
             Outcome::Hold { .. } => "hold",

@@ -4,7 +4,7 @@
 //! |---|---|
 //! | `POST faults` | a [`Fault`](crate::script::Fault) for the next requests |
 //! | `POST bad-events` | `{"event_ids":[…],"code":100,"subcode":2804050,"named":false}`: requests with one are refused |
-//! | `POST tokens` | `{"pixel":1,"tokens":["…"]}`: what the pixel accepts from now on; at first, anything |
+//! | `POST tokens` | `{"pixel":"1","tokens":["…"]}`: what the pixel accepts from now on; at first, anything |
 //! | `POST reset` | forgets the script and the book |
 //! | `GET summary` | totals, per pixel and in all, and the breaches of rules seen |
 //! | `GET events?pixel=1` | every event taken, with how often and when |

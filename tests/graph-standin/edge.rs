@@ -85,7 +85,11 @@ struct FastEvent<'a> {
 }
 
 /// Half an answer, and then a connection that breaks.
-struct BrokenBody(Option<Bytes>);
+struct BrokenBody {
+    half: Option<Bytes>,
+    /// Whether the half had its chance to go out.
+    flushed: bool,
+}
 
 /// Answers one request; an error closes the connection without an answer.
 pub(crate) async fn answer(stand_in: &StandIn, request: Request<Incoming>) -> io::Result<Answer> {
@@ -331,7 +335,7 @@ pub(crate) fn whole(status: u16, text: String, content_type: &'static str) -> An
 
 fn cut(text: &str) -> Answer {
     let half = text.get(..text.len() / 2).unwrap_or_default();
-    respond(200, BrokenBody(Some(Bytes::copy_from_slice(half.as_bytes()))).boxed(), "application/json")
+    respond(200, BrokenBody { half: Some(Bytes::copy_from_slice(half.as_bytes())), flushed: false }.boxed(), "application/json")
 }
 
 fn respond(status: u16, body: BoxBody<Bytes, io::Error>, content_type: &'static str) -> Answer {
@@ -359,10 +363,14 @@ impl Body for BrokenBody {
     type Data = Bytes;
     type Error = io::Error;
 
-    fn poll_frame(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<io::Result<Frame<Bytes>>>> {
-        Poll::Ready(Some(match self.0.take() {
-            Some(half) => Ok(Frame::data(half)),
-            None => Err(io::Error::other("scripted: broken off")),
-        }))
+    fn poll_frame(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<io::Result<Frame<Bytes>>>> {
+        if let Some(half) = self.half.take() {
+            return Poll::Ready(Some(Ok(Frame::data(half))));
+        }
+        if !std::mem::replace(&mut self.flushed, true) {
+            context.waker().wake_by_ref();
+            return Poll::Pending;
+        }
+        Poll::Ready(Some(Err(io::Error::other("scripted: broken off"))))
     }
 }

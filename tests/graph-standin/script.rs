@@ -3,7 +3,8 @@
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use serde::Deserialize;
+use serde::de::Error as _;
+use serde::{Deserialize, Deserializer};
 use serde_json::Value;
 
 /// Scripted behaviour; empty = as Meta does when all is well.
@@ -23,7 +24,8 @@ struct State {
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Fault {
-    /// Only requests to this pixel; without it, to any.
+    /// Only requests to this pixel, `"123"` or 123; without it, to any.
+    #[serde(default, deserialize_with = "some_pixel")]
     pixel: Option<u64>,
     /// How many requests.
     #[serde(default = "once")]
@@ -92,8 +94,20 @@ pub(crate) struct BadEvent {
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Tokens {
+    #[serde(deserialize_with = "pixel")]
     pixel: u64,
     tokens: HashSet<String>,
+}
+
+/// A pixel id as a text or a number.
+fn pixel<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u64, D::Error> {
+    let id = Value::deserialize(deserializer)?;
+    let number = id.as_u64().or_else(|| id.as_str()?.parse().ok());
+    number.ok_or_else(|| D::Error::custom(format!("{id} is no pixel id")))
+}
+
+fn some_pixel<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u64>, D::Error> {
+    pixel(deserializer).map(Some)
 }
 
 fn once() -> u64 {

@@ -53,7 +53,7 @@ pub(crate) enum Reply {
 
 /// Why a client cannot be made of the configuration.
 #[derive(Debug, thiserror::Error)]
-pub enum ClientError {
+pub enum DeliveryError {
     /// `[delivery] ca_file` cannot be read.
     #[error("[delivery] ca_file {path}: {source}; make it readable for the gateway's user")]
     CaUnreadable {
@@ -78,7 +78,7 @@ pub enum ClientError {
 impl GraphClient {
     /// A client for the Graph API that the settings name. Proxies are taken from the environment, but never for a
     /// Graph API on this machine.
-    pub(crate) fn new(settings: &DeliveryConfig) -> Result<Self, ClientError> {
+    pub(crate) fn new(settings: &DeliveryConfig) -> Result<Self, DeliveryError> {
         let mut builder = Client::builder()
             .user_agent(concat!("pixelgate/", env!("CARGO_PKG_VERSION")))
             .redirect(redirect::Policy::none())
@@ -91,17 +91,18 @@ impl GraphClient {
             .http2_keep_alive_timeout(PING_TIMEOUT)
             .tcp_nodelay(true);
         if let Some(path) = &settings.ca_file {
-            let pem = std::fs::read(path).map_err(|source| ClientError::CaUnreadable { path: path.clone(), source })?;
+            let pem =
+                std::fs::read(path).map_err(|source| DeliveryError::CaUnreadable { path: path.clone(), source })?;
             let certificates = Certificate::from_pem_bundle(&pem).unwrap_or_default();
             if certificates.is_empty() {
-                return Err(ClientError::CaMalformed { path: path.clone() });
+                return Err(DeliveryError::CaMalformed { path: path.clone() });
             }
             builder = builder.tls_certs_merge(certificates);
         }
         if is_loopback(&settings.graph_url) {
             builder = builder.no_proxy();
         }
-        let http = builder.build().map_err(|error| ClientError::Client(chain(error)))?;
+        let http = builder.build().map_err(|error| DeliveryError::Client(chain(error)))?;
         Ok(Self { http, base: format!("{}/{}", settings.graph_url, settings.api_version) })
     }
 

@@ -1,0 +1,157 @@
+//! A leased batch and what of it may be sent: Meta refuses a whole request for one event that is too old, so age is
+//! judged when a batch is built.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+
+use super::graph::{document, is_physical_store};
+use crate::outbox::{Lease, Leased, Sent, Settlement};
+
+/// How long Meta takes a shop's uploads ("Using the API").
+const PHYSICAL_STORE_AGE_MAX: Duration = Duration::from_secs(62 * 86_400);
+
+/// Events that go in one request, and those leased with them that are too old to.
+pub(crate) struct Batch {
+    lease: Lease,
+    /// Of each event of the lease, whether Meta would still take it.
+    fresh: Vec<bool>,
+}
+
+// === impl Batch ===
+
+impl Batch {
+    /// Judges the age of a lease's events at `now_ms`.
+    pub(crate) fn new(lease: Lease, now_ms: i64, age_max: Duration) -> Self {
+        let fresh = lease.events().iter().map(|event| !is_expired(event, now_ms, age_max)).collect();
+        Self { lease, fresh }
+    }
+
+    /// Events to be sent.
+    pub(crate) fn len(&self) -> usize {
+        self.fresh.iter().filter(|fresh| **fresh).count()
+    }
+
+    /// Events that are too old.
+    pub(crate) fn expired(&self) -> usize {
+        self.fresh.len() - self.len()
+    }
+
+    /// Events to be sent that an earlier request may have brought to Meta.
+    pub(crate) fn maybe_sent(&self) -> usize {
+        self.to_send().filter(|event| event.maybe_sent).count()
+    }
+
+    /// When the oldest event to be sent was accepted, Unix milliseconds.
+    pub(crate) fn oldest_accepted_ms(&self) -> Option<i64> {
+        self.to_send().map(|event| event.accepted_ms).min()
+    }
+
+    /// How often the lane was sent back since its last success.
+    pub(crate) fn failures(&self) -> u32 {
+        self.lease.failures()
+    }
+
+    /// The request's body. A request with it is about to go out, and the outbox notes that.
+    pub(crate) fn departing(&mut self, test_event_code: Option<&str>) -> Bytes {
+        self.lease.mark_sent();
+        document(self.lease.envelope(), test_event_code, self.to_send().map(|event| event.body.as_ref()))
+    }
+
+    /// Makes two of it: `count` events to send, and the others.
+    pub(crate) fn split_at(mut self, count: usize) -> (Self, Option<Self>) {
+        let mut sent = self.fresh.iter().enumerate().filter(|(_, fresh)| **fresh).map(|(place, _)| place);
+        let Some(place) = sent.nth(count).filter(|place| *place > 0) else {
+            return (self, None);
+        };
+        let rest = self.fresh.split_off(place);
+        let (lease, others) = self.lease.split_at(place);
+        (Self { lease, fresh: self.fresh }, others.map(|lease| Self { lease, fresh: rest }))
+    }
+
+    /// Meta has what was sent.
+    pub(crate) fn delivered(self, now_ms: i64) {
+        if self.expired() == 0 {
+            return self.lease.ack();
+        }
+        self.settle(&Settlement::Ack, 0, now_ms);
+    }
+
+    /// What was sent goes to the dead letters.
+    pub(crate) fn bury(self, reason: &str, message: &str, now_ms: i64) {
+        let burial = Settlement::Bury { reason: reason.to_owned(), message: message.to_owned() };
+        self.settle(&burial, 0, now_ms);
+    }
+
+    /// Nothing was to be sent: all of it is too old.
+    pub(crate) fn bury_expired(self, now_ms: i64) {
+        self.settle(&Settlement::Retry(Sent::No), 0, now_ms);
+    }
+
+    /// What was, or was to be, sent goes back to the lane, which sends nothing before `not_before_ms`.
+    pub(crate) fn give_back(self, sent: Sent, not_before_ms: i64, now_ms: i64) {
+        self.settle(&Settlement::Retry(sent), not_before_ms, now_ms);
+    }
+
+    /// What is too old goes to the dead letters whatever becomes of the others.
+    fn settle(self, of_the_sent: &Settlement, not_before_ms: i64, now_ms: i64) {
+        let settlements = self.fresh.iter().map(|fresh| match fresh {
+            true => of_the_sent.clone(),
+            false => Settlement::Bury {
+                reason: "expired".to_owned(),
+                message: "older than Meta takes events when its turn came".to_owned(),
+            },
+        });
+        self.lease.settle(settlements.collect(), not_before_ms, now_ms);
+    }
+
+    fn to_send(&self) -> impl Iterator<Item = &Leased> + Clone {
+        self.lease.events().iter().zip(&self.fresh).filter(|(_, fresh)| **fresh).map(|(event, _)| event)
+    }
+}
+
+/// The body is looked at only for what is old, and that is rare.
+fn is_expired(event: &Leased, now_ms: i64, age_max: Duration) -> bool {
+    let age_s = now_ms.div_euclid(1_000).saturating_sub(event.event_time);
+    let over = |limit: Duration| age_s > i64::try_from(limit.as_secs()).unwrap_or(i64::MAX);
+    over(age_max) && (over(PHYSICAL_STORE_AGE_MAX.max(age_max)) || !is_physical_store(&event.body))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const DAY_S: i64 = 86_400;
+    const NOW_S: i64 = 1_800_000_000;
+
+    fn expired(event_time: i64, body: &'static str) -> bool {
+        let event = Leased {
+            seq: 1,
+            accepted_ms: 0,
+            event_time,
+            event_name: "Purchase".to_owned(),
+            event_id: "1".to_owned(),
+            body: Bytes::from_static(body.as_bytes()),
+            attempts: 0,
+            maybe_sent: false,
+        };
+        is_expired(&event, NOW_S * 1_000 + 999, Duration::from_secs(7 * 86_400))
+    }
+
+    #[test]
+    fn what_is_older_than_meta_takes_is_expired() {
+        let (website, store) = (r#"{"action_source":"website"}"#, r#"{"action_source":"physical_store"}"#);
+        for (time, body, is) in [
+            (NOW_S, website, false),
+            (NOW_S - 7 * DAY_S, website, false),
+            (NOW_S - 7 * DAY_S - 1, website, true),
+            (NOW_S - 7 * DAY_S - 1, "{", true),
+            (NOW_S - 62 * DAY_S, store, false),
+            (NOW_S - 62 * DAY_S - 1, store, true),
+            (NOW_S + DAY_S, website, false),
+            (i64::MIN, website, true),
+        ] {
+            assert_eq!(expired(time, body), is, "{time} {body}");
+        }
+    }
+}

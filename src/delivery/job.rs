@@ -1,0 +1,81 @@
+//! A batch in work: parts of it that are still to be sent, because Meta refused the whole.
+
+use super::batch::Batch;
+use crate::outbox::Sent;
+
+/// What is left of a batch. The oldest events are sent first.
+pub(crate) struct Job {
+    /// To be sent, the next one last.
+    work: Vec<Part>,
+    /// Refused without a clear reason, of a lane of which nothing was ever taken.
+    aside: Vec<Part>,
+    /// What Meta said about those.
+    doubt: String,
+}
+
+/// Events that are sent together.
+pub(crate) struct Part {
+    /// The events.
+    pub(crate) batch: Batch,
+    /// They are half of what was refused without a clear reason.
+    pub(crate) doubtful: bool,
+}
+
+// === impl Job ===
+
+impl Job {
+    /// A batch that is sent whole first.
+    pub(crate) fn new(batch: Batch) -> Self {
+        Self { work: vec![Part { batch, doubtful: false }], aside: Vec::new(), doubt: String::new() }
+    }
+
+    /// The part to send next.
+    pub(crate) fn next(&mut self) -> Option<Part> {
+        self.work.pop()
+    }
+
+    /// Whether nothing is left to be sent.
+    pub(crate) fn is_done(&self) -> bool {
+        self.work.is_empty() && self.aside.is_empty()
+    }
+
+    /// Cuts a part: before and after the event that Meta named, else in halves. One of 1,000 is alone after ten halvings.
+    pub(crate) fn split(&mut self, part: Part, index: Option<usize>, doubtful: bool) {
+        let cuts = index.map_or_else(|| vec![part.batch.len() / 2], |index| vec![index, index + 1]);
+        let (mut pieces, mut rest, mut cut_off) = (Vec::new(), Some(part.batch), 0);
+        for cut in cuts.into_iter().filter(|cut| *cut > 0) {
+            let Some(batch) = rest.take() else { break };
+            let (before, after) = batch.split_at(cut - cut_off);
+            pieces.push(before);
+            (rest, cut_off) = (after, cut);
+        }
+        pieces.extend(rest);
+        self.work.extend(pieces.into_iter().rev().map(|batch| Part { batch, doubtful }));
+    }
+
+    /// Keeps a part until it is known whether the fault is its own.
+    pub(crate) fn set_aside(&mut self, part: Part, doubt: String) {
+        self.aside.push(part);
+        self.doubt = doubt;
+    }
+
+    /// The fault is the events': what was set aside is looked at closely.
+    pub(crate) fn trust(&mut self) {
+        self.work.extend(self.aside.drain(..).rev());
+    }
+
+    /// What Meta said, if all that is left was refused without a clear reason.
+    pub(crate) fn doubt(&self) -> Option<&str> {
+        (self.work.is_empty() && !self.aside.is_empty()).then_some(self.doubt.as_str())
+    }
+
+    /// What is left goes back to its lane, which sends nothing before `not_before_ms`; gives how many events that were.
+    pub(crate) fn give_back(self, not_before_ms: i64, now_ms: i64) -> usize {
+        let mut events = 0;
+        for Part { batch, .. } in self.work.into_iter().chain(self.aside) {
+            events += batch.len();
+            batch.give_back(Sent::No, not_before_ms, now_ms);
+        }
+        events
+    }
+}

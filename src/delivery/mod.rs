@@ -1,0 +1,307 @@
+//! Delivery: every lane's events to Meta's Conversions API, in batches, until Meta has them.
+//!
+//! ```text
+//! outbox ── due ──▶ schedule ── slot ──▶ turn: lease ▶ batch ▶ request ▶ outcome ▶ lane's decision ▶ settle
+//!                      ▲                                                                     │
+//!                      └──────────── parts of a refused batch, the next turn ◀───────────────┘
+//! ```
+//! - A free slot sends at once what is due; nothing waits for a batch to fill. Lanes take turns, one that waits holds no
+//!   slot, and those that fail share half of them: schedule.rs.
+//! - A turn sends one request and does what comes of it: turn.rs, with batch.rs (what may be sent) and job.rs (the parts of
+//!   a batch that was refused).
+//! - What a reply means is a table: outcome.rs. What it means for the lane, its pace, its trust, is lane.rs; how long it
+//!   waits, retry.rs. Both are pure.
+//! - graph/ alone knows the Graph API's words. view.rs sees the configuration, token.rs remembers which token was refused,
+//!   report.rs writes the log.
+//!
+//! An event is sent again only if Meta refused it, or if no answer came after it went out; it keeps its `event_id`.
+
+mod batch;
+mod graph;
+mod job;
+mod lane;
+mod outcome;
+mod report;
+mod retry;
+mod schedule;
+#[cfg(test)]
+mod tests;
+mod token;
+mod turn;
+mod view;
+
+use std::collections::{HashMap, HashSet};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use tokio::task::{Id, JoinError, JoinSet};
+use tokio_util::sync::CancellationToken;
+
+use self::graph::GraphClient;
+use self::job::Job;
+use self::lane::Lane;
+use self::schedule::{Schedule, Slot, Slots};
+use self::token::Fingerprint;
+use self::turn::{Ended, Turn};
+use self::view::{Permit, View};
+use crate::account::LaneKey;
+use crate::clock::now_ms;
+use crate::config::DeliveryConfig;
+use crate::outbox::{Due, Outbox, PausedBy};
+use crate::snapshot::Published;
+
+pub use self::graph::DeliveryError;
+
+/// How often the configuration is looked at, and the clock, which may have been set.
+const LOOK_INTERVAL: Duration = Duration::from_secs(1);
+/// Time that requests in flight get when the gateway stops.
+const DRAIN_MAX: Duration = Duration::from_secs(30);
+
+/// Is told what happens, to count it.
+pub trait Observer: Send + Sync {
+    /// A request and what it came to: `accept`, `accept_short` (Meta counted fewer events), `retry`, `hold`, `split`,
+    /// `bury`, `pause`.
+    fn request(&self, outcome: &'static str, took: Duration);
+    /// Events that Meta took, and how long after its acceptance the oldest of them.
+    fn delivered(&self, lane: &LaneKey, events: u64, after: Duration);
+    /// Events that became dead letters: `refused`, `expired`, `too_large`.
+    fn dead(&self, lane: &LaneKey, reason: &'static str, events: u64);
+    /// Events that are sent again although an earlier request may have brought them.
+    fn ambiguous(&self, lane: &LaneKey, events: u64);
+    /// Events that went back for another try.
+    fn retried(&self, lane: &LaneKey, events: u64);
+}
+
+/// The service.
+pub struct Delivery {
+    outbox: Outbox,
+    observer: Arc<dyn Observer>,
+    newer: Newer,
+    view: View,
+    client: Arc<GraphClient>,
+    schedule: Schedule,
+    senders: HashMap<LaneKey, Sender>,
+    /// Due, but the configuration does not let them send.
+    parked: HashSet<LaneKey>,
+    /// Slots of the turns that are being taken.
+    taken: HashMap<Id, Slot>,
+    turns: JoinSet<Ended>,
+    /// Resumptions on their way to the disk.
+    resuming: JoinSet<()>,
+}
+
+/// What is kept of a lane between its turns.
+#[derive(Default)]
+struct Sender {
+    lane: Arc<Mutex<Lane>>,
+    /// Batches that were refused and are sent in parts.
+    begun: Vec<Job>,
+}
+
+/// Gives the configuration in force if it is another than that of this revision.
+type Newer = Box<dyn Fn(u64) -> Option<View> + Send>;
+
+// === impl Delivery ===
+
+impl Delivery {
+    /// Delivers what is in `outbox` as `published` says, always as its newest snapshot says.
+    ///
+    /// # Errors
+    /// When no client can be made of `[delivery]`.
+    pub fn new(outbox: Outbox, published: Arc<Published>, observer: Arc<dyn Observer>) -> Result<Self, DeliveryError> {
+        let view = View::of(&published.load());
+        let newer = move |known| {
+            let snapshot = published.load();
+            (snapshot.revision != known).then(|| View::of(&snapshot))
+        };
+        Self::following(outbox, view, Box::new(newer), observer)
+    }
+
+    fn following(outbox: Outbox, view: View, newer: Newer, observer: Arc<dyn Observer>) -> Result<Self, DeliveryError> {
+        let client = Arc::new(GraphClient::new(&view.settings)?);
+        let schedule = Schedule::new(slots(&view.settings));
+        let sender = |delivered| Sender { lane: Arc::new(Mutex::new(Lane::new(delivered))), begun: Vec::new() };
+        let senders = outbox.lanes().into_iter().map(|status| (status.lane, sender(status.delivered))).collect();
+        Ok(Self {
+            outbox,
+            observer,
+            newer,
+            view,
+            client,
+            schedule,
+            senders,
+            parked: HashSet::new(),
+            taken: HashMap::new(),
+            turns: JoinSet::new(),
+            resuming: JoinSet::new(),
+        })
+    }
+
+    /// Delivers until `shutdown`; then takes nothing new, and gives requests in flight up to 30 s.
+    pub async fn run(mut self, shutdown: CancellationToken) {
+        self.resume_mended();
+        let mut look = tokio::time::interval(LOOK_INTERVAL);
+        loop {
+            let due_in = self.collect_due();
+            while let Some(slot) = self.schedule.begin() {
+                self.begin(slot);
+            }
+            tokio::select! {
+                () = shutdown.cancelled() => break,
+                Some(ended) = self.turns.join_next_with_id() => self.end(ended),
+                () = self.outbox.changed() => {}
+                () = tokio::time::sleep(due_in) => {}
+                _ = look.tick() => self.follow(),
+            }
+        }
+        // Over the limit they are dropped: their events were marked as sent, and are sent again after the next start.
+        let _over = tokio::time::timeout(DRAIN_MAX, self.drain()).await;
+    }
+
+    /// Takes the lanes that are due into the schedule, and says when to ask again.
+    fn collect_due(&mut self) -> Duration {
+        loop {
+            match self.outbox.next_due(now_ms()) {
+                Due::Lane(lane) => self.schedule.due(lane),
+                Due::At(time_ms) => {
+                    let wait = u64::try_from(time_ms.saturating_sub(now_ms())).unwrap_or_default();
+                    return Duration::from_millis(wait).min(LOOK_INTERVAL);
+                }
+                Due::Nothing => return LOOK_INTERVAL,
+            }
+        }
+    }
+
+    /// Lets a lane take its turn.
+    fn begin(&mut self, slot: Slot) {
+        let sender = self.senders.entry(slot.lane.clone()).or_default();
+        let turn = match self.view.permit(&slot.lane) {
+            Permit::Send(pixel, token) => {
+                let turn = Turn {
+                    key: slot.lane.clone(),
+                    lane: sender.lane.clone(),
+                    token: token.clone(),
+                    test_event_code: pixel.test_event_code.clone(),
+                    settings: self.view.settings.clone(),
+                    outbox: self.outbox.clone(),
+                    client: self.client.clone(),
+                    observer: self.observer.clone(),
+                };
+                self.turns.spawn(turn.take(sender.begun.pop()))
+            }
+            Permit::NoToken(pixel) => {
+                let reason = format!(
+                    "no access token could be read from {}; mend it and reload, or restart if it comes from the \
+                     environment or a credential",
+                    pixel.access_token_source
+                );
+                give_back(sender.begun.drain(..));
+                let (outbox, lane) = (self.outbox.clone(), slot.lane.clone());
+                self.turns.spawn(async move {
+                    let none = Fingerprint::of(None);
+                    pause(&outbox, &lane, &none.sign(&reason)).await;
+                    Ended { refused: Some(none), ..Ended::default() }
+                })
+            }
+            Permit::Inactive => {
+                give_back(sender.begun.drain(..));
+                self.parked.insert(slot.lane.clone());
+                return self.schedule.end(slot, None);
+            }
+        };
+        self.taken.insert(turn.id(), slot);
+    }
+
+    /// Takes a turn's end in.
+    fn end(&mut self, ended: Result<(Id, Ended), JoinError>) {
+        let (id, ended) = ended.unwrap_or_else(|error| {
+            tracing::error!(%error, "a turn of a lane broke off; its events are sent again");
+            (error.id(), Ended { failed: Some(true), ..Ended::default() })
+        });
+        let Some(slot) = self.taken.remove(&id) else { return };
+        if let Some(job) = ended.job {
+            self.senders.entry(slot.lane.clone()).or_default().begun.push(job);
+            self.schedule.due(slot.lane.clone());
+        }
+        // The configuration may have brought another token while the request was out.
+        if ended.refused.is_some_and(|refused| self.is_mended(&slot.lane, refused)) {
+            self.resume(slot.lane.clone());
+        }
+        self.schedule.end(slot, ended.failed);
+    }
+
+    /// Takes up a configuration that was published meanwhile.
+    fn follow(&mut self) {
+        while self.resuming.try_join_next().is_some() {}
+        let Some(view) = (self.newer)(self.view.revision) else { return };
+        let before = std::mem::replace(&mut self.view, view);
+        let settings = &self.view.settings;
+        if *settings != before.settings {
+            self.schedule.resize(slots(settings));
+            match GraphClient::new(settings) {
+                Ok(client) => self.client = Arc::new(client),
+                Err(error) => {
+                    tracing::error!(%error, "the changed [delivery] cannot be used; delivery goes on as before")
+                }
+            }
+        }
+        for lane in self.parked.drain() {
+            self.schedule.due(lane);
+        }
+        self.resume_mended();
+    }
+
+    /// Resumes the lanes that delivery paused for a token that is another one now.
+    fn resume_mended(&mut self) {
+        for status in self.outbox.lanes() {
+            let pause = status.paused.filter(|pause| pause.by == PausedBy::Delivery);
+            let refused = pause.and_then(|pause| Fingerprint::signed(&pause.reason));
+            if refused.is_some_and(|refused| self.is_mended(&status.lane, refused)) {
+                self.resume(status.lane);
+            }
+        }
+    }
+
+    fn is_mended(&self, lane: &LaneKey, refused: Fingerprint) -> bool {
+        matches!(self.view.permit(lane), Permit::Send(_, token) if Fingerprint::of(Some(token)) != refused)
+    }
+
+    fn resume(&mut self, lane: LaneKey) {
+        report::resumed(&lane);
+        let outbox = self.outbox.clone();
+        self.resuming.spawn(async move {
+            if let Err(error) = outbox.resume(&lane, PausedBy::Delivery).await {
+                tracing::warn!(%lane, %error, "the lane sends again, but a restart would not know it");
+            }
+        });
+    }
+
+    /// Waits for the requests in flight; what else was begun goes back.
+    async fn drain(&mut self) {
+        for sender in self.senders.values_mut() {
+            give_back(sender.begun.drain(..));
+        }
+        while let Some(ended) = self.turns.join_next().await {
+            give_back(ended.ok().and_then(|ended| ended.job).into_iter());
+        }
+        while self.resuming.join_next().await.is_some() {}
+    }
+}
+
+/// Holds a lane, and tells it.
+async fn pause(outbox: &Outbox, lane: &LaneKey, reason: &str) {
+    report::paused(lane, reason);
+    if let Err(error) = outbox.pause(lane, reason, PausedBy::Delivery, now_ms()).await {
+        tracing::warn!(%lane, %error, "the lane is paused, but a restart would not know it");
+    }
+}
+
+fn give_back(jobs: impl Iterator<Item = Job>) {
+    for job in jobs {
+        job.give_back(0, now_ms());
+    }
+}
+
+fn slots(settings: &DeliveryConfig) -> Slots {
+    Slots { total: settings.requests_in_flight_max, per_lane: settings.requests_in_flight_per_lane_max }
+}

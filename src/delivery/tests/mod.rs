@@ -1,0 +1,8 @@
+//! Delivery against a Graph API in this process: the client alone, then the whole service on a real outbox.
+
+#![allow(clippy::unwrap_used, clippy::indexing_slicing)]
+
+mod client;
+mod graph;
+mod rig;
+mod service;

@@ -1,0 +1,166 @@
+//! One turn of a lane: lease, send one request, do what its outcome says.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use super::batch::Batch;
+use super::graph::{GraphClient, Reply};
+use super::job::{Job, Part};
+use super::lane::{Attempt, Lane, Settle, Then};
+use super::outcome::{Outcome, decide, is_ambiguous};
+use super::retry::Backoff;
+use super::token::Fingerprint;
+use super::{Observer, report};
+use crate::account::{AccessToken, LaneKey};
+use crate::clock::now_ms;
+use crate::config::DeliveryConfig;
+use crate::outbox::{Outbox, Sent};
+
+/// All that a turn needs; it shares nothing with other turns but its lane's memory.
+pub(crate) struct Turn {
+    pub(crate) key: LaneKey,
+    pub(crate) lane: Arc<Mutex<Lane>>,
+    pub(crate) token: AccessToken,
+    pub(crate) test_event_code: Option<String>,
+    pub(crate) settings: Arc<DeliveryConfig>,
+    pub(crate) outbox: Outbox,
+    pub(crate) client: Arc<GraphClient>,
+    pub(crate) observer: Arc<dyn Observer>,
+}
+
+/// What a turn came to.
+#[derive(Default)]
+pub(crate) struct Ended {
+    /// Parts of a batch that wait for the lane's next turn.
+    pub(crate) job: Option<Job>,
+    /// Whether the request failed; `None` if none was sent.
+    pub(crate) failed: Option<bool>,
+    /// The token that the lane was paused for.
+    pub(crate) refused: Option<Fingerprint>,
+}
+
+// === impl Turn ===
+
+impl Turn {
+    /// Sends the next part of a job that was begun, or else of what is leased now.
+    pub(crate) async fn take(self, begun: Option<Job>) -> Ended {
+        let Some(mut job) = begun.or_else(|| self.lease()) else { return Ended::default() };
+        while let Some(part) = job.next() {
+            if part.batch.len() > 0 {
+                return self.send(job, part).await;
+            }
+            part.batch.bury_expired(now_ms());
+        }
+        Ended::default()
+    }
+
+    fn lease(&self) -> Option<Job> {
+        let settings = &self.settings;
+        let events_max = self.lane().batch_events_max(settings.batch_events_max, Instant::now());
+        let bytes_max = u64::try_from(settings.batch_bytes_max).unwrap_or(u64::MAX);
+        let now_ms = now_ms();
+        let lease = self.outbox.lease(&self.key, events_max, bytes_max, now_ms)?;
+        let batch = Batch::new(lease, now_ms, settings.age_max);
+        let (expired, repeated) = (batch.expired() as u64, batch.maybe_sent() as u64);
+        if expired > 0 {
+            self.observer.dead(&self.key, "expired", expired);
+        }
+        if repeated > 0 {
+            self.observer.ambiguous(&self.key, repeated);
+        }
+        Some(Job::new(batch))
+    }
+
+    async fn send(self, job: Job, mut part: Part) -> Ended {
+        let events = part.batch.len();
+        let document = part.batch.departing(self.test_event_code.as_deref());
+        let begun = Instant::now();
+        let reply = self.client.send(self.key.pixel, &self.token, document).await;
+        let outcome = decide(&reply, events);
+        self.observer.request(outcome.label(events), begun.elapsed());
+        let attempt = Attempt {
+            events,
+            doubtful: part.doubtful,
+            failures: part.batch.failures(),
+            now: Instant::now(),
+            random: rand::random(),
+        };
+        let failed = matches!(outcome, Outcome::Retry { .. } | Outcome::Hold { .. } | Outcome::Pause { .. });
+        let (settle, then) = self.judge(attempt, &reply, outcome);
+        let refused = matches!(then, Then::Pause { token_refused: true, .. });
+        let sent = if is_ambiguous(&reply) { Sent::Maybe } else { Sent::No };
+        let job = self.carry_out(job, part, settle, then, sent).await;
+        Ended { job, failed: Some(failed), refused: refused.then(|| Fingerprint::of(Some(&self.token))) }
+    }
+
+    /// The lane's decision, and a line for the log.
+    fn judge(&self, attempt: Attempt, reply: &Reply, outcome: Outcome) -> (Settle, Then) {
+        let settings = &self.settings;
+        let backoff = Backoff { min: settings.retry_min, max: settings.retry_max };
+        let mut lane = self.lane();
+        let decided = lane.judge(attempt, outcome.clone(), backoff);
+        report::request(&self.key, &mut lane, attempt, reply, &outcome);
+        decided
+    }
+
+    /// Settles what was sent and gives back what is left, unless the lane goes on with it.
+    async fn carry_out(&self, mut job: Job, part: Part, settle: Settle, mut then: Then, sent: Sent) -> Option<Job> {
+        let mut back = None;
+        match settle {
+            Settle::Delivered => self.delivered(part.batch),
+            Settle::Bury { reason, message } => {
+                self.observer.dead(&self.key, reason, part.batch.len() as u64);
+                part.batch.bury(reason, &message, now_ms());
+            }
+            Settle::Split { index, doubtful } => job.split(part, index, doubtful),
+            Settle::SetAside(message) => job.set_aside(part, message),
+            Settle::Back => back = Some(part.batch),
+        }
+        if then == Then::Continue {
+            let mut lane = self.lane();
+            if lane.is_proven() {
+                job.trust();
+            }
+            if let Some(doubt) = job.doubt() {
+                then = lane.doubt_confirmed(doubt);
+            }
+        }
+        let not_before_ms = match then {
+            Then::Continue => return (!job.is_done()).then_some(job),
+            Then::Wait(Duration::ZERO) => 0,
+            Then::Wait(wait) => now_ms().saturating_add(i64::try_from(wait.as_millis()).unwrap_or(i64::MAX)),
+            Then::Pause { reason, token_refused } => {
+                self.pause(&reason, token_refused).await;
+                0
+            }
+        };
+        let mut events = back.as_ref().map_or(0, Batch::len);
+        if let Some(batch) = back {
+            batch.give_back(sent, not_before_ms, now_ms());
+        }
+        events += job.give_back(not_before_ms, now_ms());
+        self.observer.retried(&self.key, events as u64);
+        None
+    }
+
+    fn delivered(&self, batch: Batch) {
+        let waited_ms = now_ms().saturating_sub(batch.oldest_accepted_ms().unwrap_or(i64::MAX));
+        let waited = Duration::from_millis(u64::try_from(waited_ms).unwrap_or_default());
+        let events = batch.len() as u64;
+        batch.delivered(now_ms());
+        self.observer.delivered(&self.key, events, waited);
+    }
+
+    /// Holds the lane before its events go back, so that nobody leases them in between.
+    async fn pause(&self, reason: &str, token_refused: bool) {
+        let reason = match token_refused {
+            true => Fingerprint::of(Some(&self.token)).sign(reason),
+            false => reason.to_owned(),
+        };
+        super::pause(&self.outbox, &self.key, &reason).await;
+    }
+
+    fn lane(&self) -> MutexGuard<'_, Lane> {
+        self.lane.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
