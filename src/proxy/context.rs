@@ -71,13 +71,17 @@ pub(super) struct Forward {
 // === impl Context ===
 
 impl Context {
-    /// A request that begins now, on the connection of this task.
+    /// A request whose header has arrived now, on the connection of this task.
     pub(super) fn new(snapshot: Arc<Snapshot>) -> Self {
+        let connection = CONNECTION.try_with(Arc::clone).ok();
+        if let Some(connection) = &connection {
+            connection.pace.busy();
+        }
         Self {
             id: format!("{:016x}", rand::random::<u64>()),
             begun: Instant::now(),
             snapshot,
-            connection: CONNECTION.try_with(Arc::clone).ok(),
+            connection,
             target: "other",
             account: None,
             style: Style::Plain,

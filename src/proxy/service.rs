@@ -66,10 +66,9 @@ impl Service {
         }
         let target = Target::of(uri.path());
         let arrived = Arrived { connection: &connection, host: &host, route, uri: &uri };
-        let events = matches!(target, Target::Gateway | Target::Pixel | Target::Graph { .. } | Target::Script);
         ctx.target = target.label();
         let answer = match (method, target) {
-            (Method::OPTIONS, _) if events => preflight(session.req_header()),
+            (Method::OPTIONS, ours) if ours != Target::Other => preflight(session.req_header()),
             (Method::GET | Method::HEAD, Target::Script) => self.script.answer(&session.req_header().headers),
             // A HEAD asks what a GET would say; it is no visit.
             (Method::HEAD, Target::Pixel) => Answer::gif(),
