@@ -128,7 +128,9 @@ pub enum AppendError {
     #[error("more events arrive than the disk takes")]
     Busy,
     /// An event, or all of them together, are longer than the log's format takes.
-    #[error("the events are too large: a name, an id and an envelope may have 65,535 bytes, all events of a request 64 MiB")]
+    #[error(
+        "the events are too large: a name, an id and an envelope may have 65,535 bytes, all events of a request 64 MiB"
+    )]
     TooLarge,
     /// The disk refused, or the outbox is closed.
     #[error("the outbox cannot be written: {reason}")]

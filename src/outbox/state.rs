@@ -79,7 +79,8 @@ impl StateFile {
 }
 
 fn read(row: &Row<'_>) -> rusqlite::Result<(LaneKey, LaneState)> {
-    let malformed = |column| move |_| rusqlite::Error::InvalidColumnType(column, "id".into(), rusqlite::types::Type::Text);
+    let malformed =
+        |column| move |_| rusqlite::Error::InvalidColumnType(column, "id".into(), rusqlite::types::Type::Text);
     let key = LaneKey {
         account: row.get::<_, String>("account")?.parse().map_err(malformed(0))?,
         pixel: row.get::<_, String>("pixel")?.parse().map_err(malformed(1))?,

@@ -83,7 +83,8 @@ pub(super) fn put_gone(ids: &[u64], out: &mut Vec<u8>) {
 
 /// A cheap look at whether a payload may be one of these.
 pub(super) fn likely(payload: &[u8]) -> bool {
-    matches!(payload.first(), Some(&(KIND_LETTER | KIND_GONE))) && frame::u64_at(payload, 1).is_some_and(|id| id < ID_MAX)
+    matches!(payload.first(), Some(&(KIND_LETTER | KIND_GONE)))
+        && frame::u64_at(payload, 1).is_some_and(|id| id < ID_MAX)
 }
 
 /// Reads a payload; `None` if it is none of this format.

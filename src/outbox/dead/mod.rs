@@ -99,6 +99,8 @@ impl DeadLetters {
         let dir = root.join("dead");
         disk.create_dir(&dir)?;
         disk.sync_dir(root)?;
+        // Names that a killed process made may not be durable, and letters are about to be trusted to them.
+        disk.sync_dir(&dir)?;
         let quarantine = Quarantine::new(Arc::clone(&disk), root)?;
         let (mut index, mut damaged) = (DeadIndex { next_id: 1, ..DeadIndex::default() }, Vec::new());
         let mut names = disk.list(&dir)?;
@@ -125,7 +127,8 @@ impl DeadLetters {
     pub(crate) fn store(&self, letters: &[DeadLetter]) -> io::Result<()> {
         let Some(first) = letters.first() else { return Ok(()) };
         let file = self.file_for(first.dead_ms)?;
-        let mut next_id = locked(&self.index).next_id.max(u64::try_from(first.dead_ms).unwrap_or(0).saturating_mul(1_000));
+        let mut next_id =
+            locked(&self.index).next_id.max(u64::try_from(first.dead_ms).unwrap_or(0).saturating_mul(1_000));
         let (mut frames, mut slips) = (Vec::new(), Vec::new());
         for letter in letters {
             let letter = DeadLetter { id: next_id, ..letter.clone() };
@@ -134,8 +137,11 @@ impl DeadLetters {
             slips.push(Slip { id: next_id, account: letter.lane.account, dead_ms: letter.dead_ms, at, len });
             next_id += 1;
         }
-        let begin = file.append(&frames)?;
+        let appended = file.append(&frames);
         let mut index = locked(&self.index);
+        // Also after a failure: what reached the disk all the same must not share an id with another letter.
+        index.next_id = next_id;
+        let begin = appended?;
         slips.into_iter().for_each(|slip| index.add(&file, Slip { at: begin + slip.at, ..slip }));
         Ok(())
     }
@@ -288,7 +294,9 @@ impl Slot {
 
 fn read((file, at, len): (Arc<DeadFile>, u64, usize)) -> Option<DeadLetter> {
     let letter = file.read(at, len);
-    letter.inspect_err(|error| tracing::error!(file = %file.path.display(), at, %error, "a dead letter is not readable")).ok()
+    letter
+        .inspect_err(|error| tracing::error!(file = %file.path.display(), at, %error, "a dead letter is not readable"))
+        .ok()
 }
 
 /// The month of a time, as in `2026-07`.
@@ -425,9 +433,10 @@ pub(crate) mod tests {
     #[test]
     fn months_are_those_of_the_calendar() {
         let day = 86_400_000;
-        assert_eq!([month(0), month(-1), month(11_016 * day), month(11_016 * day - 1)], [
-            "1970-01", "1969-12", "2000-02", "2000-02"
-        ]);
+        assert_eq!(
+            [month(0), month(-1), month(11_016 * day), month(11_016 * day - 1)],
+            ["1970-01", "1969-12", "2000-02", "2000-02"]
+        );
         assert_eq!([month(11_017 * day), month(JULY_MS)], ["2000-03", "2026-07"]);
     }
 }

@@ -58,6 +58,8 @@ impl LogDir {
     /// Reads all segments, the oldest first, and hands each to `each`.
     pub(crate) fn load(&self, mut each: impl FnMut(Found)) -> Result<Report, LoadError> {
         let mut report = Report { next_segment: 1, next_seq: 1, ..Report::default() };
+        // Names that a killed process made or removed may not be durable.
+        self.disk.sync_dir(&self.dir).map_err(|source| LoadError::Io { path: self.dir.clone(), source })?;
         let names = self.disk.list(&self.dir).map_err(|source| LoadError::Io { path: self.dir.clone(), source })?;
         let mut ids = Vec::new();
         for name in names {

@@ -173,7 +173,11 @@ fn an_account_has_its_own_limits() {
     let rig = Rig { backlog_max: 1_000, ..Rig::new() };
     let outbox = rig.open();
     while outbox.append_now(events(&shoes(), 0..1)).is_ok() {}
-    assert_eq!(outbox.append_now(events(&lane("shoes", 2), 0..1)), Err(AppendError::Backlog), "all its pixels together");
+    assert_eq!(
+        outbox.append_now(events(&lane("shoes", 2), 0..1)),
+        Err(AppendError::Backlog),
+        "all its pixels together"
+    );
     outbox.append_now(events(&lane("hats", 3), 0..1)).unwrap();
     outbox.lease_all(&shoes()).unwrap().ack();
     outbox.append_now(events(&shoes(), 0..1)).unwrap();
