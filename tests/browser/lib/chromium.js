@@ -1,32 +1,25 @@
-// Debian's Chromium, headless, that finds only the names a test gives it.
-
-import { createHash, X509Certificate } from 'node:crypto';
-import { readFileSync } from 'node:fs';
+// Debian's Chromium, headless, that finds only the names it is told.
 
 import { chromium } from 'playwright-core';
 
 /**
  * Starts a browser.
  *
- * `map`: resolver rules such as `events.shop.example:443 127.0.0.1:4443`; every other name is not found.
- * `trust`: PEM files whose first certificate is trusted (Chromium takes the hashes of leaf keys, not of a CA's).
+ * `rules`: host resolver rules, such as `MAP events.shop.example:443 127.0.0.1:4443`; other names are not found.
+ * `spki`: keys whose certificates are trusted, as base64 of the SHA-256 of a leaf's public key (a CA's has no effect).
+ * `onSignal`: whether a signal that ends this process closes the browser at once.
  */
-export function launch({ map = [], trust = [] } = {}) {
-  const rules = [...map.map((rule) => `MAP ${rule}`), 'MAP * ~NOTFOUND', 'EXCLUDE 127.0.0.1', 'EXCLUDE localhost'];
-  const args = [`--host-resolver-rules=${rules.join(', ')}`];
-  if (trust.length) args.push(`--ignore-certificate-errors-spki-list=${trust.map(keyHash).join(',')}`);
+export function launch({ rules, spki = [], onSignal = true }) {
+  const args = [`--host-resolver-rules=${rules}, MAP * ~NOTFOUND, EXCLUDE localhost, EXCLUDE 127.0.0.1`];
+  if (spki.length) args.push(`--ignore-certificate-errors-spki-list=${spki.join(',')}`);
   return chromium.launch({
     executablePath: process.env.CHROMIUM || '/usr/bin/chromium',
     // Chromium's sandbox refuses to run as root, which is who runs tests in containers.
     chromiumSandbox: process.getuid() !== 0,
     args,
+    handleSIGINT: onSignal,
+    handleSIGTERM: onSignal,
   });
-}
-
-/** SHA-256 of the certificate's public key, base64. */
-function keyHash(pemFile) {
-  const key = new X509Certificate(readFileSync(pemFile)).publicKey.export({ type: 'spki', format: 'der' });
-  return createHash('sha256').update(key).digest('base64');
 }
 
 /** Waits until `probe` gives something true, and gives that; fails after ten seconds. */

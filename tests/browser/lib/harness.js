@@ -19,7 +19,7 @@ export function inBrowser(name, body, options = {}) {
 export function run(title) {
   describe(title, { concurrency: AT_ONCE }, () => {
     before(async () => {
-      browser = await launch({ map: ['*.example 127.0.0.1', '*.co.uk 127.0.0.1'] });
+      browser = await launch({ rules: 'MAP *.example 127.0.0.1, MAP *.co.uk 127.0.0.1' });
     });
     after(() => browser?.close());
     for (const { name, body, options } of cases) it(name, () => once(body, options));
