@@ -14,6 +14,8 @@ use crate::event::OnFault;
 /// `pixelgate.toml`: what the host decides for all accounts.
 #[derive(Clone, Debug, PartialEq)]
 pub struct GatewayConfig {
+    /// The file, for messages.
+    pub file: PathBuf,
     /// `[host]`
     pub host: HostConfig,
     /// `[listen]`
@@ -133,7 +135,7 @@ pub struct FilterLimits {
     pub memory_bytes_max: usize,
     /// Size of a component or script file.
     pub file_bytes_max: u64,
-    /// Threads that run filters.
+    /// Threads that run filters, at least two.
     pub threads: usize,
     /// How long an event may wait for a thread.
     pub wait_max: Duration,
@@ -197,6 +199,10 @@ pub enum LogFormat {
 pub struct AccountConfig {
     /// The stem of the file.
     pub id: AccountId,
+    /// The file, for messages.
+    pub file: PathBuf,
+    /// The file's text, from which the account can be made again after a restart.
+    pub text: Arc<str>,
     /// What the advertiser is called.
     pub name: String,
     /// Whether the host's users may act on it.
@@ -256,7 +262,7 @@ pub struct PixelConfig {
     pub access_token_source: String,
     /// An inactive pixel answers with its stop word.
     pub active: bool,
-    /// Passed on with each request.
+    /// `test_event_code`, passed on with each request.
     pub test_event_code: Option<String>,
 }
 
@@ -267,6 +273,8 @@ pub struct FilterConfig {
     pub name: String,
     /// What runs.
     pub program: FilterProgram,
+    /// SHA-256 of the program's bytes.
+    pub program_digest: [u8; 32],
     /// `[filters.settings]` as JSON.
     pub settings: String,
     /// What happens to an event that it fails on.

@@ -1,0 +1,253 @@
+//! Reading the files that a configuration names, and telling whether they changed since.
+
+use std::collections::HashMap;
+use std::fs::{File, Metadata};
+use std::io::{ErrorKind, Read};
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use sha2::{Digest, Sha256};
+
+use crate::config::model::FilterProgram;
+
+/// Bytes of a file with a secret.
+const SECRET_BYTES_MAX: u64 = 64 * 1024;
+
+/// How old a file must be for its stamp to be believed: a change within the clock tick of an earlier one leaves the same
+/// times (git's "racy" files).
+const SETTLED_AFTER_MS: i64 = 1_000;
+
+/// What a filter runs on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) enum ProgramKind {
+    /// A Wasm component.
+    Component,
+    /// JavaScript.
+    Script,
+}
+
+/// Why a file could not be had.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub(super) enum FileError {
+    /// It is not there.
+    #[error("does not exist")]
+    Missing,
+    /// The operating system refuses it.
+    #[error("cannot be read: {0}")]
+    Refused(ErrorKind),
+    /// A folder, a pipe, a device.
+    #[error("is no file")]
+    NoFile,
+    /// More than this many bytes.
+    #[error("is larger than {0} bytes")]
+    TooLarge(u64),
+    /// A script that is no text.
+    #[error("is not UTF-8")]
+    NotUtf8,
+}
+
+/// What tells two states of a file apart; `None` = it cannot be looked at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Stamp(Option<Identity>);
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Identity {
+    device: u64,
+    inode: u64,
+    size: u64,
+    modified: (i64, i64),
+    /// Moves with each change of content, owner or mode, and cannot be set back.
+    changed: (i64, i64),
+}
+
+/// A file that something was made from, and its state then.
+#[derive(Clone, Debug)]
+pub(super) enum Need {
+    /// A secret or an account's file.
+    File { path: PathBuf, stamp: Stamp, settled: bool },
+    /// A filter's program, by its content.
+    Program { path: PathBuf, kind: ProgramKind, digest: Result<[u8; 32], FileError> },
+}
+
+/// A program's content.
+#[derive(Clone, Debug)]
+pub(super) struct Program {
+    content: Content,
+    /// SHA-256 of the bytes.
+    pub(super) digest: [u8; 32],
+}
+
+#[derive(Clone, Debug)]
+enum Content {
+    Component(Arc<[u8]>),
+    Script(Arc<str>),
+}
+
+/// The files as one reading of the configuration sees them: each program is read once, however many accounts name it.
+#[derive(Debug)]
+pub(super) struct Disk {
+    now_ms: i64,
+    program_bytes_max: u64,
+    programs: HashMap<(PathBuf, ProgramKind), CachedProgram>,
+    /// Where programs lie that are not read from where they are named.
+    moved: HashMap<PathBuf, PathBuf>,
+    needs: Vec<Need>,
+}
+
+#[derive(Debug)]
+struct CachedProgram {
+    stamp: Stamp,
+    settled: bool,
+    program: Result<Program, FileError>,
+    /// Looked at in this reading.
+    fresh: bool,
+}
+
+/// Reads a file of at most `bytes_max`. Only a regular file is opened: a pipe could block for ever.
+pub(super) fn read_file(path: &Path, bytes_max: u64) -> Result<Vec<u8>, FileError> {
+    let refused = |error: std::io::Error| match error.kind() {
+        ErrorKind::NotFound => FileError::Missing,
+        kind => FileError::Refused(kind),
+    };
+    let metadata = std::fs::metadata(path).map_err(refused)?;
+    if !metadata.is_file() {
+        return Err(FileError::NoFile);
+    }
+    let mut bytes = Vec::with_capacity(usize::try_from(metadata.len().min(bytes_max)).unwrap_or_default());
+    File::open(path).map_err(refused)?.take(bytes_max.saturating_add(1)).read_to_end(&mut bytes).map_err(refused)?;
+    if bytes.len() as u64 > bytes_max { Err(FileError::TooLarge(bytes_max)) } else { Ok(bytes) }
+}
+
+// === impl Stamp ===
+
+impl Stamp {
+    /// The state of a file now. Taken before the file is read, it is never newer than what was read.
+    pub(super) fn of(path: &Path) -> Self {
+        Self(std::fs::metadata(path).ok().map(Identity::from))
+    }
+
+    /// Whether a later change is sure to show in the stamp.
+    fn is_settled(self, now_ms: i64) -> bool {
+        self.0.is_none_or(|identity| {
+            let (seconds, nanoseconds) = identity.changed;
+            seconds.saturating_mul(1_000).saturating_add(nanoseconds / 1_000_000) < now_ms - SETTLED_AFTER_MS
+        })
+    }
+}
+
+impl From<Metadata> for Identity {
+    fn from(metadata: Metadata) -> Self {
+        Self {
+            device: metadata.dev(),
+            inode: metadata.ino(),
+            size: metadata.size(),
+            modified: (metadata.mtime(), metadata.mtime_nsec()),
+            changed: (metadata.ctime(), metadata.ctime_nsec()),
+        }
+    }
+}
+
+// === impl Program ===
+
+impl Program {
+    fn new(bytes: Vec<u8>, kind: ProgramKind) -> Result<Self, FileError> {
+        let digest = Sha256::digest(&bytes).into();
+        let content = match kind {
+            ProgramKind::Component => Content::Component(bytes.into()),
+            ProgramKind::Script => Content::Script(String::from_utf8(bytes).map_err(|_| FileError::NotUtf8)?.into()),
+        };
+        Ok(Self { content, digest })
+    }
+
+    /// The program as a filter has it, under the path by which it is named.
+    pub(super) fn named(&self, path: &Path) -> FilterProgram {
+        match &self.content {
+            Content::Component(bytes) => FilterProgram::Component(path.to_owned(), bytes.clone()),
+            Content::Script(text) => FilterProgram::Script(path.to_owned(), text.clone()),
+        }
+    }
+}
+
+// === impl Disk ===
+
+impl Disk {
+    /// Nothing was read yet.
+    pub(super) fn new() -> Self {
+        Self {
+            now_ms: 0,
+            program_bytes_max: u64::MAX,
+            programs: HashMap::new(),
+            moved: HashMap::new(),
+            needs: Vec::new(),
+        }
+    }
+
+    /// Begins a reading: every file is looked at anew.
+    pub(super) fn begin(&mut self, now_ms: i64, program_bytes_max: u64) {
+        if self.program_bytes_max != program_bytes_max {
+            self.programs.clear();
+        }
+        // What the last reading did not look at is not used any more.
+        self.programs.retain(|_, cached| std::mem::take(&mut cached.fresh));
+        self.now_ms = now_ms;
+        self.program_bytes_max = program_bytes_max;
+    }
+
+    /// Has programs read from elsewhere than where they are named.
+    pub(super) fn move_programs(&mut self, moved: HashMap<PathBuf, PathBuf>) {
+        self.moved = moved;
+    }
+
+    /// Reads a TOML file of a configuration.
+    pub(super) fn file(&mut self, path: &Path, bytes_max: u64) -> Result<Vec<u8>, FileError> {
+        let stamp = Stamp::of(path);
+        self.needs.push(Need::File { path: path.to_owned(), stamp, settled: stamp.is_settled(self.now_ms) });
+        read_file(path, bytes_max)
+    }
+
+    /// Reads a secret.
+    pub(super) fn secret(&mut self, path: &Path) -> Result<Vec<u8>, FileError> {
+        self.file(path, SECRET_BYTES_MAX)
+    }
+
+    /// Reads a program, or takes it as it was read before.
+    pub(super) fn program(&mut self, path: &Path, kind: ProgramKind) -> Result<Program, FileError> {
+        let program = self.look_up(path, kind);
+        let digest = program.as_ref().map(|program| program.digest).map_err(|error| *error);
+        self.needs.push(Need::Program { path: path.to_owned(), kind, digest });
+        program
+    }
+
+    /// What was read since the last call.
+    pub(super) fn take_needs(&mut self) -> Vec<Need> {
+        std::mem::take(&mut self.needs)
+    }
+
+    /// Whether all of these files are as they were.
+    pub(super) fn unchanged(&mut self, needs: &[Need]) -> bool {
+        needs.iter().all(|need| match need {
+            Need::File { path, stamp, settled } => *settled && Stamp::of(path) == *stamp,
+            Need::Program { path, kind, digest } => self.look_up(path, *kind).map(|program| program.digest) == *digest,
+        })
+    }
+
+    fn look_up(&mut self, path: &Path, kind: ProgramKind) -> Result<Program, FileError> {
+        let path = self.moved.get(path).map_or(path, PathBuf::as_path);
+        let key = (path.to_owned(), kind);
+        if let Some(cached) = self.programs.get_mut(&key) {
+            if !cached.fresh {
+                cached.fresh = cached.settled && Stamp::of(path) == cached.stamp;
+            }
+            if cached.fresh {
+                return cached.program.clone();
+            }
+        }
+        let stamp = Stamp::of(path);
+        let program = read_file(path, self.program_bytes_max).and_then(|bytes| Program::new(bytes, kind));
+        let settled = stamp.is_settled(self.now_ms);
+        let cached = CachedProgram { stamp, settled, program: program.clone(), fresh: true };
+        self.programs.insert(key, cached);
+        program
+    }
+}

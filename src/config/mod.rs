@@ -1,0 +1,44 @@
+//! The configuration: from the files of a folder to what they mean, or to everything that is wrong with them.
+//!
+//! ```text
+//! pixelgate.toml, accounts/*.toml ─▶ Source ─▶ Reading ─▶ settle ─▶ the accounts in force
+//!                                                           ▲          │
+//!                                          running accounts │ LastGood ◀
+//! ```
+//!
+//! [`Source`] reads (`file` is TOML as written, `resolve` makes it the [`model`] as meant, `disk` knows what changed) ·
+//! [`settle`] decides who has which domain and pixel · [`LastGood`] keeps the accounts in force for a restart ·
+//! [`Problem`] is what any of them finds wrong.
+//!
+//! An error keeps one file from being taken up, and its account as it was; a warning is a condition that the file is
+//! taken up with.
+
+mod disk;
+mod file;
+mod findings;
+mod last_good;
+mod model;
+mod problem;
+mod resolve;
+mod settle;
+mod source;
+mod values;
+
+use std::path::{Path, PathBuf};
+
+pub use last_good::{KeepError, LastGood};
+pub use model::{
+    AccountConfig, AccountMode, Accounts, Cookies, DeliveryConfig, FilterConfig, FilterLimits, FilterProgram,
+    GatewayConfig, HostConfig, Limits, ListenConfig, LogConfig, LogFormat, OutboxConfig, PixelConfig, TlsConfig,
+    TlsVersion, Upstream, Websites,
+};
+pub use problem::{Problem, Severity};
+pub use resolve::{Surroundings, is_reachable};
+pub use settle::{Settled, settle};
+pub use source::{Candidate, Reading, Source};
+
+/// The control socket of the gateway that this folder configures, even if its `pixelgate.toml` has problems.
+pub fn control_socket(dir: &Path) -> PathBuf {
+    let dir = std::path::absolute(dir).unwrap_or_else(|_| dir.to_owned());
+    resolve::control_socket(&dir.join(source::GATEWAY_FILE))
+}
