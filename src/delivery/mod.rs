@@ -35,6 +35,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use tokio::task::{Id, JoinError, JoinSet};
+use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 
 use self::graph::GraphClient;
@@ -141,6 +142,7 @@ impl Delivery {
     pub async fn run(mut self, shutdown: CancellationToken) {
         self.resume_mended();
         let mut look = tokio::time::interval(LOOK_INTERVAL);
+        look.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             let due_in = self.collect_due();
             while let Some(slot) = self.schedule.begin() {
@@ -180,8 +182,8 @@ impl Delivery {
                 let turn = Turn {
                     key: slot.lane.clone(),
                     lane: sender.lane.clone(),
+                    pixel: pixel.clone(),
                     token: token.clone(),
-                    test_event_code: pixel.test_event_code.clone(),
                     settings: self.view.settings.clone(),
                     outbox: self.outbox.clone(),
                     client: self.client.clone(),
@@ -190,11 +192,7 @@ impl Delivery {
                 self.turns.spawn(turn.take(sender.begun.pop()))
             }
             Permit::NoToken(pixel) => {
-                let reason = format!(
-                    "no access token could be read from {}; mend it and reload, or restart if it comes from the \
-                     environment or a credential",
-                    pixel.access_token_source
-                );
+                let reason = format!("there is no access token; {}", token::remedy(&pixel.access_token_source));
                 give_back(sender.begun.drain(..));
                 let (outbox, lane) = (self.outbox.clone(), slot.lane.clone());
                 self.turns.spawn(async move {

@@ -1,4 +1,5 @@
-//! How a lane that was paused for its token knows that it has another one: by what the pause remembers of the old.
+//! Tokens that Meta refuses: what a person is to do, and how a lane knows that it was done, by what its pause remembers of
+//! the old token.
 
 use std::fmt;
 
@@ -10,6 +11,12 @@ use crate::account::AccessToken;
 /// it about a token, which has far more than 64 bits of its own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Fingerprint(Option<u64>);
+
+/// What helps a lane without a good token. `source` is [`access_token_source`](crate::config::PixelConfig).
+pub(crate) fn remedy(source: &str) -> String {
+    let act = if source.starts_with("file ") { "reload" } else { "restart the gateway" };
+    format!("put a good one into {source} and {act}")
+}
 
 // === impl Fingerprint ===
 
@@ -51,6 +58,14 @@ impl fmt::Display for Fingerprint {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_the_process_was_started_with_needs_a_restart() {
+        assert_eq!(remedy("file /etc/token"), "put a good one into file /etc/token and reload");
+        for source in ["environment variable TOKEN", "credential token"] {
+            assert!(remedy(source).ends_with("and restart the gateway"), "{source}");
+        }
+    }
 
     #[test]
     fn a_fingerprint_tells_tokens_apart_and_survives_being_written() {

@@ -9,19 +9,19 @@ use super::job::{Job, Part};
 use super::lane::{Attempt, Lane, Settle, Then};
 use super::outcome::{Outcome, decide, is_ambiguous};
 use super::retry::Backoff;
-use super::token::Fingerprint;
+use super::token::{self, Fingerprint};
 use super::{Observer, report};
 use crate::account::{AccessToken, LaneKey};
 use crate::clock::now_ms;
-use crate::config::DeliveryConfig;
+use crate::config::{DeliveryConfig, PixelConfig};
 use crate::outbox::{Outbox, Sent};
 
 /// All that a turn needs; it shares nothing with other turns but its lane's memory.
 pub(crate) struct Turn {
     pub(crate) key: LaneKey,
     pub(crate) lane: Arc<Mutex<Lane>>,
+    pub(crate) pixel: PixelConfig,
     pub(crate) token: AccessToken,
-    pub(crate) test_event_code: Option<String>,
     pub(crate) settings: Arc<DeliveryConfig>,
     pub(crate) outbox: Outbox,
     pub(crate) client: Arc<GraphClient>,
@@ -44,7 +44,11 @@ pub(crate) struct Ended {
 impl Turn {
     /// Sends the next part of a job that was begun, or else of what is leased now.
     pub(crate) async fn take(self, begun: Option<Job>) -> Ended {
-        let Some(mut job) = begun.or_else(|| self.lease()) else { return Ended::default() };
+        let job = match begun {
+            Some(job) => Some(job),
+            None => self.lease().await,
+        };
+        let Some(mut job) = job else { return Ended::default() };
         while let Some(part) = job.next() {
             if part.batch.len() > 0 {
                 return self.send(job, part).await;
@@ -54,12 +58,18 @@ impl Turn {
         Ended::default()
     }
 
-    fn lease(&self) -> Option<Job> {
+    /// Leases on a thread that may block: a backlog is read from the disk.
+    async fn lease(&self) -> Option<Job> {
         let settings = &self.settings;
         let events_max = self.lane().batch_events_max(settings.batch_events_max, Instant::now());
         let bytes_max = u64::try_from(settings.batch_bytes_max).unwrap_or(u64::MAX);
         let now_ms = now_ms();
-        let lease = self.outbox.lease(&self.key, events_max, bytes_max, now_ms)?;
+        let (outbox, key) = (self.outbox.clone(), self.key.clone());
+        let leasing = tokio::task::spawn_blocking(move || outbox.lease(&key, events_max, bytes_max, now_ms));
+        let lease = leasing.await.unwrap_or_else(|error| {
+            tracing::error!(lane = %self.key, %error, "a batch could not be read");
+            None
+        })?;
         let batch = Batch::new(lease, now_ms, settings.age_max);
         let (expired, repeated) = (batch.expired() as u64, batch.maybe_sent() as u64);
         if expired > 0 {
@@ -73,7 +83,7 @@ impl Turn {
 
     async fn send(self, job: Job, mut part: Part) -> Ended {
         let events = part.batch.len();
-        let document = part.batch.departing(self.test_event_code.as_deref());
+        let document = part.batch.departing(self.pixel.test_event_code.as_deref());
         let begun = Instant::now();
         let reply = self.client.send(self.key.pixel, &self.token, document).await;
         let outcome = decide(&reply, events);
@@ -154,7 +164,11 @@ impl Turn {
     /// Holds the lane before its events go back, so that nobody leases them in between.
     async fn pause(&self, reason: &str, token_refused: bool) {
         let reason = match token_refused {
-            true => Fingerprint::of(Some(&self.token)).sign(reason),
+            true => {
+                let remedy = token::remedy(&self.pixel.access_token_source);
+                Fingerprint::of(Some(&self.token))
+                    .sign(&format!("{reason}; {remedy}, or mend its rights at Meta and resume the account"))
+            }
             false => reason.to_owned(),
         };
         super::pause(&self.outbox, &self.key, &reason).await;

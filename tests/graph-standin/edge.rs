@@ -114,13 +114,17 @@ pub(crate) async fn answer(stand_in: &StandIn, request: Request<Incoming>) -> io
     }
     let mut record = record(&parts, version);
     record.bytes = body.len();
-    let outcome = suffer_or_take(stand_in, &parts, pixel, fault, &body, &mut record).await;
+    if fault.as_ref().is_some_and(|fault| fault.action == Action::Hang) {
+        stand_in.book.request(pixel, record);
+        return std::future::pending().await;
+    }
+    let outcome = suffer_or_take(stand_in, &parts, pixel, fault, &body, &mut record);
     record.status = outcome.as_ref().ok().map(|answer| answer.status().as_u16());
     stand_in.book.request(pixel, record);
     outcome
 }
 
-async fn suffer_or_take(
+fn suffer_or_take(
     stand_in: &StandIn,
     parts: &Parts,
     pixel: u64,
@@ -130,7 +134,6 @@ async fn suffer_or_take(
 ) -> io::Result<Answer> {
     let action = fault.as_ref().map_or(Action::Delay, |fault| fault.action);
     match (action, &fault) {
-        (Action::Hang, _) => std::future::pending().await,
         (Action::CloseAfterReading, _) => return Err(io::Error::other("scripted: closed after reading")),
         (Action::Answer, Some(fault)) => return Ok(scripted(fault)),
         _ => {}
@@ -335,7 +338,11 @@ pub(crate) fn whole(status: u16, text: String, content_type: &'static str) -> An
 
 fn cut(text: &str) -> Answer {
     let half = text.get(..text.len() / 2).unwrap_or_default();
-    respond(200, BrokenBody { half: Some(Bytes::copy_from_slice(half.as_bytes())), flushed: false }.boxed(), "application/json")
+    respond(
+        200,
+        BrokenBody { half: Some(Bytes::copy_from_slice(half.as_bytes())), flushed: false }.boxed(),
+        "application/json",
+    )
 }
 
 fn respond(status: u16, body: BoxBody<Bytes, io::Error>, content_type: &'static str) -> Answer {
