@@ -1,6 +1,7 @@
 //! What the client sends, and how it tells what was sent from what was not.
 
 use std::net::{Ipv4Addr, SocketAddr};
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -83,24 +84,48 @@ async fn a_token_that_no_header_may_hold_is_not_sent() {
     assert_eq!(reply, Reply::UnusableToken);
 }
 
-#[tokio::test]
-async fn a_private_ca_is_trusted_and_http_2_is_spoken() {
+/// TLS for 127.0.0.1 with HTTP/2 offered, and the file to trust it by.
+fn tls(folder: &Path) -> (TlsAcceptor, PathBuf) {
     let made = rcgen::generate_simple_self_signed(["127.0.0.1".to_owned()]).unwrap();
     let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(made.signing_key.serialize_der()));
     let mut config =
         ServerConfig::builder().with_no_client_auth().with_single_cert(vec![made.cert.der().clone()], key).unwrap();
     config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
-    let graph = Graph::start_with(Some(TlsAcceptor::from(Arc::new(config))), |_| Behaviour::Take).await;
+    let ca_file = folder.join("ca.pem");
+    std::fs::write(&ca_file, made.cert.pem()).unwrap();
+    (TlsAcceptor::from(Arc::new(config)), ca_file)
+}
 
+#[tokio::test]
+async fn a_private_ca_is_trusted_and_http_2_is_spoken() {
+    let folder = tempfile::tempdir().unwrap();
+    let (acceptor, ca_file) = tls(folder.path());
+    let graph = Graph::start_with(Some(acceptor), |_| Behaviour::Take).await;
     let untrusted = send(&settings(&graph.url)).await;
     assert!(matches!(untrusted, Reply::NotSent(_)), "{untrusted:?}");
-
-    let folder = tempfile::tempdir().unwrap();
-    let ca_file = folder.path().join("ca.pem");
-    std::fs::write(&ca_file, made.cert.pem()).unwrap();
     let reply = send(&DeliveryConfig { ca_file: Some(ca_file), ..settings(&graph.url) }).await;
     assert!(matches!(&reply, Reply::Answered(answer) if answer.status == 200), "{reply:?}");
     assert_eq!(graph.seen()[0].version, Version::HTTP_2);
+}
+
+#[tokio::test]
+async fn only_a_stream_that_was_refused_was_not_sent() {
+    for (reason, sent) in [(h2::Reason::REFUSED_STREAM, false), (h2::Reason::INTERNAL_ERROR, true)] {
+        let folder = tempfile::tempdir().unwrap();
+        let (acceptor, ca_file) = tls(folder.path());
+        let listener = tokio::net::TcpListener::bind(SocketAddr::from((Ipv4Addr::LOCALHOST, 0))).await.unwrap();
+        let url = format!("https://{}", listener.local_addr().unwrap());
+        tokio::spawn(async move {
+            let stream = acceptor.accept(listener.accept().await.unwrap().0).await.unwrap();
+            let mut connection = h2::server::handshake(stream).await.unwrap();
+            while let Some(Ok((_, mut respond))) = connection.accept().await {
+                respond.send_reset(reason);
+            }
+        });
+        let reply = send(&DeliveryConfig { ca_file: Some(ca_file), ..settings(&url) }).await;
+        assert_eq!(matches!(reply, Reply::Lost(_)), sent, "{reply:?}");
+        assert_eq!(matches!(reply, Reply::NotSent(_)), !sent, "{reply:?}");
+    }
 }
 
 #[test]
