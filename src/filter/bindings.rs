@@ -35,8 +35,8 @@ mod script {
 pub(super) use filter::exports::pixelgate::filter::handler::Guest as Handler;
 pub(super) use filter::pixelgate::filter::{host, types};
 pub(super) use filter::{Filter, FilterPre};
-pub(super) use script::exports::pixelgate::filter::script_handler::Guest as ScriptHandler;
 pub(super) use script::ScriptRunnerPre;
+pub(super) use script::exports::pixelgate::filter::script_handler::Guest as ScriptHandler;
 
 /// An event and its context, with all that a guest's values borrow from beside them.
 pub(super) struct Call<'a> {
@@ -92,9 +92,8 @@ impl<'a> Call<'a> {
         let (context, event, user) = (self.context, self.event, &self.event.user_data);
         let digests: Vec<Vec<&str>> =
             self.hashed.iter().map(|(_, digests)| digests.iter().map(String::as_str).collect()).collect();
-        let hashed: Vec<types::Hashed<'_>> = std::iter::zip(&self.hashed, &digests)
-            .map(|((key, _), digests)| types::Hashed { key, digests })
-            .collect();
+        let hashed: Vec<types::Hashed<'_>> =
+            std::iter::zip(&self.hashed, &digests).map(|((key, _), digests)| types::Hashed { key, digests }).collect();
         let options: Vec<&str> =
             event.data_processing.iter().flat_map(|options| &options.options).map(String::as_str).collect();
         take(

@@ -80,7 +80,11 @@ impl Cache {
         // other settings has another name, and the engine compares both again itself.
         #[allow(unsafe_code)]
         let loaded = unsafe { Component::deserialize_file(engine, &path) };
-        loaded.inspect_err(|error| tracing::warn!(target: "filter", %error, "compiled code does not load and is made again")).ok()
+        loaded
+            .inspect_err(
+                |error| tracing::warn!(target: "filter", %error, "compiled code does not load and is made again"),
+            )
+            .ok()
     }
 
     /// Keeps fresh code and loads it from where it is kept; `None` if that cannot be.

@@ -79,6 +79,14 @@ impl Chain {
     }
 }
 
+#[cfg(test)]
+impl Chain {
+    /// Whether the first filters of both run the same code.
+    pub(super) fn shares_code_with(&self, other: &Self) -> bool {
+        std::iter::zip(&*self.stages, &*other.stages).all(|(ours, theirs)| ours.shares_code_with(theirs))
+    }
+}
+
 // === impl Job ===
 
 impl Job {
@@ -130,7 +138,7 @@ impl Job {
             let fault = match decided {
                 Ok(Decision::Keep) => continue,
                 Ok(Decision::Replace(next)) => {
-                    edited = Some(next);
+                    edited = Some(*next);
                     continue;
                 }
                 Ok(Decision::Drop(reason)) => return Filtered::Drop { filter: stage.name().clone(), reason },

@@ -15,6 +15,7 @@ use wasmtime::Engine;
 
 use super::LoadError;
 use super::engine;
+use super::error::DETAIL_BYTES_MAX;
 use super::fault::printable;
 
 /// What a component may at most weigh in the child; the gateway's own limit is far lower.
@@ -61,11 +62,7 @@ pub enum ChildError {
 /// # Errors
 /// See [`ChildError`].
 pub fn compile_in_child(input: &mut dyn Read, output: &mut dyn Write) -> Result<(), ChildError> {
-    let limits = [
-        (Resource::Cpu, CHILD_CPU_SECONDS_MAX),
-        (Resource::As, CHILD_ADDRESS_SPACE_MAX),
-        (Resource::Core, 0),
-    ];
+    let limits = [(Resource::Cpu, CHILD_CPU_SECONDS_MAX), (Resource::As, CHILD_ADDRESS_SPACE_MAX), (Resource::Core, 0)];
     for (resource, limit) in limits {
         let both = Rlimit { current: Some(limit), maximum: Some(limit) };
         setrlimit(resource, both).map_err(ChildError::Limits)?;
@@ -98,8 +95,8 @@ fn in_process(engine: &Engine, bytes: &[u8]) -> Result<Vec<u8>, LoadError> {
     // The compiler shares nothing with us but the engine, whose state a compilation does not change.
     match catch_unwind(AssertUnwindSafe(|| engine.precompile_component(bytes))) {
         Ok(Ok(code)) => Ok(code),
-        Ok(Err(error)) => Err(LoadError::Invalid(printable(&format!("{error:#}"), 1_024))),
-        Err(panic) => Err(LoadError::CompilerFailed(printable(panic_text(panic.as_ref()), 1_024))),
+        Ok(Err(error)) => Err(LoadError::invalid(error)),
+        Err(panic) => Err(LoadError::CompilerFailed(printable(panic_text(panic.as_ref()), DETAIL_BYTES_MAX))),
     }
 }
 
@@ -125,10 +122,8 @@ fn in_child(executable: &Path, bytes: &[u8], timeout: Duration) -> Result<Vec<u8
     }
     match answer.split_first() {
         Some((&COMPILED, code)) if status.success() => Ok(code.to_vec()),
-        Some((&REFUSED, why)) if status.success() => {
-            Err(LoadError::Invalid(printable(&String::from_utf8_lossy(why), 1_024)))
-        }
-        _ => Err(LoadError::CompilerFailed(printable(&format!("{status}: {}", complaint.trim()), 1_024))),
+        Some((&REFUSED, why)) if status.success() => Err(LoadError::invalid(String::from_utf8_lossy(why))),
+        _ => Err(LoadError::CompilerFailed(printable(&format!("{status}: {}", complaint.trim()), DETAIL_BYTES_MAX))),
     }
 }
 
@@ -219,9 +214,6 @@ mod tests {
         broken.extend([0xff, 0x01, 0x00]);
         let engine = engine::compiling().unwrap();
         assert!(Compiler::InProcess.compile(&engine, &bytes, Duration::ZERO).is_ok());
-        assert!(matches!(
-            Compiler::InProcess.compile(&engine, &broken, Duration::ZERO),
-            Err(LoadError::Invalid(_))
-        ));
+        assert!(matches!(Compiler::InProcess.compile(&engine, &broken, Duration::ZERO), Err(LoadError::Invalid(_))));
     }
 }

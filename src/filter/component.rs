@@ -1,6 +1,7 @@
 //! What a file is, told before the compiler sees it, so that a wrong one is refused in words its author understands.
 
 use wasmparser::{Parser, Payload};
+use wit_component::ComponentEncoder;
 
 use super::LoadError;
 use super::fault::printable;
@@ -28,11 +29,33 @@ pub(super) enum World {
     ScriptRunner,
 }
 
-/// Names at the outside of a component.
+/// Names at the outside of a component or module.
 #[derive(Default)]
 struct Outside {
     imports: Vec<String>,
     exports: Vec<String>,
+}
+
+/// The component that a core module was built to be: one that `wit-bindgen` left its types in. A component stays as it
+/// is.
+///
+/// # Errors
+/// When it is neither, or no filter.
+pub fn component_of(bytes: &[u8]) -> Result<Vec<u8>, LoadError> {
+    if !Parser::is_core_wasm(bytes) {
+        inspect(bytes, World::Filter)?;
+        return Ok(bytes.to_vec());
+    }
+    if let Some(import) =
+        outside(bytes).map_err(LoadError::invalid)?.imports.into_iter().find(|name| name.starts_with("wasi"))
+    {
+        return Err(LoadError::Import(printable(&import, NAME_BYTES_MAX)));
+    }
+    let encoder = ComponentEncoder::default().validate(true).module(bytes);
+    let component = encoder.and_then(|mut encoder| encoder.encode());
+    let component = component.map_err(LoadError::invalid)?;
+    inspect(&component, World::Filter)?;
+    Ok(component)
 }
 
 /// Whether this is a component with the right imports and exports. Says nothing yet about what is inside.
@@ -44,7 +67,7 @@ pub(super) fn inspect(bytes: &[u8], world: World) -> Result<(), LoadError> {
     if Parser::is_core_wasm(bytes) {
         return Err(LoadError::CoreModule);
     }
-    let outside = outside(bytes).map_err(|error| LoadError::Invalid(printable(&error.to_string(), 1_024)))?;
+    let outside = outside(bytes).map_err(LoadError::invalid)?;
     for name in &outside.imports {
         if !offers(HOST, name) && !offers(TYPES, name) {
             let shown = printable(name, NAME_BYTES_MAX);
@@ -90,6 +113,11 @@ fn outside(bytes: &[u8]) -> Result<Outside, wasmparser::BinaryReaderError> {
         match payload? {
             Payload::ModuleSection { .. } | Payload::ComponentSection { .. } => depth += 1,
             Payload::End(_) => depth = depth.saturating_sub(1),
+            Payload::ImportSection(section) if depth == 0 => {
+                for import in section.into_imports() {
+                    outside.imports.push(import?.module.to_owned());
+                }
+            }
             Payload::ComponentImportSection(section) if depth == 0 => {
                 for import in section {
                     outside.imports.push(import?.name.name.to_owned());
@@ -127,9 +155,21 @@ mod tests {
     }
 
     #[test]
+    fn a_module_built_for_wasi_or_without_types_makes_no_filter() {
+        let of = |text: &str| component_of(&wat::parse_str(text).unwrap()).unwrap_err();
+        let wasi = of(r#"(module (import "wasi_snapshot_preview1" "fd_write" (func)))"#);
+        assert!(matches!(&wasi, LoadError::Import(_)) && wasi.remedy().contains("wasm32-unknown-unknown"), "{wasi}");
+        assert!(matches!(of("(module)"), LoadError::NoHandler(_)));
+        assert!(matches!(component_of(b"text"), Err(LoadError::NotWasm(_))));
+    }
+
+    #[test]
     fn imports_beside_our_own_are_refused() {
         let wasi = refused(r#"(component (import "wasi:clocks/wall-clock@0.2.0" (instance)))"#);
-        assert_eq!(wasi.to_string(), "imports `wasi:clocks/wall-clock@0.2.0`; only pixelgate:filter/host@0.1.0 is offered");
+        assert_eq!(
+            wasi.to_string(),
+            "imports `wasi:clocks/wall-clock@0.2.0`; only pixelgate:filter/host@0.1.0 is offered"
+        );
         assert!(wasi.remedy().contains("wasm32-unknown-unknown"));
         let newer = refused(r#"(component (import "pixelgate:filter/host@0.2.0" (instance)))"#);
         assert!(matches!(newer, LoadError::OtherVersion(_)));
@@ -141,7 +181,10 @@ mod tests {
     fn exports_tell_a_filter_from_others() {
         let exporting = |name: &str| format!(r#"(component (instance $i) (export "{name}" (instance $i)))"#);
         let other = refused(&exporting("pixelgate:filter/handler@0.2.0"));
-        assert_eq!(other.to_string(), "made for `pixelgate:filter/handler@0.2.0`; this gateway speaks pixelgate:filter/handler@0.1.0");
+        assert_eq!(
+            other.to_string(),
+            "made for `pixelgate:filter/handler@0.2.0`; this gateway speaks pixelgate:filter/handler@0.1.0"
+        );
         let none = refused(&exporting("example:other/thing"));
         assert!(none.to_string().ends_with("(it exports example:other/thing)"), "{none}");
         let patch = wat::parse_str(exporting("pixelgate:filter/handler@0.1.7")).unwrap();

@@ -1,8 +1,8 @@
 //! The engine: which instructions exist, how much room there is for instances, and the clock that cuts calls off.
 
 use std::num::NonZeroUsize;
-use std::sync::{Arc, OnceLock};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::thread::{self, JoinHandle, Thread};
 use std::time::Duration;
 

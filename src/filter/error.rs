@@ -1,9 +1,14 @@
 //! Why filters cannot run here, and why one cannot be loaded.
 
+use std::fmt;
 use std::io;
 use std::path::PathBuf;
 
 use super::FaultKind;
+use super::fault::printable;
+
+/// Bytes of what a library says about a file.
+pub(super) const DETAIL_BYTES_MAX: usize = 1_024;
 
 /// Why filters cannot run on this machine.
 #[derive(Debug, thiserror::Error)]
@@ -110,12 +115,19 @@ pub enum LoadError {
 // === impl LoadError ===
 
 impl LoadError {
+    /// [`LoadError::Invalid`] in the words of the library that found it.
+    pub(super) fn invalid(error: impl fmt::Display) -> Self {
+        Self::Invalid(printable(&format!("{error:#}"), DETAIL_BYTES_MAX))
+    }
+
     /// What to do about it.
     pub fn remedy(&self) -> &'static str {
         match self {
-            Self::TooLarge { .. } => "build it for size (opt-level \"s\", lto, strip), or raise [filters] file_bytes_max",
+            Self::TooLarge { .. } => {
+                "build it for size (opt-level \"s\", lto, strip), or raise [filters] file_bytes_max"
+            }
             Self::NotWasm(_) | Self::CoreModule => "make a component of it: pixelgate filter build",
-            Self::Import(name) if name.starts_with("wasi:") => {
+            Self::Import(name) if name.starts_with("wasi") => {
                 "build for wasm32-unknown-unknown (not a wasip target): a filter has no files, clock, network or environment"
             }
             Self::Import(_) => "leave the import out: a filter may import nothing else",
@@ -125,7 +137,9 @@ impl LoadError {
             Self::CompilerFailed(_) => "build it again with a current toolchain; if it stays, report it with the file",
             Self::CompilerMissing(_) => "check that the gateway's own executable is in place and may be started",
             Self::Refused(_) => "correct [filters.settings] or the script as it says",
-            Self::InitFault { .. } => "try it with pixelgate filter test; `init` has the limits of a call, and 20 times its deadline",
+            Self::InitFault { .. } => {
+                "try it with pixelgate filter test; `init` has the limits of a call, and 20 times its deadline"
+            }
             Self::RunnerUnreadable { .. } | Self::Runner { .. } => {
                 "install lib/pixelgate/script-runner.wasm, or point [filters] script_runner at it"
             }

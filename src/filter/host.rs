@@ -168,6 +168,7 @@ impl Shared {
         let refused = work.queue.put(account, job, Instant::now()).err();
         if refused.is_none() {
             self.waiting.fetch_add(1, Ordering::Relaxed);
+            self.changed.notify_one();
         }
         refused
     }
@@ -194,6 +195,8 @@ impl Shared {
                 return Some(taken);
             }
             if work.stopping && work.queue.is_empty() {
+                // Threads that could not take the last jobs still wait for their end.
+                self.changed.notify_all();
                 return None;
             }
             let until_overdue = work.queue.next_overdue().map(|at| at.saturating_duration_since(Instant::now()));

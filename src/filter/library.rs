@@ -11,7 +11,6 @@ use wasmtime::component::{Component, HasSelf, Linker};
 use super::bindings::{Filter, FilterPre, ScriptRunnerPre};
 use super::cache::{Cache, ContentHash, content_hash, load_fresh};
 use super::component::{World, inspect};
-use super::fault::printable;
 use super::state::State;
 use super::{Compiler, LoadError, Options, Program, StartError};
 
@@ -90,7 +89,7 @@ impl Library {
         }
         inspect(bytes, World::Filter)?;
         let component = self.compiled(&hash, bytes)?;
-        let bound = self.linker.instantiate_pre(&component).and_then(FilterPre::new).map_err(invalid)?;
+        let bound = self.linker.instantiate_pre(&component).and_then(FilterPre::new).map_err(LoadError::invalid)?;
         let code = Arc::new(Code::Filter(bound));
         let mut components = self.components.lock().unwrap_or_else(PoisonError::into_inner);
         components.insert(hash, &code);
@@ -108,8 +107,8 @@ impl Library {
             return Ok(code.clone());
         }
         let path = || self.runner_path.clone();
-        let bytes = std::fs::read(&self.runner_path)
-            .map_err(|error| LoadError::RunnerUnreadable { path: path(), error })?;
+        let bytes =
+            std::fs::read(&self.runner_path).map_err(|error| LoadError::RunnerUnreadable { path: path(), error })?;
         let code = self.bind_runner(&bytes).map_err(|error| LoadError::Runner { path: path(), error: error.into() })?;
         Ok(runner.insert(Arc::new(code)).clone())
     }
@@ -117,7 +116,8 @@ impl Library {
     fn bind_runner(&self, bytes: &[u8]) -> Result<Code, LoadError> {
         inspect(bytes, World::ScriptRunner)?;
         let component = self.compiled(&content_hash(bytes), bytes)?;
-        let bound = self.linker.instantiate_pre(&component).and_then(ScriptRunnerPre::new).map_err(invalid)?;
+        let bound =
+            self.linker.instantiate_pre(&component).and_then(ScriptRunnerPre::new).map_err(LoadError::invalid)?;
         Ok(Code::ScriptRunner(bound))
     }
 
@@ -136,13 +136,9 @@ impl Library {
         let keep = || self.cache.as_ref()?.store(&self.engine, hash, &code);
         match keep() {
             Some(component) => Ok(component),
-            None => load_fresh(&self.engine, &code).map_err(invalid),
+            None => load_fresh(&self.engine, &code).map_err(LoadError::invalid),
         }
     }
-}
-
-fn invalid(error: wasmtime::Error) -> LoadError {
-    LoadError::Invalid(printable(&format!("{error:#}"), 1_024))
 }
 
 // === impl Components ===

@@ -47,6 +47,7 @@ use crate::event::{Event, OnFault};
 
 pub use chain::Chain;
 pub use compile::{ChildError, Compiler, compile_in_child};
+pub use component::component_of;
 pub use context::Context;
 pub use error::{LoadError, StageError, StartError};
 pub use fault::FaultKind;

@@ -26,8 +26,12 @@ pub(super) struct FairQueue<T> {
     ready: BTreeSet<Turn>,
     /// Every job in the order it came, to find those that waited too long. May name jobs that are gone.
     arrivals: VecDeque<(Instant, AccountId)>,
-    /// The clock of the account that was served last.
+    /// The present: the clock of the account that was served last.
     clock: u64,
+    /// The clock that is furthest ahead.
+    latest: u64,
+    /// Threads that are held.
+    running: usize,
     sweep_at: usize,
 }
 
@@ -60,6 +64,8 @@ impl<T> FairQueue<T> {
             ready: BTreeSet::new(),
             arrivals: VecDeque::new(),
             clock: 0,
+            latest: 0,
+            running: 0,
             sweep_at: REMEMBERED_MIN,
         }
     }
@@ -92,6 +98,7 @@ impl<T> FairQueue<T> {
         let flow = self.flows.get_mut(&turn.account)?;
         let (_, job) = flow.waiting.pop_front()?;
         flow.running += 1;
+        self.running += 1;
         self.clock = self.clock.max(flow.clock);
         if !flow.waiting.is_empty() {
             self.ready.insert(flow.turn(&turn.account));
@@ -105,9 +112,15 @@ impl<T> FairQueue<T> {
             let waits = self.ready.remove(&flow.turn(account));
             flow.running = flow.running.saturating_sub(1);
             flow.clock = flow.clock.saturating_add(u64::try_from(took.as_nanos()).unwrap_or(u64::MAX));
+            self.latest = self.latest.max(flow.clock);
+            self.running = self.running.saturating_sub(1);
             if waits {
                 self.ready.insert(flow.turn(account));
             }
+        }
+        if self.running == 0 && self.ready.is_empty() {
+            // Nobody had to wait for what was used so far: nobody owes anything for it.
+            self.clock = self.latest;
         }
         self.sweep();
     }
@@ -222,7 +235,9 @@ mod tests {
         (0..3).for_each(|_| queue.put(&a, "a", now).unwrap());
         assert_eq!(queue.take().unwrap().1, "a");
         queue.put(&b, "b", now).unwrap();
+        queue.take().unwrap();
         queue.ended(&b, 100 * MS);
+        queue.put(&b, "b", now).unwrap();
         assert_eq!(queue.take().unwrap().1, "b", "although its clock is far ahead");
     }
 

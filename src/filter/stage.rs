@@ -39,7 +39,7 @@ pub(super) enum Decision {
     /// It stays as it is.
     Keep,
     /// This is what it becomes.
-    Replace(Event),
+    Replace(Box<Event>),
     /// It goes no further, and why.
     Drop(String),
 }
@@ -89,9 +89,8 @@ impl LoadedStage {
         if !self.breaker().admits(begun) {
             return Err(Fault::new(FaultKind::BreakerOpen, "it failed several times in a row and is not called now"));
         }
-        let decided = catch_unwind(AssertUnwindSafe(|| self.call(context, event))).unwrap_or_else(|_| {
-            Err(Fault::new(FaultKind::Internal, "the gateway failed while it called the filter"))
-        });
+        let decided = catch_unwind(AssertUnwindSafe(|| self.call(context, event)))
+            .unwrap_or_else(|_| Err(Fault::new(FaultKind::Internal, "the gateway failed while it called the filter")));
         let (ended, well) = match &decided {
             Ok(Decision::Keep) => (CallEnd::Pass, true),
             Ok(Decision::Replace(_)) => (CallEnd::Modify, true),
@@ -136,7 +135,7 @@ impl LoadedStage {
                 let edits: Vec<Edit> = edits.into_iter().map(Edit::from).collect();
                 let mut edited = event.clone();
                 match edited.apply(&edits) {
-                    Ok(()) => Ok(Decision::Replace(edited)),
+                    Ok(()) => Ok(Decision::Replace(Box::new(edited))),
                     Err(error) => Err(Fault::new(FaultKind::BadVerdict, &error.to_string())),
                 }
             }
@@ -190,7 +189,10 @@ impl LoadedStage {
             tries += 1;
             // A guest that makes the engine panic is refused as one that fails.
             let started = catch_unwind(AssertUnwindSafe(|| self.start())).unwrap_or_else(|_| {
-                Err(NotStarted::Fault(Fault::new(FaultKind::Internal, "the gateway failed while it started the filter")))
+                Err(NotStarted::Fault(Fault::new(
+                    FaultKind::Internal,
+                    "the gateway failed while it started the filter",
+                )))
             });
             match started {
                 Ok(instance) => {
@@ -206,6 +208,14 @@ impl LoadedStage {
 
     fn breaker(&self) -> std::sync::MutexGuard<'_, Breaker> {
         self.breaker.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+impl LoadedStage {
+    /// Whether both run the same code.
+    pub(super) fn shares_code_with(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.recipe.code, &other.recipe.code)
     }
 }
 

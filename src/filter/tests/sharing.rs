@@ -1,0 +1,112 @@
+//! Accounts share code, threads and memory, and don't notice each other.
+
+use super::*;
+
+#[test]
+fn accounts_with_the_same_file_share_code_but_no_instance() {
+    let fixture = Fixture::new();
+    let stages = |settings: &str| vec![stage("first", settings, OnFault::Hold)];
+    let one = fixture.compile("one", stages("\"of one\"")).unwrap();
+    let two = fixture.compile("two", stages("\"of two\"")).unwrap();
+    assert_eq!(dropped(run_one(&one, "count")), "0001");
+    assert_eq!(dropped(run_one(&one, "count")), "0002");
+    assert_eq!(dropped(run_one(&two, "count")), "0001");
+    assert_eq!(dropped(run_one(&one, "echo")), "\"of one\"");
+    assert_eq!(dropped(run_one(&two, "echo")), "\"of two\"");
+    assert!(one.shares_code_with(&two));
+    let again = fixture.compile("one", stages("\"of one\"")).unwrap();
+    assert_eq!(dropped(run_one(&again, "count")), "0001", "a new configuration begins anew");
+}
+
+#[test]
+fn an_instance_serves_its_time_and_is_replaced() {
+    let fixture = Fixture::new();
+    let chain = fixture.chain("shop", OnFault::Hold);
+    let answers: Vec<_> = run(&chain, &["count"; 1_003]).into_iter().map(dropped).collect();
+    assert_eq!(answers[999], "1000");
+    assert_eq!(answers[1_000..], ["0001", "0002", "0003"]);
+    run_one(&chain, "trap");
+    assert_eq!(dropped(run_one(&chain, "count")), "0001", "after a trap");
+    run_one(&chain, "hoard");
+    assert_eq!(dropped(run_one(&chain, "count")), "0001", "after growing past what is kept");
+}
+
+#[test]
+fn an_account_that_loops_does_not_hold_up_another() {
+    let fixture = Fixture::with(|options| options.threads = 2);
+    let bad: Vec<Chain> = (0..40).map(|_| fixture.chain("bad", OnFault::Drop)).collect();
+    let good = fixture.chain("good", OnFault::Hold);
+    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+    let slowest = runtime.block_on(async {
+        // Forty chains: as many breakers, so that the loops go on for 40 × 5 × 2 deadlines of 5 ms.
+        let mut loops = tokio::task::JoinSet::new();
+        for chain in bad {
+            loops.spawn(async move { chain.run(context(), vec![event("loop"); 5]).await });
+        }
+        tokio::task::yield_now().await;
+        let mut slowest = Duration::ZERO;
+        for _ in 0..20 {
+            let begun = Instant::now();
+            assert_eq!(good.run(context(), vec![event("pass")]).await, [Filtered::Pass(event("pass"))]);
+            slowest = slowest.max(begun.elapsed());
+        }
+        let unfinished = !loops.is_empty() && loops.try_join_next().is_none();
+        assert!(unfinished, "the loops were meant to last longer than the good account's calls");
+        slowest
+    });
+    // The loops of one turn after the other would take two seconds. A stalled machine may take its time.
+    assert!(slowest < Duration::from_secs(1), "{slowest:?}");
+}
+
+#[test]
+fn a_long_batch_makes_room_for_others() {
+    let fixture = Fixture::with(|options| options.threads = 1);
+    let (long, short) = (fixture.chain("long", OnFault::Hold), fixture.chain("short", OnFault::Hold));
+    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+    runtime.block_on(async {
+        let batch = tokio::spawn(async move { long.run(context(), vec![event("spin"); 400]).await });
+        tokio::task::yield_now().await;
+        assert_eq!(short.run(context(), vec![event("pass")]).await, [Filtered::Pass(event("pass"))]);
+        assert!(!batch.is_finished(), "the batch was meant to take longer");
+        assert_eq!(batch.await.unwrap().len(), 400);
+    });
+}
+
+#[test]
+fn who_finds_no_thread_in_time_has_a_fault_of_its_own() {
+    let fixture = Fixture::with(|options| {
+        options.threads = 1;
+        options.wait_max = Duration::from_millis(1);
+    });
+    let chains: Vec<Chain> = ["one", "two", "three"].iter().map(|id| fixture.chain(id, OnFault::Hold)).collect();
+    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+    let filtered = runtime.block_on(async {
+        let mut all = tokio::task::JoinSet::new();
+        for chain in chains {
+            all.spawn(async move { chain.run(context(), vec![event("loop"); 2]).await });
+        }
+        all.join_all().await.concat()
+    });
+    let kinds: Vec<_> = filtered.into_iter().map(|filtered| held(filtered).0).collect();
+    assert!(kinds.iter().any(|kind| kind == "overloaded"), "{kinds:?}");
+}
+
+#[test]
+fn a_request_has_a_budget() {
+    let fixture = Fixture::with(|options| options.deadline = Duration::from_millis(1));
+    let chain = fixture.chain("shop", OnFault::Hold);
+    // Alternating, so that the breaker stays closed. Budget: 20 deadlines and 400 / 10 more; the loops alone take 400.
+    let names: Vec<&str> = std::iter::repeat_n(["loop", "pass"], 200).flatten().collect();
+    let filtered = run(&chain, &names);
+    assert_eq!(filtered.len(), 400);
+    assert_eq!(held(filtered.into_iter().next_back().unwrap()).0, "overloaded");
+    assert_eq!(run_one(&chain, "pass"), Filtered::Pass(event("pass")), "of that request only");
+}
+
+#[test]
+fn a_chain_outlives_its_host_and_refuses() {
+    let fixture = Fixture::new();
+    let chain = fixture.chain("shop", OnFault::Hold);
+    drop(fixture.host);
+    assert_eq!(held(run_one(&chain, "pass")).0, "overloaded");
+}
