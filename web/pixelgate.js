@@ -12,7 +12,6 @@
   const HELD_MAX = 100; // events that wait for consent
   const SILENCE_MS = 30 * 60e3; // after a stop word, as Meta's own client
   const STOP_WORDS = /^((Data Source|Account) Deactivated|Data Source Id Or Pixel Id Missing\.)$|Not Onboarded/;
-  const KEEPALIVE_MAX = 6e4; // of the 64 KiB that may outlive a page
   const COOKIE_SECONDS = 90 * 86400;
 
   const guard = (f) => function () {
@@ -266,9 +265,7 @@
     const url = gateway.origin + '/events';
     if (win.fetch && 'keepalive' in Request.prototype) {
       // No content type of ours: text/plain needs no preflight.
-      fetch(url, {
-        method: 'POST', body: body, credentials: 'include', keepalive: keepalive && body.length < KEEPALIVE_MAX,
-      }).then((answer) => answer.ok || answer.text().then((text) => failed(answer.status, text)))
+      fetch(url, { method: 'POST', body: body, credentials: 'include', keepalive: keepalive }).then((answer) => answer.ok || answer.text().then((text) => failed(answer.status, text)))
         .catch(() => failed(0, ''));
       return;
     }
@@ -283,7 +280,7 @@
     request.send(body);
   }
 
-  /** Once: a second later, or when the page is left before. */
+  /** Once: a second later, or when the page is left before. Browsers keep 64 KiB alive at most: the rest goes then. */
   function retrySoon(job) {
     const run = (leaving) => {
       if (retries.delete(run)) guard(job)(leaving);
@@ -305,7 +302,7 @@
 
   const tapped = new WeakSet();
   let inside = false; // within Meta's script
-  let putBack = false; // which was locked, and queued the call again
+  let putBack = false; // it was locked, and queued the call again
   let drained = []; // the entry it took from the queue last
 
   /** Passes what object[key] is, and what it is set to later, through `change`. */
@@ -352,7 +349,7 @@
     });
     override('push', (push) => function () {
       putBack = inside;
-      return push.apply(this, inside ? arguments : Array.from(arguments, see));
+      return push.apply(this, Array.from(arguments, see));
     });
     override('shift', (shift) => function () {
       if (unsure) release();

@@ -69,6 +69,14 @@ function standIn(fbq, drain) {
     return call.apply(this, arguments);
   };
   fbq.getState = () => ({ pixels });
-  fbq.instance = { locks: { isLocked: () => locked } };
+  fbq.instance = {
+    locks: {
+      isLocked: () => locked,
+      release() {
+        locked = false;
+        empty();
+      },
+    },
+  };
   empty();
 }

@@ -77,6 +77,23 @@ inBrowser('a revoke that was said before the script came is respected', async (t
   assert.deepEqual(t.site.posts.map(({ body }) => body.event_id), ids);
 });
 
+inBrowser('a lock of Meta\'s script that was none of consent is waited for, too', async (t) => {
+  const ours = t.site.hold('/pixelgate.js');
+  t.site.page('/', snippet(`
+    fbq('consent', 'revoke');
+    fbq('init', '111');`) + t.site.tag());
+  await t.page.goto(t.site.url(), { waitUntil: 'commit' });
+  await t.page.waitForFunction(() => window.meta);
+  ours();
+  await t.page.waitForFunction(() => window.pixelgate?.loaded);
+  await t.page.evaluate(() => fbq('track', 'A'));
+  await settle(t);
+  assert.equal(t.site.posts.length, 0);
+  await t.page.evaluate(() => fbq.instance.locks.release());
+  await t.until('what waited', () => t.site.posts.length === 1);
+  assert.equal(t.site.posts[0].body.event_name, 'A');
+});
+
 inBrowser('what waits for consent is bounded', async (t) => {
   t.site.page('/', t.site.tag('data-consent="required"'));
   await t.page.goto(t.site.url());

@@ -128,6 +128,11 @@ inBrowser('a repeated PageView is swallowed as Meta\'s script does, unless the p
   await t.page.goto(t.site.url());
   await sameOnBothSides(t, ['PageView']);
   await t.page.evaluate(() => {
+    history.pushState({}, '', '/swallowed');
+    fbq('track', 'PageView');
+  });
+  await sameOnBothSides(t, ['PageView']);
+  await t.page.evaluate(() => {
     history.pushState({}, '', '/next');
     fbq.allowDuplicatePageViews = true;
     fbq('track', 'PageView');
@@ -137,9 +142,22 @@ inBrowser('a repeated PageView is swallowed as Meta\'s script does, unless the p
 
 inBrowser('fbq that the page declares as a variable is found all the same', async (t) => {
   const meta = t.site.hold('/fbevents.js');
-  t.site.page('/', `<script>var fbq;</script>${t.site.tag('')}${snippet(CALLS)}`);
+  t.site.page('/', `<script>var fbq, _fbq;</script>${t.site.tag('')}${snippet(CALLS)}`);
   await t.page.goto(t.site.url(), { waitUntil: 'commit' });
   await t.until('the queued events', () => t.site.posts.length === 2);
   meta();
   await sameOnBothSides(t, ['PageView', 'ViewContent']);
+});
+
+inBrowser('an fbq that another script wraps is not heard twice', async (t) => {
+  t.site.page('/', t.site.tag('') + snippet("fbq('init', '111');"));
+  await t.page.goto(t.site.url());
+  await t.page.waitForFunction(() => window.meta);
+  await t.page.evaluate(() => {
+    window.fbq = Object.assign(function () {
+      fbq.callMethod.apply(fbq, arguments);
+    }, fbq);
+    fbq('track', 'Wrapped');
+  });
+  await sameOnBothSides(t, ['Wrapped']);
 });
