@@ -83,7 +83,7 @@ fn read_run(
     unreadable: &mut Vec<Entry>,
 ) {
     let (Some(first), Some(last)) = (run.first(), run.last()) else { return };
-    let Some(segment) = ({ locked(&shared.index).segment(first.segment) }) else { return };
+    let Some(segment) = ({ locked(&shared.index).segments.get(first.segment) }) else { return };
     let begin = u64::from(first.at);
     let len = usize::try_from(end(last) - begin).unwrap_or(0);
     let bytes = match segment.read(begin, len) {

@@ -2,13 +2,13 @@
 //!
 //! One lock holds it; no file is touched and nothing is awaited under it.
 
-use std::collections::{BTreeMap, HashMap};
-use std::sync::Arc;
+use std::collections::HashMap;
 
 use super::due::DueLanes;
 use super::lane::{Lane, LaneNo, LaneState, Listed};
-use super::log::{Entry, Segment};
+use super::log::Entry;
 use super::recent::{Recent, RecentEvent};
+use super::segments::Segments;
 use super::{Due, LaneStatus};
 use crate::account::{AccountId, LaneKey};
 
@@ -18,28 +18,12 @@ pub(crate) struct Index {
     numbers: HashMap<LaneKey, LaneNo>,
     /// Bytes of each account's events that are not settled, or are being appended.
     backlog: HashMap<AccountId, u64>,
-    segments: BTreeMap<u32, SegmentUse>,
+    pub(crate) segments: Segments,
     recent: Recent,
     due: DueLanes,
     leases_per_lane_max: usize,
     /// Nothing is leased any more.
     closed: bool,
-}
-
-/// How much of a segment is still needed.
-pub(crate) struct SegmentUse {
-    pub(crate) segment: Arc<Segment>,
-    /// Bytes that were written to it.
-    bytes: u64,
-    /// Events in it that are not settled.
-    live: u64,
-    live_bytes: u64,
-    /// Those of them that a lease holds, or a copy that is under way.
-    out: u64,
-    /// Nothing more is written to it.
-    closed: bool,
-    /// Its last events could not be copied elsewhere; that is not tried again.
-    stuck: bool,
 }
 
 /// What ends an event's time in its lane.
@@ -64,7 +48,7 @@ impl Index {
             lanes: Vec::new(),
             numbers: HashMap::new(),
             backlog: HashMap::new(),
-            segments: BTreeMap::new(),
+            segments: Segments::default(),
             recent: Recent::new(RECENT_BYTES),
             due: DueLanes::default(),
             leases_per_lane_max: leases_per_lane_max.max(1),
@@ -111,7 +95,7 @@ impl Index {
     /// Takes an event that is durable now; its bytes are reserved.
     pub(crate) fn stored(&mut self, number: LaneNo, entry: Entry, event: RecentEvent) {
         self.recent.push(entry.seq, event);
-        self.add_live(&entry);
+        self.segments.add_live(&entry);
         let Some(lane) = self.lane_mut(number) else { return };
         lane.bytes += u64::from(entry.len);
         lane.push(entry);
@@ -119,7 +103,7 @@ impl Index {
 
     /// Takes an event that a start found.
     pub(crate) fn found(&mut self, number: LaneNo, entry: Entry) {
-        self.add_live(&entry);
+        self.segments.add_live(&entry);
         if let Some(lane) = self.lane_mut(number) {
             lane.push_found(entry);
         }
@@ -133,7 +117,7 @@ impl Index {
             *self.backlog.entry(lane.key.account.clone()).or_default() += lane.bytes;
         }
         for entry in &older {
-            self.remove_live(entry);
+            self.segments.remove_live(entry);
         }
         older
     }
@@ -194,7 +178,7 @@ impl Index {
         lane.out.push(taken.first()?.accepted_s);
         let failures = lane.state.failures;
         for entry in &taken {
-            self.hold(entry);
+            self.segments.hold(entry);
         }
         self.list(number);
         Some((number, taken, failures))
@@ -208,7 +192,7 @@ impl Index {
     /// Puts leased events back in their place.
     pub(crate) fn put_back(&mut self, number: LaneNo, entries: &[Entry]) {
         for entry in entries {
-            self.release_hold(entry);
+            self.segments.release_hold(entry);
         }
         if let Some(lane) = self.lane_mut(number) {
             lane.in_flight -= entries.len() as u64;
@@ -219,8 +203,8 @@ impl Index {
     /// Forgets leased events whose end is marked.
     pub(crate) fn settle(&mut self, number: LaneNo, entries: &[Entry], end: End) {
         for entry in entries {
-            self.release_hold(entry);
-            self.remove_live(entry);
+            self.segments.release_hold(entry);
+            self.segments.remove_live(entry);
         }
         let bytes = entries.iter().map(|entry| u64::from(entry.len)).sum();
         let Some(lane) = self.lane_mut(number) else { return };
@@ -294,71 +278,12 @@ impl Index {
         }
     }
 
-    /// Nothing is leased from now on.
-    pub(crate) fn close(&mut self) {
-        self.closed = true;
-    }
-
-    fn lane_mut(&mut self, number: LaneNo) -> Option<&mut Lane> {
-        self.lanes.get_mut(number.0 as usize)
-    }
-}
-
-/// Segments.
-impl Index {
-    /// Takes a segment into account.
-    pub(crate) fn add_segment(&mut self, segment: Arc<Segment>, bytes: u64, closed: bool) {
-        let usage = SegmentUse { bytes, live: 0, live_bytes: 0, out: 0, closed, stuck: false, segment };
-        self.segments.insert(usage.segment.id, usage);
-    }
-
-    /// Nothing more is written to a segment.
-    pub(crate) fn close_segment(&mut self, id: u32, bytes: u64) {
-        if let Some(usage) = self.segments.get_mut(&id) {
-            usage.closed = true;
-            usage.bytes = bytes;
-        }
-    }
-
-    /// A segment, to read or mark.
-    pub(crate) fn segment(&self, id: u32) -> Option<Arc<Segment>> {
-        Some(Arc::clone(&self.segments.get(&id)?.segment))
-    }
-
-    /// All segments.
-    pub(crate) fn segments(&self) -> Vec<Arc<Segment>> {
-        self.segments.values().map(|usage| Arc::clone(&usage.segment)).collect()
-    }
-
-    /// Takes out the segments that nothing needs any more.
-    pub(crate) fn take_settled(&mut self) -> Vec<Arc<Segment>> {
-        let settled = self.segments.extract_if(.., |_, usage| usage.closed && usage.live == 0);
-        settled.map(|(_, usage)| usage.segment).collect()
-    }
-
-    /// The oldest closed segment of which little is needed and nothing is leased. One that never grew to its size counts
-    /// as if it had: restarts leave small ones.
-    pub(crate) fn mostly_settled(&self, segment_bytes: u64) -> Option<Arc<Segment>> {
-        let mostly = |usage: &&SegmentUse| {
-            let little = usage.live_bytes <= usage.bytes.max(segment_bytes) / 4;
-            usage.closed && !usage.stuck && usage.out == 0 && usage.live > 0 && little
-        };
-        self.segments.values().find(mostly).map(|usage| Arc::clone(&usage.segment))
-    }
-
-    /// A segment's events cannot be copied elsewhere.
-    pub(crate) fn set_stuck(&mut self, id: u32) {
-        if let Some(usage) = self.segments.get_mut(&id) {
-            usage.stuck = true;
-        }
-    }
-
     /// Takes the waiting events of one lane that are in a segment, so that they can be copied. [`Index::moved`] ends it.
     /// `None` when there is no such lane.
     pub(crate) fn take_to_move(&mut self, number: LaneNo, segment: u32) -> Option<Vec<Entry>> {
         let taken = self.lane_mut(number)?.take_segment(segment);
         for entry in &taken {
-            self.hold(entry);
+            self.segments.hold(entry);
         }
         if let Some(lane) = self.lane_mut(number) {
             lane.in_flight += taken.len() as u64;
@@ -369,39 +294,22 @@ impl Index {
     /// Puts events back that are in another place now, no longer or shorter there; the old one is no longer needed.
     pub(crate) fn moved(&mut self, number: LaneNo, old: &[Entry], new: &[Entry]) {
         for entry in old {
-            self.release_hold(entry);
-            self.remove_live(entry);
+            self.segments.release_hold(entry);
+            self.segments.remove_live(entry);
         }
         for entry in new {
-            self.add_live(entry);
-            self.hold(entry);
+            self.segments.add_live(entry);
+            self.segments.hold(entry);
         }
         self.put_back(number, new);
     }
 
-    fn add_live(&mut self, entry: &Entry) {
-        if let Some(usage) = self.segments.get_mut(&entry.segment) {
-            usage.live += 1;
-            usage.live_bytes += u64::from(entry.len);
-        }
+    /// Nothing is leased from now on.
+    pub(crate) fn close(&mut self) {
+        self.closed = true;
     }
 
-    fn remove_live(&mut self, entry: &Entry) {
-        if let Some(usage) = self.segments.get_mut(&entry.segment) {
-            usage.live -= 1;
-            usage.live_bytes -= u64::from(entry.len);
-        }
-    }
-
-    fn hold(&mut self, entry: &Entry) {
-        if let Some(usage) = self.segments.get_mut(&entry.segment) {
-            usage.out += 1;
-        }
-    }
-
-    fn release_hold(&mut self, entry: &Entry) {
-        if let Some(usage) = self.segments.get_mut(&entry.segment) {
-            usage.out -= 1;
-        }
+    fn lane_mut(&mut self, number: LaneNo) -> Option<&mut Lane> {
+        self.lanes.get_mut(number.0 as usize)
     }
 }

@@ -160,7 +160,7 @@ impl Keeper {
     }
 
     fn sync_marks(&self) {
-        let segments = locked(&self.shared.index).segments();
+        let segments = locked(&self.shared.index).segments.all();
         for segment in segments {
             if let Err(error) = segment.sync_marks() {
                 tracing::warn!(segment = segment.id, %error, "marks cannot be synced; after a power cut their events are sent again");

@@ -3,8 +3,8 @@
 //! ```text
 //! append ──▶ writer: group commit ──▶ log/ (segments) ──▶ lease ──▶ ack | retry | bury ──▶ keeper: dead/, state, reclaim
 //! ```
-//! - [`Outbox::append`] answers once the events are durable (`fdatasync`), all of a call or none: writer.rs.
-//! - What waits is in memory as 32 bytes an event, by lane: index.rs, lane.rs; whose turn it is: due.rs. What was accepted
+//! - [`Outbox::append`] answers once the events are durable (`fdatasync`), all of a call or none: append.rs, writer.rs.
+//! - What waits is in memory as 32 bytes an event, by lane: index.rs, lane.rs, segments.rs; whose turn it is: due.rs. What was accepted
 //!   last is there whole: recent.rs. The rest is read for a lease: fetch.rs, lease.rs.
 //! - What became of an event is marked at once beside its segment; the marks are synced once a second. After `kill -9`
 //!   nothing is sent twice; after a power cut, at most what was answered in the last second.
@@ -15,6 +15,7 @@
 //! Two threads write: the writer to the log, the keeper to all else. One lock holds what is in memory, and nothing is read,
 //! written or awaited under it. Time is an argument, in Unix milliseconds.
 
+mod append;
 mod dead;
 mod due;
 mod fetch;
@@ -27,6 +28,7 @@ mod log;
 mod open;
 mod recent;
 mod reclaim;
+mod segments;
 mod shared;
 mod state;
 #[cfg(test)]
@@ -34,14 +36,12 @@ mod tests;
 mod writer;
 
 use std::path::PathBuf;
-use std::sync::atomic::Ordering;
 use std::sync::mpsc::Sender;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
 use bytes::Bytes;
-use sha2::{Digest, Sha256};
 use tokio::sync::oneshot;
 
 pub use self::dead::DeadLetter;
@@ -51,9 +51,8 @@ pub use self::open::{OpenError, Recovered};
 
 use self::keeper::Task;
 use self::lane::{LaneNo, LaneState};
-use self::log::Record;
 use self::shared::Shared;
-use self::writer::{Append, Job};
+use self::writer::Job;
 use crate::account::LaneKey;
 
 /// Where an outbox is and what it may hold.
@@ -234,11 +233,6 @@ pub struct Stats {
     pub free_bytes: u64,
 }
 
-/// Bytes of one group: what one request may bring.
-const GROUP_BYTES_MAX: u64 = 64 << 20;
-/// Bytes of events that may wait for the disk.
-const WAITING_BYTES_MAX: u64 = 256 << 20;
-
 /// Takes a lock; what another thread left when it panicked is as good as what it would have left.
 fn locked<T: ?Sized>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
@@ -247,15 +241,6 @@ fn locked<T: ?Sized>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 // === impl Outbox ===
 
 impl Outbox {
-    /// Accepts events: `Ok` once all of them are durable. Whoever stops waiting may find them stored all the same.
-    pub async fn append(&self, events: Vec<NewEvent>, now_ms: i64) -> Result<(), AppendError> {
-        if events.is_empty() {
-            return Ok(());
-        }
-        let closed = AppendError::Unavailable { reason: "it is closed".into() };
-        self.submit(events, now_ms)?.await.unwrap_or(Err(closed))
-    }
-
     /// Takes the oldest events of a lane that may go in one request: of one envelope, at most so many and so many bytes (of
     /// the log; bodies are a little less), at least one. `None` if the lane is paused, must wait, has nothing, or has as many
     /// leases out as it may. May read the disk when there is a backlog.
@@ -345,7 +330,7 @@ impl Outbox {
 
     /// What it takes of its volume.
     pub fn stats(&self) -> Stats {
-        let segments = locked(&self.inner.shared.index).segments();
+        let segments = locked(&self.inner.shared.index).segments.all();
         Stats {
             log_bytes: segments.iter().map(|segment| segment.file_bytes()).sum(),
             dead_letter_bytes: self.inner.shared.dead.file_bytes(),
@@ -373,52 +358,6 @@ impl Outbox {
         number
     }
 
-    fn submit(
-        &self,
-        events: Vec<NewEvent>,
-        now_ms: i64,
-    ) -> Result<oneshot::Receiver<Result<(), AppendError>>, AppendError> {
-        let shared = &self.inner.shared;
-        if let Some(refusal) = locked(&shared.refusing).clone() {
-            return Err(refusal);
-        }
-        let bytes = events.iter().map(NewEvent::stored_bytes).sum();
-        if bytes > GROUP_BYTES_MAX || !events.iter().all(|event| event.record([0; 8]).fits()) {
-            return Err(AppendError::TooLarge);
-        }
-        let waiting = shared.waiting_bytes.fetch_add(bytes, Ordering::Relaxed);
-        if waiting + bytes > WAITING_BYTES_MAX.max(bytes) {
-            shared.answered(bytes);
-            return Err(AppendError::Busy);
-        }
-        let events = self.reserve(events).inspect_err(|_| shared.answered(bytes))?;
-        let (reply, answer) = oneshot::channel();
-        // If the writer has ended, the reply is dropped with the job and the caller hears of it.
-        let _ = self.inner.writer.send(Job::Append(Append { events, now_ms, bytes, reply }));
-        Ok(answer)
-    }
-
-    /// Counts events towards their accounts' backlogs, all or none.
-    fn reserve(&self, events: Vec<NewEvent>) -> Result<Vec<(lane::LaneNo, [u8; 8], NewEvent)>, AppendError> {
-        let shared = &self.inner.shared;
-        if events.iter().any(|event| shared.dead.is_full(&event.lane.account)) {
-            return Err(AppendError::DeadLetters);
-        }
-        let fingerprints: Vec<_> = events.iter().map(NewEvent::fingerprint).collect();
-        let max = shared.limits.account_backlog_bytes_max;
-        let mut index = locked(&shared.index);
-        for (place, event) in events.iter().enumerate() {
-            if !index.reserve(&event.lane.account, event.stored_bytes(), max) {
-                for event in events.iter().take(place) {
-                    index.release(&event.lane.account, event.stored_bytes());
-                }
-                return Err(AppendError::Backlog);
-            }
-        }
-        let numbered = events.into_iter().zip(fingerprints);
-        Ok(numbered.map(|(event, fingerprint)| (index.number(&event.lane), fingerprint, event)).collect())
-    }
-
     async fn save(&self) -> Result<(), Unavailable> {
         let (reply, answer) = oneshot::channel();
         self.inner.ask_keeper(Task::Save { reply });
@@ -435,54 +374,6 @@ impl Inner {
     /// Hands a task to the keeper. If it has ended, the task's reply is dropped with it and the caller hears of that.
     fn ask_keeper(&self, task: Task) {
         let _ = self.keeper.send(task);
-    }
-}
-
-// === impl NewEvent ===
-
-impl NewEvent {
-    /// The event as a record of the log that has no place yet.
-    fn record(&self, fingerprint: [u8; 8]) -> Record<'_> {
-        Record {
-            more: false,
-            seq: 0,
-            accepted_ms: 0,
-            account: self.lane.account.as_str(),
-            pixel: self.lane.pixel.as_u64(),
-            event_name: &self.event_name,
-            event_id: &self.event_id,
-            event_time: self.event_time,
-            fingerprint,
-            envelope: &self.envelope,
-            body: &self.body,
-        }
-    }
-
-    /// Bytes that it takes in the log.
-    fn stored_bytes(&self) -> u64 {
-        self.record([0; 8]).encoded_len() as u64
-    }
-
-    /// What two copies of one event share.
-    fn fingerprint(&self) -> [u8; 8] {
-        let mut hash = Sha256::new();
-        hash.update(self.lane.pixel.to_string());
-        hash.update("|");
-        hash.update(&self.event_name);
-        hash.update("|");
-        hash.update(&self.event_id);
-        hash.finalize().first_chunk().copied().unwrap_or_default()
-    }
-}
-
-// === impl AppendError ===
-
-impl AppendError {
-    fn new(error: &std::io::Error) -> Self {
-        match error.kind() {
-            std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded => Self::Full,
-            _ => Self::Unavailable { reason: error.to_string() },
-        }
     }
 }
 

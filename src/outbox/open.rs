@@ -137,7 +137,7 @@ impl Outbox {
 fn load(log: &LogDir, index: &mut Index) -> Result<Report, OpenError> {
     let found = log.load(|Found { segment, summary, marked }| {
         let segment = Arc::new(segment);
-        index.add_segment(Arc::clone(&segment), summary.end, true);
+        index.segments.add(Arc::clone(&segment), summary.end, true);
         let lanes: Vec<_> = summary.lanes.iter().map(|key| index.number(key)).collect();
         for (lane, entry) in summary.entries {
             if marked.is_done(entry.seq) {
@@ -154,7 +154,8 @@ fn load(log: &LogDir, index: &mut Index) -> Result<Report, OpenError> {
         LoadError::Newer { path, version } => OpenError::NewerFormat { path, version },
     })?;
     for older in index.all_found() {
-        let marked = index.segment(older.segment).map(|segment| segment.mark(MarkKind::Moved, [older.seq].into_iter()));
+        let marked =
+            index.segments.get(older.segment).map(|segment| segment.mark(MarkKind::Moved, [older.seq].into_iter()));
         if let Some(Err(error)) = marked {
             tracing::warn!(segment = older.segment, %error, "an event that was moved cannot be marked; it may be sent again");
         }

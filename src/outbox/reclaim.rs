@@ -20,7 +20,7 @@ const COPY_BYTES_MAX: u64 = 4 << 20;
 
 /// Gives back the segments of which nothing is needed any more.
 pub(crate) fn give_back(shared: &Shared) {
-    let settled = locked(&shared.index).take_settled();
+    let settled = locked(&shared.index).segments.take_settled();
     for segment in settled {
         if let Err(error) = shared.log.retire(&segment) {
             tracing::warn!(segment = segment.id, %error, "a settled segment cannot be removed; the next start tries again");
@@ -30,7 +30,7 @@ pub(crate) fn give_back(shared: &Shared) {
 
 /// Empties the oldest segment that is mostly settled, if there is one.
 pub(crate) fn copy_forward(shared: &Shared, writer: &Sender<Job>) {
-    let oldest = locked(&shared.index).mostly_settled(shared.limits.segment_bytes);
+    let oldest = locked(&shared.index).segments.mostly_settled(shared.limits.segment_bytes);
     let Some(segment) = oldest else { return };
     let mut number = LaneNo(0);
     // The lock is taken lane by lane: nobody waits for a walk through a whole backlog.
@@ -60,7 +60,7 @@ fn move_part(shared: &Shared, writer: &Sender<Job>, old: &Segment, lane: LaneNo,
             tracing::warn!(segment = old.id, %error, "a segment's last events cannot be moved on; they stay");
             let mut index = locked(&shared.index);
             index.put_back(lane, entries);
-            index.set_stuck(old.id);
+            index.segments.set_stuck(old.id);
         }
     }
 }

@@ -119,6 +119,6 @@ impl Shared {
             seqs.entry(entry.segment).or_default().push(entry.seq);
         }
         let index = locked(&self.index);
-        seqs.into_iter().filter_map(|(id, seqs)| Some((index.segment(id)?, seqs))).collect()
+        seqs.into_iter().filter_map(|(id, seqs)| Some((index.segments.get(id)?, seqs))).collect()
     }
 }

@@ -306,7 +306,7 @@ impl Writer {
         match self.shared.log.create(id, self.next_seq) {
             Ok(segment) => {
                 let segment = Arc::new(segment);
-                locked(&self.shared.index).add_segment(Arc::clone(&segment), first_free_offset(), false);
+                locked(&self.shared.index).segments.add(Arc::clone(&segment), first_free_offset(), false);
                 let summary = Summary::new(id, self.next_seq, first_free_offset());
                 self.active = Some(Active { segment, summary });
                 *locked(&self.shared.refusing) = None;
@@ -323,7 +323,7 @@ impl Writer {
         if let Err(error) = self.shared.log.write_summary(&summary) {
             tracing::warn!(segment = segment.id, %error, "no summary was written; the next start reads the segment");
         }
-        locked(&self.shared.index).close_segment(segment.id, summary.end);
+        locked(&self.shared.index).segments.close(segment.id, summary.end);
     }
 }
 

@@ -1,0 +1,109 @@
+//! How much of each segment is still needed.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use super::log::{Entry, Segment};
+
+/// All segments, by their number.
+#[derive(Default)]
+pub(crate) struct Segments {
+    by_id: BTreeMap<u32, SegmentUse>,
+}
+
+/// How much of a segment is still needed.
+struct SegmentUse {
+    segment: Arc<Segment>,
+    /// Bytes that were written to it.
+    bytes: u64,
+    /// Events in it that are not settled.
+    live: u64,
+    live_bytes: u64,
+    /// Those of them that a lease holds, or a copy that is under way.
+    out: u64,
+    /// Nothing more is written to it.
+    closed: bool,
+    /// Its last events could not be copied elsewhere; that is not tried again.
+    stuck: bool,
+}
+
+// === impl Segments ===
+
+impl Segments {
+    /// Takes a segment into account.
+    pub(crate) fn add(&mut self, segment: Arc<Segment>, bytes: u64, closed: bool) {
+        let usage = SegmentUse { bytes, live: 0, live_bytes: 0, out: 0, closed, stuck: false, segment };
+        self.by_id.insert(usage.segment.id, usage);
+    }
+
+    /// Nothing more is written to a segment.
+    pub(crate) fn close(&mut self, id: u32, bytes: u64) {
+        if let Some(usage) = self.by_id.get_mut(&id) {
+            usage.closed = true;
+            usage.bytes = bytes;
+        }
+    }
+
+    /// A segment, to read or mark.
+    pub(crate) fn get(&self, id: u32) -> Option<Arc<Segment>> {
+        Some(Arc::clone(&self.by_id.get(&id)?.segment))
+    }
+
+    /// All segments.
+    pub(crate) fn all(&self) -> Vec<Arc<Segment>> {
+        self.by_id.values().map(|usage| Arc::clone(&usage.segment)).collect()
+    }
+
+    /// Takes out the segments that nothing needs any more.
+    pub(crate) fn take_settled(&mut self) -> Vec<Arc<Segment>> {
+        let settled = self.by_id.extract_if(.., |_, usage| usage.closed && usage.live == 0);
+        settled.map(|(_, usage)| usage.segment).collect()
+    }
+
+    /// The oldest closed segment of which little is needed and nothing is leased. One that never grew to its size counts
+    /// as if it had: restarts leave small ones.
+    pub(crate) fn mostly_settled(&self, segment_bytes: u64) -> Option<Arc<Segment>> {
+        let mostly = |usage: &&SegmentUse| {
+            let little = usage.live_bytes <= usage.bytes.max(segment_bytes) / 4;
+            usage.closed && !usage.stuck && usage.out == 0 && usage.live > 0 && little
+        };
+        self.by_id.values().find(mostly).map(|usage| Arc::clone(&usage.segment))
+    }
+
+    /// A segment's events cannot be copied elsewhere.
+    pub(crate) fn set_stuck(&mut self, id: u32) {
+        if let Some(usage) = self.by_id.get_mut(&id) {
+            usage.stuck = true;
+        }
+    }
+
+    /// An event in it is not settled.
+    pub(crate) fn add_live(&mut self, entry: &Entry) {
+        if let Some(usage) = self.by_id.get_mut(&entry.segment) {
+            usage.live += 1;
+            usage.live_bytes += u64::from(entry.len);
+        }
+    }
+
+    /// An event in it is settled.
+    pub(crate) fn remove_live(&mut self, entry: &Entry) {
+        if let Some(usage) = self.by_id.get_mut(&entry.segment) {
+            usage.live -= 1;
+            usage.live_bytes -= u64::from(entry.len);
+        }
+    }
+
+    /// A lease or a copy holds an event in it.
+    pub(crate) fn hold(&mut self, entry: &Entry) {
+        if let Some(usage) = self.by_id.get_mut(&entry.segment) {
+            usage.out += 1;
+        }
+    }
+
+    /// Nobody holds the event any more.
+    pub(crate) fn release_hold(&mut self, entry: &Entry) {
+        if let Some(usage) = self.by_id.get_mut(&entry.segment) {
+            usage.out -= 1;
+        }
+    }
+}
