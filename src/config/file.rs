@@ -11,7 +11,7 @@ use toml::Spanned;
 use toml::de::{DeInteger, DeTable, DeValue};
 
 use crate::account::AccountId;
-use crate::config::findings::{Findings, Place};
+use crate::config::findings::{Findings, Place, shown};
 use crate::config::problem::Problem;
 
 /// Bytes of a file; far more than any account needs.
@@ -200,7 +200,7 @@ impl<'f> Table<'f> {
 /// A key as TOML would have it written.
 fn quoted(key: &str) -> String {
     let bare = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
-    if !key.is_empty() && key.chars().all(bare) { key.to_owned() } else { format!("{key:?}") }
+    if !key.is_empty() && key.len() <= 80 && key.chars().all(bare) { key.to_owned() } else { shown(key) }
 }
 
 fn unknown_key_remedy(written: &str, known: &[&str]) -> String {

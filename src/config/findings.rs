@@ -142,3 +142,12 @@ impl<'f> Place<'f> {
         self.at.map(|at| self.findings.line(at))
     }
 }
+
+/// A text from a file as messages show it: quoted, and not at any length.
+pub(super) fn shown(text: &str) -> String {
+    const CHARS_MAX: usize = 80;
+    match text.char_indices().nth(CHARS_MAX) {
+        Some((end, _)) => format!("{:?}…", text.get(..end).unwrap_or_default()),
+        None => format!("{text:?}"),
+    }
+}

@@ -42,3 +42,6 @@ pub fn control_socket(dir: &Path) -> PathBuf {
     let dir = std::path::absolute(dir).unwrap_or_else(|_| dir.to_owned());
     resolve::control_socket(&dir.join(source::GATEWAY_FILE))
 }
+
+#[cfg(test)]
+mod tests;

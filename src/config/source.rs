@@ -24,7 +24,8 @@ const ACCOUNTS_DIR: &str = "accounts";
 pub struct Source {
     dir: PathBuf,
     surroundings: Surroundings,
-    now_ms: fn() -> i64,
+    /// The clock by which a file is old enough for its times to be believed.
+    pub(super) now_ms: fn() -> i64,
     disk: Disk,
     rules: Rules,
     known: BTreeMap<AccountId, Known>,

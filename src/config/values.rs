@@ -7,6 +7,7 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use crate::config::file::{Table, Value, nearest};
+use crate::config::findings::shown;
 
 /// Characters of what something is called.
 const LABEL_CHARS_MAX: usize = 200;
@@ -73,7 +74,7 @@ impl Value<'_> {
     pub(super) fn parsed<T: FromStr<Err: Display>>(&self, remedy: &str) -> Option<T> {
         let text = self.text()?;
         let parsed = text.parse();
-        parsed.map_err(|error: T::Err| self.place.error(format!("{text:?}: {error}"), remedy)).ok()
+        parsed.map_err(|error: T::Err| self.place.error(format!("{}: {error}", shown(text)), remedy)).ok()
     }
 
     /// What something is called: a line of text.
@@ -120,11 +121,11 @@ impl Value<'_> {
         match humantime::parse_duration(text) {
             Ok(duration) if range.contains(&duration) => Some(duration),
             Ok(_) => {
-                self.place.error(format!("{text:?} is out of range"), remedy());
+                self.place.error(format!("{} is out of range", shown(text)), remedy());
                 None
             }
             Err(error) => {
-                self.place.error(format!("{text:?} is no time: {error}"), remedy());
+                self.place.error(format!("{} is no time: {error}", shown(text)), remedy());
                 None
             }
         }
@@ -139,7 +140,7 @@ impl Value<'_> {
                 Some(meant) => format!("did you mean \"{meant}\"?"),
                 None => format!("write one of \"{}\"", words.join("\", \"")),
             };
-            self.place.error(format!("{text:?} is none of the choices"), remedy);
+            self.place.error(format!("{} is none of the choices", shown(text)), remedy);
         }
         chosen
     }

@@ -31,12 +31,20 @@ pub(in crate::config) fn account(
     surroundings: &Surroundings,
     disk: &mut Disk,
 ) -> (Option<AccountConfig>, Vec<Problem>) {
-    let (account, problems) = file::read(path, Some(id), bytes, |table| {
-        let mut reader = Reader { rules, surroundings, disk };
-        reader.account(id, table)
-    });
+    let (account, problems) = file::read(path, Some(id), bytes, |table| read(id, table, rules, surroundings, disk));
     let refused = problems.iter().any(Problem::is_error);
     (account.filter(|_| !refused), problems)
+}
+
+/// Reads the root table.
+pub(in crate::config) fn read(
+    id: &AccountId,
+    table: &mut Table<'_>,
+    rules: Rules,
+    surroundings: &Surroundings,
+    disk: &mut Disk,
+) -> AccountConfig {
+    Reader { rules, surroundings, disk }.account(id, table)
 }
 
 /// What reading an account needs beside its file.

@@ -113,9 +113,9 @@ fn parts(text: &str) -> Result<(bool, String, Option<u16>, Uri), AddressError> {
         Some(v6) => v6.parse::<Ipv6Addr>().map_err(|_| AddressError::Url)?.to_string(),
         None => host,
     };
-    let written_port = authority.port().is_some() || authority.as_str().ends_with(':');
+    let port_written = authority.as_str() != authority.host();
     let port = authority.port_u16().filter(|port| *port != 0);
-    if host.is_empty() || (written_port && port.is_none()) {
+    if host.is_empty() || (port_written && port.is_none()) {
         return Err(AddressError::Url);
     }
     Ok((tls, host, port, uri))

@@ -10,6 +10,7 @@ use ipnet::IpNet;
 use crate::account::ServerName;
 use crate::config::disk::read_file;
 use crate::config::file::{self, FILE_BYTES_MAX, Table, Value, nearest};
+use crate::config::findings::shown;
 use crate::config::model::{
     DeliveryConfig, FilterLimits, GatewayConfig, HostConfig, Limits, ListenConfig, LogConfig, LogFormat, OutboxConfig,
     TlsConfig, TlsVersion,
@@ -36,7 +37,7 @@ const SOCKET_PATH_BYTES_MAX: usize = 107;
 const SCRIPT_RUNNER_VARIABLE: &str = "PIXELGATE_SCRIPT_RUNNER";
 
 /// `pixelgate.toml` as far as it could be read.
-struct Written {
+pub(in crate::config) struct Written {
     config: Option<GatewayConfig>,
     rules: Rules,
     control: PathBuf,
@@ -74,7 +75,8 @@ pub(in crate::config) fn control_socket(path: &Path) -> PathBuf {
     written.map_or_else(|| Path::new(DATA_DIR).join("control.sock"), |written| written.control)
 }
 
-fn read(table: &mut Table<'_>, surroundings: &Surroundings) -> Written {
+/// Reads the root table.
+pub(in crate::config) fn read(table: &mut Table<'_>, surroundings: &Surroundings) -> Written {
     let host = table.table("host", host);
     let listen = table.table("listen", listen);
     let tls = table.table("tls", tls);
@@ -297,11 +299,13 @@ fn log_level(value: &Value<'_>) -> Option<String> {
                 Some(meant) => format!("did you mean {meant}?"),
                 None => format!("write one of {}, or a list such as \"pixelgate=debug,info\"", levels.join(", ")),
             };
-            value.place.error(format!("{level:?} is no level"), remedy);
+            value.place.error(format!("{} is no level", shown(level)), remedy);
             return None;
         }
         if target.is_empty() || !target.chars().all(of_target) {
-            value.place.error(format!("{target:?} is no target"), "write a list such as \"pixelgate=debug,info\"");
+            value
+                .place
+                .error(format!("{} is no target", shown(target)), "write a list such as \"pixelgate=debug,info\"");
             return None;
         }
     }

@@ -17,6 +17,8 @@ use std::path::PathBuf;
 pub(super) use account::account;
 pub use address::is_reachable;
 pub(super) use gateway::{control_socket, gateway};
+#[cfg(test)]
+pub(super) use {account::read as read_account, gateway::read as read_gateway};
 
 /// What a process has beside its files, and a configuration may refer to.
 #[derive(Clone, Default)]

@@ -56,7 +56,7 @@ impl Origin {
     }
 
     fn from_table(table: &mut Table<'_>) -> Option<Self> {
-        let file = table.path("file").map(Self::File);
+        let file = table.value("file").and_then(|value| file(&value)).map(Self::File);
         let environment = name(table, "env").map(Self::Environment);
         let credential = name(table, "credential").map(Self::Credential);
         let mut named = [file, environment, credential].into_iter().flatten();
@@ -98,6 +98,16 @@ impl fmt::Display for Origin {
             Self::Credential(name) => write!(f, "credential {name}"),
         }
     }
+}
+
+/// The path of a secret's file. One long word is rather the secret itself, so it is not shown.
+fn file(value: &Value<'_>) -> Option<PathBuf> {
+    let path = value.path()?;
+    if value.text().is_some_and(|text| text.len() > 100 && !text.contains(['/', '.'])) {
+        value.place.error("this looks like the secret itself", "write the path of a file that holds the secret");
+        return None;
+    }
+    Some(path)
 }
 
 /// The name of a variable or credential. A text that cannot be one may be the secret itself, so it is not shown.
