@@ -14,7 +14,9 @@ use super::DecodeError;
 const FIELDS_MAX: usize = 2_000;
 
 /// The parts of a request that can carry fields.
-#[derive(Clone, Copy, Debug, Default)]
+///
+/// It holds raw identifiers, so it doesn't print.
+#[derive(Clone, Copy, Default)]
 pub struct Form<'a> {
     /// The query, without `?`.
     pub query: &'a str,

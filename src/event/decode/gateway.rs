@@ -7,6 +7,7 @@ use serde_json::{Map, Value};
 
 use super::browser::BrowserEvent;
 use super::{DecodeError, Decoded, commerce, event_id, is_event_name, json, take_object, take_text};
+use crate::event::user_data::Unknown;
 use crate::event::{Arrival, DataProcessing, UserData};
 
 /// Carries matching data only; made of clicks on buttons.
@@ -57,7 +58,7 @@ fn user_data(body: &mut Map<String, Value>) -> UserData {
     }
     let mut user_data = UserData::default();
     for (key, value) in given {
-        user_data.add(&key, value, false);
+        user_data.add(&key, value, Unknown::LeaveOut);
     }
     user_data
 }

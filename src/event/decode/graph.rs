@@ -11,6 +11,7 @@ use serde_json::{Map, Value};
 
 use super::{DecodeError, Form, event_id, is_event_name, json};
 use crate::account::Secret;
+use crate::event::user_data::Unknown;
 use crate::event::{Arrival, DataProcessing, Event, UserData, click_id, plain};
 
 /// Fields beside `data` that go on to Meta; all others end here.
@@ -49,7 +50,9 @@ const EXTRA: &[&str] = &[
 ];
 
 /// The parts of a request to a Graph-compatible route.
-#[derive(Clone, Copy, Debug, Default)]
+///
+/// It holds secrets and raw identifiers, so it doesn't print.
+#[derive(Clone, Copy, Default)]
 pub struct GraphRequest<'a> {
     /// The `Content-Type` header.
     pub content_type: Option<&'a str>,
@@ -91,11 +94,7 @@ pub fn access_token(request: &GraphRequest<'_>) -> Result<Option<Secret>, Decode
     }
     if request.is_json() {
         json::check_depth(request.body)?;
-        let token: Token<'_> = serde_json::from_slice(request.body).map_err(|error| DecodeError::NotJson {
-            line: error.line(),
-            column: error.column(),
-            expected: "a JSON object",
-        })?;
+        let token: Token<'_> = serde_json::from_slice(request.body).map_err(|error| json::not_json(&error))?;
         return Ok(token.access_token.filter(|token| !token.is_empty()).map(|token| Secret::new(token.as_ref())));
     }
     let fields = request.form().fields()?;
@@ -307,7 +306,7 @@ fn user_data_of(given: Map<String, Value>, now_ms: i64) -> UserData {
             ("client_user_agent", Value::String(user_agent)) => user_data.set_user_agent(user_agent),
             ("fbc" | "fbp" | "client_ip_address" | "client_user_agent", Value::Null) => {}
             ("fbc" | "fbp" | "client_ip_address" | "client_user_agent", _) => user_data.count_dropped(),
-            (_, value) => user_data.add(&key, value, true),
+            (_, value) => user_data.add(&key, value, Unknown::Keep),
         }
     }
     user_data

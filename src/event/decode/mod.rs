@@ -60,16 +60,17 @@ pub enum DecodeError {
     /// No event name.
     #[error("the event name is missing")]
     EventNameMissing,
-    /// Not JSON, or not the JSON that goes there.
-    #[error("not JSON at line {line}, column {column}: {expected} goes there")]
+    /// Not JSON, or cut off.
+    #[error("not JSON at line {line}, column {column}")]
     NotJson {
-        /// Counted from 1; 0 if the text as a whole is something else.
+        /// Counted from 1.
         line: usize,
-        /// Counted from 1; 0 if the text as a whole is something else.
+        /// Counted from 1; 0 at the very beginning of a line.
         column: usize,
-        /// What should stand there.
-        expected: &'static str,
     },
+    /// JSON of something else than an object.
+    #[error("not a JSON object")]
+    NotAnObject,
     /// The body is no multipart form, whatever its type says.
     #[error("the multipart form is broken or not complete")]
     NotMultipart,

@@ -10,6 +10,7 @@ use serde_json::{Map, Value};
 use super::browser::BrowserEvent;
 use super::form::{Field, urlencoded};
 use super::{DecodeError, Decoded, Form, commerce, event_id, is_event_name};
+use crate::event::user_data::Unknown;
 use crate::event::{Arrival, DataProcessing, UserData};
 
 /// Events in one request: the script sends at most ten.
@@ -162,7 +163,7 @@ impl<'a> Parameters<'a> {
         for people in std::mem::take(&mut self.people) {
             let mut source = UserData::default();
             for (key, value) in people {
-                source.add(&key, Value::String(value.into_owned()), false);
+                source.add(&key, Value::String(value.into_owned()), Unknown::LeaveOut);
             }
             user_data.fill_from(source);
         }

@@ -32,6 +32,15 @@ pub struct UserData {
     dropped: u32,
 }
 
+/// What becomes of keys that Meta does not define.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Unknown {
+    /// They are passed on, if they carry no identifier.
+    Keep,
+    /// They are experiments of the pixel.
+    LeaveOut,
+}
+
 // === impl UserData ===
 
 impl UserData {
@@ -89,9 +98,8 @@ impl UserData {
         }
     }
 
-    /// Adds what a sender gave under a key: one value, or an array of them. A key that Meta does not define is passed
-    /// on only if `keep_unknown`.
-    pub(super) fn add(&mut self, name: &str, value: Value, keep_unknown: bool) {
+    /// Adds what a sender gave under a key: one value, or an array of them.
+    pub(super) fn add(&mut self, name: &str, value: Value, unknown: Unknown) {
         if value.is_null() {
             return;
         }
@@ -103,7 +111,7 @@ impl UserData {
             return;
         }
         let known = plain::is_never_hashed(name);
-        if !known && !keep_unknown {
+        if !known && unknown == Unknown::LeaveOut {
             return;
         }
         if plain::may_pass(name, &value, !known) {
@@ -238,7 +246,7 @@ mod tests {
     fn user_data(given: Value) -> UserData {
         let mut user_data = UserData::default();
         for (key, value) in given.as_object().unwrap().clone() {
-            user_data.add(&key, value, true);
+            user_data.add(&key, value, Unknown::Keep);
         }
         user_data
     }
