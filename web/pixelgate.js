@@ -205,7 +205,8 @@
     const dots = Number(parts[1]);
     const on = dots ? location.hostname.split('.').slice(-dots - 1).join('.') : '';
     // A gateway of the same site renews it by its answer, which Safari lets live longer.
-    if (!renewed[name] && !cookiesOff && !(on && gateway.hostname.endsWith('.' + on))) writeCookie(name, value, on);
+    const byGateway = on && ('.' + gateway.hostname).endsWith('.' + on);
+    if (!renewed[name] && !cookiesOff && !byGateway) writeCookie(name, value, on);
     renewed[name] = true;
     return value;
   }
@@ -265,7 +266,8 @@
     const url = gateway.origin + '/events';
     if (win.fetch && 'keepalive' in Request.prototype) {
       // No content type of ours: text/plain needs no preflight.
-      fetch(url, { method: 'POST', body: body, credentials: 'include', keepalive: keepalive }).then((answer) => answer.ok || answer.text().then((text) => failed(answer.status, text)))
+      fetch(url, { method: 'POST', body: body, credentials: 'include', keepalive: keepalive })
+        .then((answer) => answer.ok || answer.text().then((text) => failed(answer.status, text)))
         .catch(() => failed(0, ''));
       return;
     }
@@ -362,9 +364,11 @@
   function tapMethod(fbq, method) {
     if (typeof method !== 'function') return method;
     return function () {
-      const last = Array.from(drained || []);
+      const last = drained;
       drained = [];
-      const seen = last.length === arguments.length && last.every((value, at) => value === arguments[at]);
+      const seen = guard(() => (
+        last.length === arguments.length && Array.from(last).every((value, at) => value === arguments[at])
+      ))();
       const args = (!seen && guard(follow)(arguments, fbq)) || arguments;
       const outer = inside;
       inside = true;
