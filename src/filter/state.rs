@@ -134,7 +134,8 @@ impl Log {
         let line = printable(message, LINE_BYTES_MAX);
         self.speaker.say(level, &line);
         if level == Level::Error {
-            self.last_error = Some(line);
+            self.last_error =
+                Some(message.get(..message.floor_char_boundary(LINE_BYTES_MAX)).unwrap_or_default().to_owned());
         }
     }
 }
@@ -204,7 +205,7 @@ mod tests {
         let mut state = state();
         state.log.line(Level::Error, "panicked at\nline 3");
         state.log.line(Level::Info, "bye");
-        assert_eq!(state.last_error(), Some("panicked at\\nline 3"));
+        assert_eq!(state.last_error(), Some("panicked at\nline 3"));
         (0..100).for_each(|_| state.log.line(Level::Error, "late"));
         assert_eq!(state.last_error(), Some("late"));
         state.begin_call();

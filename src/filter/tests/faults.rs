@@ -56,14 +56,14 @@ fn an_endless_loop_is_tried_twice_and_counted_once() {
     let chain = fixture.chain("shop", OnFault::Hold);
     let begun = Instant::now();
     run_one(&chain, "loop");
-    assert!(begun.elapsed() >= Duration::from_millis(10), "{:?}", begun.elapsed());
+    assert!(begun.elapsed() >= Duration::from_millis(500), "{:?}", begun.elapsed());
     assert_eq!(*fixture.seen.calls.lock().unwrap(), [CallEnd::Fault(FaultKind::Deadline)]);
     assert_eq!(*fixture.seen.faults.lock().unwrap(), [FaultKind::Deadline]);
 }
 
 #[test]
 fn a_flood_of_lines_is_no_fault() {
-    let fixture = Fixture::with(|options| options.deadline = Duration::from_secs(1));
+    let fixture = Fixture::new();
     assert_eq!(run_one(&fixture.chain("shop", OnFault::Hold), "flood"), Filtered::Pass(event("flood")));
 }
 

@@ -8,7 +8,10 @@ fn errors(fixture: &Fixture, stages: Vec<Stage>) -> Vec<StageError> {
 
 #[test]
 fn every_bad_stage_is_reported() {
-    let fixture = Fixture::with(|options| options.file_bytes_max = 60_000);
+    let fixture = Fixture::with(|options| {
+        options.file_bytes_max = 60_000;
+        options.deadline = SHORT;
+    });
     let bytes = |bytes: &[u8]| Program::Component(bytes.into());
     let with = |name: &str, program: Program| Stage { program, ..stage(name, "\"\"", OnFault::Hold) };
     let found = errors(

@@ -15,6 +15,9 @@ use crate::account::AccountId;
 /// Long enough for a machine that is busy with other things; nothing waits for it when all is well.
 const PATIENCE: Duration = Duration::from_secs(30);
 
+/// A deadline for tests with many endless loops, or that wait for their end.
+const SHORT: Duration = Duration::from_millis(20);
+
 struct Fixture {
     dir: tempfile::TempDir,
     host: FilterHost,
@@ -46,7 +49,8 @@ impl Fixture {
     fn with(change: impl FnOnce(&mut Options)) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let mut options = Options {
-            deadline: Duration::from_millis(5),
+            // A stalled machine must not look like a slow filter.
+            deadline: Duration::from_millis(250),
             memory_bytes_max: 16 << 20,
             file_bytes_max: 4 << 20,
             threads: 2,
