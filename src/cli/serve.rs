@@ -14,7 +14,7 @@ pub(super) struct Args {
 
 pub(super) fn run(gateway: &GatewayArgs, args: Args) -> anyhow::Result<Ended> {
     let options = RunOptions { config_dir: gateway.config.clone(), ready_file: args.ready_file };
-    match server::run(options) {
+    match server::run(&options) {
         Ok(()) => Ok(Ended::Fine),
         Err(RunError::Configuration(problems)) => {
             problems.iter().for_each(|problem| eprintln!("{problem}"));

@@ -55,15 +55,15 @@ async fn pause(
 ) -> Result<Json<serde_json::Value>, Refused> {
     for lane in lanes_of(&console, &id)? {
         let pause = console.outbox.pause(&lane, &order.reason, PausedBy::Operator, crate::clock::now_ms());
-        pause.map_err(|error| Refused(StatusCode::SERVICE_UNAVAILABLE, error.to_string()))?;
+        pause.await.map_err(|error| Refused(StatusCode::SERVICE_UNAVAILABLE, error.to_string()))?;
     }
     Ok(Json(json!({ "account": id, "paused": true })))
 }
 
 async fn resume(State(console): State<Console>, Path(id): Path<String>) -> Result<Json<serde_json::Value>, Refused> {
     for lane in lanes_of(&console, &id)? {
-        let resume = console.outbox.resume(&lane);
-        resume.map_err(|error| Refused(StatusCode::SERVICE_UNAVAILABLE, error.to_string()))?;
+        let resume = console.outbox.resume(&lane, PausedBy::Operator);
+        resume.await.map_err(|error| Refused(StatusCode::SERVICE_UNAVAILABLE, error.to_string()))?;
     }
     Ok(Json(json!({ "account": id, "paused": false })))
 }

@@ -12,7 +12,7 @@ use tokio::net::{TcpListener, UnixListener};
 use tokio_util::sync::CancellationToken;
 
 use crate::ingest::Ingest;
-use crate::outbox::Outbox;
+use crate::outbox::{Health, Outbox};
 use crate::reload::Reloader;
 use crate::telemetry::Metrics;
 
@@ -86,6 +86,13 @@ impl Readiness {
             Phase::Serving => None,
             Phase::Stopping => Some("stopping".to_owned()),
         };
-        phase.into_iter().chain(outbox.refusing().map(|reason| format!("the store refuses: {reason}"))).collect()
+        let store = match outbox.health() {
+            Health::Accepting => None,
+            Health::Full { free, reserve } => {
+                Some(format!("the store refuses: {free} bytes are free, {reserve} are kept in reserve"))
+            }
+            Health::Broken { reason } => Some(format!("the store refuses: {reason}")),
+        };
+        phase.into_iter().chain(store).collect()
     }
 }

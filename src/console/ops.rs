@@ -27,7 +27,7 @@ async fn readyz(State(console): State<Console>) -> Response {
 
 async fn metrics(State(console): State<Console>) -> Response {
     let stats = console.outbox.stats();
-    console.metrics.outbox(stats.bytes, stats.free_bytes);
+    console.metrics.outbox(stats.log_bytes + stats.dead_letter_bytes, stats.free_bytes);
     let now_ms = crate::clock::now_ms();
     for lane in console.outbox.lanes() {
         let oldest = lane.oldest_accepted_ms.map_or(0, |at| u64::try_from((now_ms - at) / 1_000).unwrap_or_default());

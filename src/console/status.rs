@@ -114,7 +114,7 @@ pub(super) fn status(console: &Console) -> Status {
                 + certificates.unreadable,
             first_expiry: certificates.first_expiry,
         },
-        outbox: OutboxStatus { bytes: stats.bytes, free_bytes: stats.free_bytes },
+        outbox: OutboxStatus { bytes: stats.log_bytes + stats.dead_letter_bytes, free_bytes: stats.free_bytes },
         accounts: accounts(console),
     }
 }

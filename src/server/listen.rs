@@ -9,14 +9,15 @@ use listenfd::ListenFd;
 use socket2::{Domain, Protocol, Socket, Type};
 
 use crate::config::ListenConfig;
+use crate::proxy::EdgeListeners;
+use crate::server::ready_file::ReadyFile;
 
 /// Connections that the kernel keeps waiting while we are busy, or being restarted under systemd.
 const BACKLOG: i32 = 4_096;
 
 /// Every TCP listener, bound.
 pub(super) struct Listeners {
-    pub(super) https: Vec<TcpListener>,
-    pub(super) http: Vec<TcpListener>,
+    pub(super) edge: EdgeListeners,
     pub(super) ops: TcpListener,
 }
 
@@ -56,10 +57,20 @@ impl Listeners {
                 None => bind(*address).map_err(|error| ListenError::Tcp { key, address: *address, error }),
             }
         };
-        Ok(Self {
-            https: config.https.iter().map(|address| open("https", address)).collect::<Result<_, _>>()?,
-            http: config.http.iter().map(|address| open("http", address)).collect::<Result<_, _>>()?,
-            ops: open("ops", &config.ops)?,
+        let https = config.https.iter().map(|address| open("https", address)).collect::<Result<_, _>>()?;
+        let http = config.http.iter().map(|address| open("http", address)).collect::<Result<_, _>>()?;
+        Ok(Self { edge: EdgeListeners { https, http }, ops: open("ops", &config.ops)? })
+    }
+
+    /// What is listened on, with the ports that the system chose.
+    pub(super) fn ready_file(&self, revision: u64) -> std::io::Result<ReadyFile> {
+        let addresses = |listeners: &[TcpListener]| listeners.iter().map(TcpListener::local_addr).collect::<Result<Vec<_>, _>>();
+        Ok(ReadyFile {
+            https: addresses(&self.edge.https)?,
+            http: addresses(&self.edge.http)?,
+            ops: self.ops.local_addr()?,
+            pid: std::process::id(),
+            revision,
         })
     }
 }
@@ -86,7 +97,7 @@ fn bind(address: SocketAddr) -> std::io::Result<TcpListener> {
 
 /// The control socket, for this user only. One that a dead process left is replaced; the outbox's lock has shown by now
 /// that no other gateway runs on this folder.
-pub(super) fn control(path: &Path) -> Result<UnixListener, ListenError> {
+pub(super) fn control(path: &Path) -> Result<tokio::net::UnixListener, ListenError> {
     let open = || {
         match std::fs::remove_file(path) {
             Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error),
@@ -96,7 +107,7 @@ pub(super) fn control(path: &Path) -> Result<UnixListener, ListenError> {
         let listener = UnixListener::bind(path)?;
         std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))?;
         listener.set_nonblocking(true)?;
-        Ok(listener)
+        tokio::net::UnixListener::from_std(listener)
     };
     open().map_err(|error| ListenError::Control { path: path.to_owned(), error })
 }

@@ -1,7 +1,10 @@
 //! The composition root: the one place that names every part, and the life of the process on one screen.
 
+mod housekeeping;
+mod life;
 mod listen;
 mod observers;
+mod options;
 mod ready_file;
 mod systemd;
 mod watch;
@@ -9,28 +12,27 @@ mod watch;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::watch as phase;
+use tokio::sync::watch as phases;
 use tokio_util::sync::CancellationToken;
-use tokio_util::task::TaskTracker;
 
 use crate::clock::now_ms;
-use crate::config::{GatewayConfig, LastGood, LogFormat, Problem, Source};
+use crate::config::{GatewayConfig, LastGood, Problem, Reading, Source};
 use crate::console::{Console, Phase, Readiness};
 use crate::delivery::{Delivery, DeliveryError};
 use crate::filter::{self, FilterHost};
 use crate::ingest::Ingest;
 use crate::outbox::{self, Outbox};
-use crate::proxy::{Edge, EdgeListeners};
-use crate::reload::{Reloader, Report};
-use crate::server::listen::{ListenError, Listeners};
-use crate::server::ready_file::ReadyFile;
-use crate::telemetry::{self, LogError, LogStyle, Metrics};
+use crate::proxy::{Edge, EdgeError};
+use crate::reload::{Reloader, Report, Unusable};
+use crate::server::listen::Listeners;
+use crate::server::observers::Counting;
+use crate::snapshot::{self, Inputs};
+use crate::telemetry::{LogError, Metrics, start_log};
 
-/// Time that requests in flight get when the gateway stops.
-const DRAIN_MAX: Duration = Duration::from_secs(30);
+pub use listen::ListenError;
+pub(crate) use options::filter_options;
 
 /// How to run.
 #[derive(Clone, Debug)]
@@ -59,6 +61,9 @@ pub enum RunError {
     /// Filters cannot run here.
     #[error(transparent)]
     Filter(#[from] filter::StartError),
+    /// The edge could not be set up.
+    #[error(transparent)]
+    Edge(#[from] EdgeError),
     /// The Graph API's client could not be made.
     #[error(transparent)]
     Delivery(#[from] DeliveryError),
@@ -85,7 +90,7 @@ pub fn run(options: &RunOptions) -> Result<(), RunError> {
     let Some(config) = reading.gateway.clone() else {
         return Err(RunError::Configuration(reading.problems));
     };
-    start_log(&config)?;
+    start_log(options::log_style(config.log.format), &config.log.level)?;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
     let runtime = runtime.map_err(|error| RunError::Process(error.into()))?;
     runtime.block_on(async {
@@ -103,7 +108,7 @@ pub fn check(config_dir: &Path) -> Result<Report, RunError> {
     let Some(config) = reading.gateway.clone() else {
         return Ok(Report { revision: 0, problems: reading.problems });
     };
-    let filters = FilterHost::start(filter_options(&config, None), Arc::new(NoFilterObserver))?;
+    let filters = FilterHost::start(filter_options(&config.filters, None), Arc::new(Silent))?;
     let last_good = LastGood::open(&config.host.data_dir);
     let (previous, now_ms) = (None, now_ms());
     let inputs =
@@ -114,6 +119,7 @@ pub fn check(config_dir: &Path) -> Result<Report, RunError> {
 /// Every part, built and connected, not yet serving.
 struct Gateway {
     metrics: Arc<Metrics>,
+    counting: Arc<Counting>,
     outbox: Outbox,
     reloader: Arc<Reloader>,
     ingest: Arc<Ingest>,
@@ -125,35 +131,36 @@ struct Gateway {
 
 impl Gateway {
     fn build(config: &GatewayConfig, source: Source, reading: Reading) -> Result<Self, RunError> {
-        let metrics = Metrics::new().map_err(|error| RunError::Process(error.into()))?;
-        let metrics = Arc::new(metrics);
+        let metrics = Arc::new(Metrics::new().map_err(|error| RunError::Process(error.into()))?);
+        let counting = Arc::new(Counting(metrics.clone()));
         private_folder(&config.host.data_dir)?;
-        let (outbox, recovered) = Outbox::open(outbox_options(config, &metrics))?;
-        tracing::info!(pending = recovered.pending, "outbox opened");
+        let (outbox, recovered) = Outbox::open(options::outbox_options(config, &metrics))?;
+        log_recovery(&recovered);
         let cache = config.host.data_dir.join("filters");
-        let observer = Arc::new(FilterMetrics(metrics.clone()));
-        let filters = Arc::new(FilterHost::start(filter_options(config, Some(cache)), observer)?);
+        let filters = FilterHost::start(filter_options(&config.filters, Some(cache)), counting.clone())?;
+        let filters = Arc::new(filters);
         let last_good = LastGood::open(&config.host.data_dir);
         let reloader = Reloader::start(source, reading, last_good, filters, metrics.clone(), now_ms());
         let reloader = Arc::new(reloader.map_err(|Unusable(problems)| RunError::Configuration(problems))?);
-        log_problems(&reloader.published().load().problems);
+        life::log_problems(&reloader.published().load().problems);
         let ingest = Arc::new(Ingest::new(outbox.clone(), metrics.clone()));
-        let observer = Arc::new(DeliveryMetrics(metrics.clone()));
-        let delivery = Delivery::new(outbox.clone(), reloader.published().clone(), observer)?;
-        Ok(Self { metrics, outbox, reloader, ingest, delivery, started: Instant::now() })
+        let delivery = Delivery::new(outbox.clone(), reloader.published().clone(), counting.clone())?;
+        Ok(Self { metrics, counting, outbox, reloader, ingest, delivery, started: Instant::now() })
     }
 
     /// Serves until a signal says stop, and then ends what was begun: first the edge, then delivery, then the outbox.
     async fn serve(self, options: &RunOptions, config: &GatewayConfig) -> Result<(), RunError> {
         let listeners = Listeners::open(&config.listen)?;
+        let ready_file = listeners.ready_file(self.reloader.published().load().revision);
+        let ready_file = ready_file.map_err(|error| RunError::Process(error.into()))?;
         let control = listen::control(&config.host.control)?;
-        let ready_file = listeners.ready_file(self.reloader.published().load().revision)?;
-        let (phase, phases) = watch::channel(Phase::Starting);
+        let ops = tokio::net::TcpListener::from_std(listeners.ops).map_err(|error| RunError::Process(error.into()))?;
+        let (phase, followed) = phases::channel(Phase::Starting);
         let (stop_edge, stop_delivery, stop_console) =
             (CancellationToken::new(), CancellationToken::new(), CancellationToken::new());
 
         let published = self.reloader.published().clone();
-        let edge = Edge::new(listeners.edge, published, self.ingest.clone(), self.metrics.clone());
+        let edge = Edge::new(listeners.edge, published, self.ingest.clone(), self.counting)?;
         let edge = tokio::spawn(edge.run(stop_edge.clone()));
         let delivery = tokio::spawn(self.delivery.run(stop_delivery.clone()));
         let console = Console {
@@ -161,12 +168,13 @@ impl Gateway {
             ingest: self.ingest,
             outbox: self.outbox.clone(),
             metrics: self.metrics,
-            readiness: Readiness::new(phases),
+            readiness: Readiness::new(followed),
             started: self.started,
         };
         tokio::spawn(console.clone().serve_control(control, stop_console.clone()));
-        tokio::spawn(console.serve_ops(listeners.ops, stop_console.clone()));
+        tokio::spawn(console.serve_ops(ops, stop_console.clone()));
         tokio::spawn(systemd::watchdog(stop_console.clone()));
+        tokio::spawn(housekeeping::run(self.outbox.clone(), config.delivery.age_max, stop_console.clone()));
 
         phase.send_replace(Phase::Serving);
         if let Some(path) = &options.ready_file {
@@ -175,7 +183,8 @@ impl Gateway {
         systemd::ready();
         tracing::info!(https = ?ready_file.https, http = ?ready_file.http, ops = %ready_file.ops, "serving");
 
-        life::until_stopped(&options.config_dir, config.host.watch, &self.reloader).await?;
+        let signals = life::until_stopped(&options.config_dir, config.host.watch, &self.reloader).await;
+        signals.map_err(|error| RunError::Process(error.into()))?;
 
         phase.send_replace(Phase::Stopping);
         systemd::stopping();
@@ -185,8 +194,31 @@ impl Gateway {
         stop_delivery.cancel();
         let _ = delivery.await;
         stop_console.cancel();
-        self.outbox.close().await;
+        let closed = tokio::task::spawn_blocking(move || self.outbox.close()).await;
+        closed.map_err(|error| RunError::Process(error.into()))?;
         tracing::info!("stopped");
         Ok(())
     }
+}
+
+/// What a start found in the outbox.
+fn log_recovery(recovered: &outbox::Recovered) {
+    tracing::info!(pending = recovered.pending, "outbox opened");
+    for (segment, bytes) in &recovered.cut {
+        tracing::warn!(segment, bytes, "the end of a segment was not whole and was cut: it was never answered");
+    }
+    for (path, bytes) in &recovered.quarantined {
+        tracing::error!(path = %path.display(), bytes, "damage in the outbox was put aside; events in it are lost");
+    }
+}
+
+/// Nobody counts while a configuration is judged.
+struct Silent;
+
+impl filter::Observer for Silent {}
+
+/// A folder that only we may enter.
+fn private_folder(path: &Path) -> Result<(), RunError> {
+    let made = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(path);
+    made.map_err(|error| RunError::File { path: path.to_owned(), error })
 }

@@ -24,3 +24,31 @@ impl proxy::Observer for Counting {
         self.0.rejected(reason);
     }
 }
+
+impl filter::Observer for Counting {
+    fn on_call(&self, account: &AccountId, _filter: &str, end: filter::CallEnd, took: Duration) {
+        self.0.filter_call(account, end.as_str(), took);
+    }
+}
+
+impl delivery::Observer for Counting {
+    fn request(&self, outcome: &'static str, _took: Duration) {
+        self.0.delivery_request(outcome);
+    }
+
+    fn delivered(&self, lane: &LaneKey, events: u64, after: Duration) {
+        self.0.delivered(lane, events, after);
+    }
+
+    fn dead(&self, lane: &LaneKey, reason: &'static str, events: u64) {
+        self.0.dead(lane, reason, events);
+    }
+
+    fn ambiguous(&self, lane: &LaneKey, events: u64) {
+        self.0.ambiguous(lane, events);
+    }
+
+    fn retried(&self, lane: &LaneKey, events: u64) {
+        self.0.retried(lane, events);
+    }
+}

@@ -1,7 +1,5 @@
 //! What systemd wants to know (sd_notify(3)). Without `NOTIFY_SOCKET` nothing is said.
 
-use std::time::Duration;
-
 use sd_notify::NotifyState;
 use tokio_util::sync::CancellationToken;
 
@@ -24,8 +22,8 @@ pub(super) fn stopping() {
     notify(&[NotifyState::Stopping]);
 }
 
-/// Tells the watchdog that we live, twice in the time it allows, for as long as `alive` says so.
-pub(super) async fn watchdog(alive: impl Fn() -> bool, stop: CancellationToken) {
+/// Tells the watchdog that we live, twice in the time it allows, until told to stop.
+pub(super) async fn watchdog(stop: CancellationToken) {
     let Some(allowed) = sd_notify::watchdog_enabled() else {
         return;
     };
@@ -33,17 +31,9 @@ pub(super) async fn watchdog(alive: impl Fn() -> bool, stop: CancellationToken) 
     loop {
         tokio::select! {
             () = stop.cancelled() => return,
-            _ = ticks.tick() => {}
-        }
-        if alive() {
-            notify(&[NotifyState::Watchdog]);
+            _ = ticks.tick() => notify(&[NotifyState::Watchdog]),
         }
     }
-}
-
-/// How long stopping may take beyond what systemd allows by itself.
-pub(super) fn extend_timeout(by: Duration) {
-    notify(&[NotifyState::ExtendTimeoutUsec(u32::try_from(by.as_micros()).unwrap_or(u32::MAX))]);
 }
 
 fn notify(states: &[NotifyState<'_>]) {

@@ -30,7 +30,7 @@ pub enum LogError {
 }
 
 /// Libraries that tell each failed handshake or lost client at a high level: counted by metrics, kept out of the log.
-const QUIET: &str = "pingora=error,pingora_core=off,pingora_proxy=error,pingora_load_balancing=error,h2=error,hyper=warn";
+const QUIET: &str = "pingora=off,pingora_core=off,pingora_proxy=off,pingora_load_balancing=error,h2=error,hyper=warn";
 
 /// Writes what `level` lets through from here on, for the whole process.
 pub fn start_log(style: LogStyle, level: &str) -> Result<(), LogError> {

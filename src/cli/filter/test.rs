@@ -46,7 +46,7 @@ pub(super) fn run(args: Args) -> anyhow::Result<Ended> {
     if let Some(runner) = args.script_runner.clone() {
         limits.script_runner = runner;
     }
-    let host = FilterHost::start(crate::server::filter_options(&limits, None))?;
+    let host = FilterHost::start(crate::server::filter_options(&limits, None), Arc::new(Silent))?;
     let stage = stage(&args)?;
     let account = "test".parse()?;
     let chain = match host.compile(&account, vec![stage]) {
@@ -63,6 +63,11 @@ pub(super) fn run(args: Args) -> anyhow::Result<Ended> {
     let filtered = run_once(&chain, context, event)?;
     print(filtered, args.json)
 }
+
+/// Nobody counts here.
+struct Silent;
+
+impl crate::filter::Observer for Silent {}
 
 fn stage(args: &Args) -> anyhow::Result<Stage> {
     let bytes = read(&args.filter)?;

@@ -403,6 +403,20 @@ pub(crate) mod tests {
     }
 
     #[test]
+    fn letters_are_not_trusted_to_a_name_that_is_not_durable() {
+        for seed in 0..32 {
+            let disk = FaultDisk::new();
+            disk.fail_syncs(true);
+            assert!(open(&disk).0.store(&[letter("shoes", "lost")]).is_err());
+            disk.fail_syncs(false);
+            disk.kill();
+            open(&disk).0.store(&[letter("shoes", "a")]).unwrap();
+            disk.power_cut(seed);
+            assert_eq!(event_ids(&open(&disk).0.list(None, 9)), ["a"], "seed {seed}");
+        }
+    }
+
+    #[test]
     fn damage_costs_only_the_damaged_letter() {
         let disk = FaultDisk::new();
         let (dead, _) = open(&disk);

@@ -31,6 +31,7 @@ struct World {
     crashed: bool,
     fail_writes: bool,
     fail_syncs: bool,
+    fail_dir_syncs: bool,
     full: bool,
     locked: bool,
 }
@@ -92,6 +93,11 @@ impl FaultDisk {
     /// Makes all syncs of files fail with EIO.
     pub(crate) fn fail_syncs(&self, fail: bool) {
         locked(&self.world).fail_syncs = fail;
+    }
+
+    /// Makes all syncs of folders fail with EIO.
+    pub(crate) fn fail_dir_syncs(&self, fail: bool) {
+        locked(&self.world).fail_dir_syncs = fail;
     }
 
     /// Leaves no room.
@@ -214,6 +220,9 @@ impl Disk for FaultDisk {
 
     fn sync_dir(&self, dir: &Path) -> io::Result<()> {
         self.change(self.life, |world| {
+            if world.fail_dir_syncs {
+                return Err(io::Error::from_raw_os_error(5));
+            }
             if world.crashed {
                 return Ok(());
             }

@@ -46,6 +46,7 @@ fn a_torn_tail_is_cut() {
 
     let (outbox, recovered) = rig.try_open().unwrap();
     assert_eq!((recovered.pending, recovered.cut.len(), recovered.quarantined.len()), (3, 1, 0));
+    rig.disk.tamper(&path, |bytes| assert_eq!(bytes.len() as u64, recovered.cut[0].1));
     assert_eq!(outbox.pending(&shoes()), ["e0", "e1", "e2"], "of a group that was not confirmed, nothing is there");
     drop(outbox);
     rig.disk.kill();
@@ -208,5 +209,41 @@ fn a_crash_at_any_moment_of_moving_leaves_one_of_each() {
         rig.disk.power_cut(crash_at + 77);
         outbox.close();
         assert_eq!(rig.open().pending(&slow), ["e0", "e1", "e2"], "crash after {crash_at} changes");
+    }
+}
+
+#[test]
+fn a_moved_event_does_not_come_back_with_a_segment_whose_removal_was_undone() {
+    for seed in 0..32 {
+        let rig = Rig { segment_bytes: 8 << 10, ..Rig::new() };
+        let (slow, outbox) = (lane("slow", 9), rig.open());
+        outbox.append_now(events(&slow, 0..3)).unwrap();
+        outbox.append_now(events(&shoes(), 0..60)).unwrap();
+        outbox.lease_all(&shoes()).unwrap().ack();
+        rig.disk.fail_dir_syncs(true);
+        outbox.tick();
+        assert_eq!(rig.files("log").len(), 1, "it was emptied");
+        outbox.lease_all(&slow).unwrap().ack();
+        outbox.tick();
+        rig.disk.fail_dir_syncs(false);
+        rig.disk.power_cut(seed);
+        outbox.close();
+        assert!(rig.open().pending(&slow).is_empty(), "seed {seed}");
+    }
+}
+
+#[test]
+fn a_kill_while_a_segment_is_given_back_brings_nothing_back() {
+    for crash_at in 0..16 {
+        let rig = Rig { leases_max: 9, ..Rig::new() };
+        let outbox = rig.open();
+        outbox.append_now(events(&shoes(), 0..60)).unwrap();
+        outbox.lease_all(&shoes()).unwrap().ack();
+        outbox.append_now(events(&shoes(), 60..61)).unwrap();
+        rig.disk.crash_after(crash_at);
+        outbox.tick();
+        rig.disk.kill();
+        outbox.close();
+        assert_eq!(rig.open().pending(&shoes()), ["e60"], "crash after {crash_at} changes");
     }
 }

@@ -245,7 +245,7 @@ fn body(id: &str, size: usize) -> Bytes {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 200, max_shrink_iters: 2_000, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { max_shrink_iters: 2_000, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn what_was_confirmed_is_there_until_it_is_acknowledged(ops in proptest::collection::vec(op(), 1..80)) {

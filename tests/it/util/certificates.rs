@@ -1,6 +1,7 @@
 //! A certificate authority of the test's own.
 
 use std::path::Path;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, KeyUsagePurpose};
 
@@ -38,11 +39,12 @@ impl Authority {
     /// A chain and its key, as PEM.
     pub fn credential(&self, name: &str, days: i64) -> (String, String) {
         let mut params = CertificateParams::new(vec![name.to_owned()]).expect("a DNS name");
-        let now = rcgen::date_time_ymd(2026, 1, 1).replace_date(time_now().date());
-        params.not_before = now - std::time::Duration::from_secs(2 * 86_400);
-        params.not_after = match u64::try_from(days) {
-            Ok(days) => now + std::time::Duration::from_secs(days * 86_400),
-            Err(_) => now - std::time::Duration::from_secs(86_400),
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).expect("a clock");
+        let (now, day) = (rcgen::date_time_ymd(1970, 1, 1) + now, Duration::from_secs(86_400));
+        params.not_before = now - 2 * day;
+        params.not_after = match u32::try_from(days) {
+            Ok(days) => now + days * day,
+            Err(_) => now - day,
         };
         params.distinguished_name.push(DnType::CommonName, "leaf");
         let key = KeyPair::generate().expect("a key");

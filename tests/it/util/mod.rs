@@ -8,7 +8,6 @@ pub mod process;
 pub mod site;
 pub mod standin;
 
-use std::future::Future;
 use std::time::{Duration, Instant};
 
 pub use certificates::Authority;
@@ -21,7 +20,7 @@ pub use standin::Standin;
 pub const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Waits until `look` finds what it looks for, and returns it; fails with `what` after [`PATIENCE`].
-pub async fn eventually<T, F: Future<Output = Option<T>>>(what: &str, mut look: impl FnMut() -> F) -> T {
+pub async fn eventually<T>(what: &str, mut look: impl AsyncFnMut() -> Option<T>) -> T {
     let deadline = Instant::now() + PATIENCE;
     let mut ticks = tokio::time::interval(Duration::from_millis(10));
     loop {

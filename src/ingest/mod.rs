@@ -1,4 +1,6 @@
-//! The use case of a request: authorise, decode, filter, append. What it answers is durable, or refused.
+//! The use case of a request: decode, authorise, filter, append. What it answers is durable, or refused.
+
+mod replay;
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -7,9 +9,11 @@ use crate::account::{LaneKey, PixelId};
 use crate::event::decode::{self, DecodeError, Decoded, Form, GraphRequest, RenewedCookies};
 use crate::event::{Arrival, Event, Scalar};
 use crate::filter::{Context, Filtered};
-use crate::outbox::{AppendError, HeldEvent, NewEvent, Outbox};
+use crate::outbox::{AppendError, DeadLetter, DeadLetterError, NewEvent, Outbox};
 use crate::snapshot::{Route, Snapshot, Tenant};
 use crate::telemetry::Metrics;
+
+pub use replay::Replayed;
 
 /// Takes events in, for every way they come.
 pub struct Ingest {
@@ -167,26 +171,30 @@ impl Ingest {
         if !group.tenant.take_budget(received as u64, per_second, now_ms) {
             return Err(Refusal::TooFast);
         }
+        let account = &group.tenant.config.id;
+        let unusable: u64 = events.iter().map(|event| u64::from(event.user_data.dropped())).sum();
         let sorted = self.filter(request, &group, events).await;
-        if !sorted.held.is_empty() {
-            let held = sorted.held.len() as u64;
-            self.outbox.hold(sorted.held, now_ms).await?;
-            self.metrics.held(&group.tenant.config.id, held);
+        // Dead letters first: if they are refused the sender tries again, and nothing of the group is there twice.
+        let held = sorted.held.len() as u64;
+        self.outbox.hold(sorted.held).await?;
+        self.outbox.append(sorted.passed, now_ms).await?;
+        if held > 0 {
+            self.metrics.held(account, held);
         }
-        if !sorted.passed.is_empty() {
-            self.outbox.append(sorted.passed, now_ms).await?;
+        sorted.dropped.iter().for_each(|reason| self.metrics.dropped(account, reason));
+        if unusable > 0 {
+            self.metrics.unusable_values(account, unusable);
         }
-        self.metrics.accepted(&group.tenant.config.id, group.format.label(), received as u64, begun.elapsed());
+        self.metrics.accepted(account, group.format.label(), received as u64, begun.elapsed());
         Ok(received)
     }
 
     /// Runs the account's filters, and makes of each event what is stored of it.
     async fn filter(&self, request: &Request, group: &Group<'_>, events: Vec<Event>) -> Sorted {
-        let mut sorted = Sorted::default();
         let lane = group.tenant.lane(group.pixel);
         if group.tenant.filters.is_empty() {
-            sorted.passed = events.into_iter().map(|event| stored(&lane, &group.envelope, &event)).collect();
-            return sorted;
+            let passed = events.iter().map(|event| stored(&lane, &group.envelope, event)).collect();
+            return Sorted { passed, ..Sorted::default() };
         }
         let context = Arc::new(Context {
             account: group.tenant.config.id.clone(),
@@ -194,15 +202,15 @@ impl Ingest {
             host: request.host.clone(),
             signals: signals(request, group.tenant),
         });
+        let mut sorted = Sorted::default();
         for filtered in group.tenant.filters.run(context.clone(), events).await {
             match filtered {
                 Filtered::Pass(event) => sorted.passed.push(stored(&lane, &group.envelope, &event)),
-                Filtered::Drop { filter, reason } => {
-                    self.metrics.dropped(&group.tenant.config.id, &format!("{filter}: {reason}"));
-                }
+                Filtered::Drop { filter, reason } => sorted.dropped.push(format!("{filter}: {reason}")),
                 Filtered::Hold { event, reason, message } => {
                     let event = stored(&lane, &group.envelope, &event);
-                    sorted.held.push(HeldEvent { event, reason, message, context: context.to_json() });
+                    let now_ms = request.arrival.now_ms;
+                    sorted.held.push(held(event, reason, message, context.to_json(), now_ms));
                 }
             }
         }
@@ -222,7 +230,9 @@ struct Group<'a> {
 #[derive(Default)]
 struct Sorted {
     passed: Vec<NewEvent>,
-    held: Vec<HeldEvent>,
+    held: Vec<DeadLetter>,
+    /// Why each dropped event was dropped.
+    dropped: Vec<String>,
 }
 
 /// The tenant that serves this pixel under the request's name, if it and the pixel are switched on.
@@ -273,6 +283,25 @@ fn stored(lane: &LaneKey, envelope: &Arc<str>, event: &Event) -> NewEvent {
     }
 }
 
+/// The event as a dead letter that waits for its filter to be mended.
+fn held(event: NewEvent, reason: String, message: String, context: String, now_ms: i64) -> DeadLetter {
+    DeadLetter {
+        id: 0,
+        lane: event.lane,
+        event_name: event.event_name,
+        event_id: event.event_id,
+        event_time: event.event_time,
+        reason,
+        message,
+        attempts: 0,
+        accepted_ms: now_ms,
+        dead_ms: now_ms,
+        envelope: event.envelope,
+        body: event.body,
+        context,
+    }
+}
+
 // === impl Format ===
 
 impl Format {
@@ -290,9 +319,18 @@ impl Format {
 impl From<AppendError> for Refusal {
     fn from(error: AppendError) -> Self {
         match error {
-            AppendError::Backlog => Refusal::BacklogFull,
-            AppendError::TooLarge => Refusal::Malformed(DecodeError::TooLarge),
-            AppendError::Full | AppendError::Unavailable { .. } => Refusal::Unavailable,
+            AppendError::Backlog | AppendError::DeadLetters => Self::BacklogFull,
+            AppendError::TooLarge => Self::Malformed(DecodeError::TooLarge),
+            AppendError::Full | AppendError::Busy | AppendError::Unavailable { .. } => Self::Unavailable,
+        }
+    }
+}
+
+impl From<DeadLetterError> for Refusal {
+    fn from(error: DeadLetterError) -> Self {
+        match error {
+            DeadLetterError::Full => Self::BacklogFull,
+            DeadLetterError::Unavailable(_) => Self::Unavailable,
         }
     }
 }

@@ -1,0 +1,136 @@
+//! Dead letters over the control socket.
+
+use std::collections::HashMap;
+
+use axum::extract::{Path, Query, State};
+use axum::http::StatusCode;
+use axum::response::Json;
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+use serde_json::{Value, json};
+
+use crate::account::{AccountId, PixelId};
+use crate::clock::now_ms;
+use crate::console::Console;
+use crate::console::control::Refused;
+use crate::console::status::rfc3339;
+use crate::outbox::DeadLetter;
+
+/// One dead letter as it is listed. The keys are stable.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct DeadLetterView {
+    /// What `show`, `replay` and `drop` call it.
+    pub id: String,
+    /// Whose it is.
+    pub account: AccountId,
+    /// Where it was to go.
+    pub pixel: PixelId,
+    /// Its name.
+    pub event_name: String,
+    /// Its id.
+    pub event_id: String,
+    /// Why it is here; begins with `filter:` for one that a filter failed on.
+    pub reason: String,
+    /// The same for a person.
+    pub message: String,
+    /// Requests that it was in.
+    pub attempts: u32,
+    /// When it was accepted, RFC 3339.
+    pub accepted_at: String,
+}
+
+/// Which dead letters are meant.
+#[derive(Debug, Deserialize)]
+pub(super) struct Selection {
+    #[serde(default)]
+    ids: Vec<String>,
+    account: Option<AccountId>,
+    #[serde(default)]
+    all: bool,
+}
+
+pub(super) async fn list(
+    State(console): State<Console>,
+    Query(query): Query<HashMap<String, String>>,
+) -> Result<Json<Vec<DeadLetterView>>, Refused> {
+    let account = match query.get("account").map(|id| id.parse::<AccountId>()).transpose() {
+        Ok(account) => account,
+        Err(error) => return Err(Refused(StatusCode::BAD_REQUEST, error.to_string())),
+    };
+    let limit = query.get("limit").and_then(|limit| limit.parse().ok()).unwrap_or(1_000);
+    let letters = console.outbox.dead_letters(account.as_ref(), limit);
+    Ok(Json(letters.iter().map(DeadLetterView::of).collect()))
+}
+
+pub(super) async fn show(State(console): State<Console>, Path(id): Path<String>) -> Result<Json<Value>, Refused> {
+    let letter = id.parse().ok().and_then(|id| console.outbox.dead_letter(id)).ok_or_else(|| unknown(&id))?;
+    let event = serde_json::from_slice::<Box<RawValue>>(&letter.body).ok();
+    let mut shown = json!(DeadLetterView::of(&letter));
+    if let Some(shown) = shown.as_object_mut() {
+        shown.insert("event".to_owned(), json!(event));
+        shown.insert("dead_at".to_owned(), rfc3339(letter.dead_ms).into());
+    }
+    Ok(Json(shown))
+}
+
+pub(super) async fn replay(
+    State(console): State<Console>,
+    Json(selection): Json<Selection>,
+) -> Result<Json<Value>, Refused> {
+    let ids = selection.ids(&console)?;
+    let snapshot = console.reloader.published().load_full();
+    let replayed = console.ingest.replay(&snapshot, &ids, now_ms()).await;
+    replayed.map(|replayed| Json(json!(replayed))).map_err(|error| unavailable(&error))
+}
+
+pub(super) async fn drop_selected(
+    State(console): State<Console>,
+    Json(selection): Json<Selection>,
+) -> Result<Json<Value>, Refused> {
+    let ids = selection.ids(&console)?;
+    let dropped = console.outbox.drop_dead_letters(&ids).await.map_err(|error| unavailable(&error))?;
+    Ok(Json(json!({ "dropped": dropped, "held": ids.len() - dropped })))
+}
+
+// === impl Selection ===
+
+impl Selection {
+    /// The numbers of those that are meant; an id that is not there is an error.
+    fn ids(&self, console: &Console) -> Result<Vec<u64>, Refused> {
+        if self.all || self.account.is_some() {
+            let letters = console.outbox.dead_letters(self.account.as_ref(), usize::MAX);
+            return Ok(letters.iter().map(|letter| letter.id).collect());
+        }
+        let known = |id: &String| {
+            let number = id.parse().ok().filter(|number| console.outbox.dead_letter(*number).is_some());
+            number.ok_or_else(|| unknown(id))
+        };
+        self.ids.iter().map(known).collect()
+    }
+}
+
+// === impl DeadLetterView ===
+
+impl DeadLetterView {
+    fn of(letter: &DeadLetter) -> Self {
+        Self {
+            id: letter.id.to_string(),
+            account: letter.lane.account.clone(),
+            pixel: letter.lane.pixel,
+            event_name: letter.event_name.clone(),
+            event_id: letter.event_id.clone(),
+            reason: letter.reason.clone(),
+            message: letter.message.clone(),
+            attempts: letter.attempts,
+            accepted_at: rfc3339(letter.accepted_ms),
+        }
+    }
+}
+
+fn unknown(id: &str) -> Refused {
+    Refused(StatusCode::NOT_FOUND, format!("no dead letter {id}; `pixelgate dead-letters list` shows those there are"))
+}
+
+fn unavailable(error: &dyn std::fmt::Display) -> Refused {
+    Refused(StatusCode::SERVICE_UNAVAILABLE, error.to_string())
+}

@@ -1,0 +1,28 @@
+//! What must be done now and then.
+
+use std::time::Duration;
+
+use tokio_util::sync::CancellationToken;
+
+use crate::clock::now_ms;
+use crate::outbox::Outbox;
+
+/// How often.
+const EVERY: Duration = Duration::from_secs(600);
+
+/// Drops dead letters past the age at which Meta would refuse them anyway, until told to stop.
+pub(super) async fn run(outbox: Outbox, age_max: Duration, stop: CancellationToken) {
+    let mut ticks = tokio::time::interval(EVERY);
+    let age_ms = i64::try_from(age_max.as_millis()).unwrap_or(i64::MAX);
+    loop {
+        tokio::select! {
+            () = stop.cancelled() => return,
+            _ = ticks.tick() => {}
+        }
+        match outbox.purge_dead_letters(now_ms().saturating_sub(age_ms)).await {
+            Ok(0) => {}
+            Ok(letters) => tracing::warn!(letters, "dead letters past [delivery] age_max were dropped"),
+            Err(error) => tracing::warn!(%error, "old dead letters could not be dropped"),
+        }
+    }
+}
