@@ -113,7 +113,7 @@ impl FaultDisk {
     /// The machine lost its power: of what was not synced, chance decides.
     pub(crate) fn power_cut(&self, seed: u64) {
         let mut world = locked(&self.world);
-        let mut chance = Chance(seed | 1);
+        let mut chance = Chance(seed.wrapping_add(1).wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1);
         let kept = chance.below(world.unsynced_names.len() + 1);
         let changes = std::mem::take(&mut world.unsynced_names);
         let mut names = std::mem::take(&mut world.durable_names);

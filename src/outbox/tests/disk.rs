@@ -202,8 +202,10 @@ fn a_crash_at_any_moment_of_moving_leaves_one_of_each() {
         let rig = Rig { segment_bytes: 8 << 10, leases_max: 9, ..Rig::new() };
         let (slow, outbox) = (lane("slow", 9), rig.open());
         outbox.append_now(events(&slow, 0..3)).unwrap();
-        outbox.append_now(events(&shoes(), 0..60)).unwrap();
+        outbox.append_now(events(&shoes(), 0..40)).unwrap();
+        outbox.append_now(events(&shoes(), 40..80)).unwrap();
         outbox.lease_all(&shoes()).unwrap().ack();
+        assert_eq!(rig.files("log").len(), 2);
         rig.disk.crash_after(crash_at);
         outbox.tick();
         rig.disk.power_cut(crash_at + 77);
@@ -218,11 +220,13 @@ fn a_moved_event_does_not_come_back_with_a_segment_whose_removal_was_undone() {
         let rig = Rig { segment_bytes: 8 << 10, ..Rig::new() };
         let (slow, outbox) = (lane("slow", 9), rig.open());
         outbox.append_now(events(&slow, 0..3)).unwrap();
-        outbox.append_now(events(&shoes(), 0..60)).unwrap();
+        outbox.append_now(events(&shoes(), 0..40)).unwrap();
+        outbox.append_now(events(&shoes(), 40..80)).unwrap();
         outbox.lease_all(&shoes()).unwrap().ack();
         rig.disk.fail_dir_syncs(true);
+        assert_eq!(rig.files("log").len(), 2);
         outbox.tick();
-        assert_eq!(rig.files("log").len(), 1, "it was emptied");
+        assert_eq!(rig.files("log").len(), 1, "the first was emptied");
         outbox.lease_all(&slow).unwrap().ack();
         outbox.tick();
         rig.disk.fail_dir_syncs(false);
