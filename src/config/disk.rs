@@ -1,8 +1,9 @@
 //! Reading the files that a configuration names, and telling whether they changed since.
 
 use std::collections::HashMap;
+use std::ffi::OsString;
 use std::fs::{File, Metadata};
-use std::io::{ErrorKind, Read};
+use std::io::{self, ErrorKind, Read};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -89,7 +90,7 @@ enum Content {
 pub(super) struct Disk {
     now_ms: i64,
     program_bytes_max: u64,
-    programs: HashMap<(PathBuf, ProgramKind), CachedProgram>,
+    programs: HashMap<ProgramKind, HashMap<OsString, CachedProgram>>,
     /// Where programs lie that are not read from where they are named.
     moved: HashMap<PathBuf, PathBuf>,
     needs: Vec<Need>,
@@ -106,25 +107,45 @@ struct CachedProgram {
 
 /// Reads a file of at most `bytes_max`. Only a regular file is opened: a pipe could block for ever.
 pub(super) fn read_file(path: &Path, bytes_max: u64) -> Result<Vec<u8>, FileError> {
-    let refused = |error: std::io::Error| match error.kind() {
-        ErrorKind::NotFound => FileError::Missing,
-        kind => FileError::Refused(kind),
-    };
-    let metadata = std::fs::metadata(path).map_err(refused)?;
+    read_stamped(path, bytes_max).1
+}
+
+/// Reads a file, and tells its state, which is never newer than what was read.
+fn read_stamped(path: &Path, bytes_max: u64) -> (Stamp, Result<Vec<u8>, FileError>) {
+    match std::fs::metadata(path) {
+        Ok(metadata) => (Stamp(Some(Identity::from(&metadata))), read_bytes(path, &metadata, bytes_max)),
+        Err(error) => (Stamp(None), Err(error.into())),
+    }
+}
+
+fn read_bytes(path: &Path, metadata: &Metadata, bytes_max: u64) -> Result<Vec<u8>, FileError> {
     if !metadata.is_file() {
         return Err(FileError::NoFile);
     }
-    let mut bytes = Vec::with_capacity(usize::try_from(metadata.len().min(bytes_max)).unwrap_or_default());
-    File::open(path).map_err(refused)?.take(bytes_max.saturating_add(1)).read_to_end(&mut bytes).map_err(refused)?;
+    // One byte more shows the end of the file without growing.
+    let capacity = metadata.len().min(bytes_max).saturating_add(1);
+    let mut bytes = Vec::with_capacity(usize::try_from(capacity).unwrap_or_default());
+    File::open(path)?.take(bytes_max.saturating_add(1)).read_to_end(&mut bytes)?;
     if bytes.len() as u64 > bytes_max { Err(FileError::TooLarge(bytes_max)) } else { Ok(bytes) }
+}
+
+// === impl FileError ===
+
+impl From<io::Error> for FileError {
+    fn from(error: io::Error) -> Self {
+        match error.kind() {
+            ErrorKind::NotFound => Self::Missing,
+            kind => Self::Refused(kind),
+        }
+    }
 }
 
 // === impl Stamp ===
 
 impl Stamp {
-    /// The state of a file now. Taken before the file is read, it is never newer than what was read.
-    pub(super) fn of(path: &Path) -> Self {
-        Self(std::fs::metadata(path).ok().map(Identity::from))
+    /// The state of a file now.
+    fn of(path: &Path) -> Self {
+        Self(std::fs::metadata(path).ok().as_ref().map(Identity::from))
     }
 
     /// Whether a later change is sure to show in the stamp.
@@ -136,8 +157,8 @@ impl Stamp {
     }
 }
 
-impl From<Metadata> for Identity {
-    fn from(metadata: Metadata) -> Self {
+impl From<&Metadata> for Identity {
+    fn from(metadata: &Metadata) -> Self {
         Self {
             device: metadata.dev(),
             inode: metadata.ino(),
@@ -189,7 +210,9 @@ impl Disk {
             self.programs.clear();
         }
         // What the last reading did not look at is not used any more.
-        self.programs.retain(|_, cached| std::mem::take(&mut cached.fresh));
+        for programs in self.programs.values_mut() {
+            programs.retain(|_, cached| std::mem::take(&mut cached.fresh));
+        }
         self.now_ms = now_ms;
         self.program_bytes_max = program_bytes_max;
     }
@@ -201,9 +224,9 @@ impl Disk {
 
     /// Reads a TOML file of a configuration.
     pub(super) fn file(&mut self, path: &Path, bytes_max: u64) -> Result<Vec<u8>, FileError> {
-        let stamp = Stamp::of(path);
+        let (stamp, bytes) = read_stamped(path, bytes_max);
         self.needs.push(Need::File { path: path.to_owned(), stamp, settled: stamp.is_settled(self.now_ms) });
-        read_file(path, bytes_max)
+        bytes
     }
 
     /// Reads a secret.
@@ -234,8 +257,8 @@ impl Disk {
 
     fn look_up(&mut self, path: &Path, kind: ProgramKind) -> Result<Program, FileError> {
         let path = self.moved.get(path).map_or(path, PathBuf::as_path);
-        let key = (path.to_owned(), kind);
-        if let Some(cached) = self.programs.get_mut(&key) {
+        let programs = self.programs.entry(kind).or_default();
+        if let Some(cached) = programs.get_mut(path.as_os_str()) {
             if !cached.fresh {
                 cached.fresh = cached.settled && Stamp::of(path) == cached.stamp;
             }
@@ -243,11 +266,11 @@ impl Disk {
                 return cached.program.clone();
             }
         }
-        let stamp = Stamp::of(path);
-        let program = read_file(path, self.program_bytes_max).and_then(|bytes| Program::new(bytes, kind));
+        let (stamp, bytes) = read_stamped(path, self.program_bytes_max);
+        let program = bytes.and_then(|bytes| Program::new(bytes, kind));
         let settled = stamp.is_settled(self.now_ms);
         let cached = CachedProgram { stamp, settled, program: program.clone(), fresh: true };
-        self.programs.insert(key, cached);
+        programs.insert(path.into(), cached);
         program
     }
 }

@@ -90,13 +90,16 @@ impl LastGood {
 
     /// An account as it was last in force; `None` if it is not kept, or what is kept cannot be used any more.
     pub fn load(&self, id: &AccountId) -> Option<Arc<AccountConfig>> {
+        self.load_from(id, &mut Disk::new())
+    }
+
+    fn load_from(&self, id: &AccountId, disk: &mut Disk) -> Option<Arc<AccountConfig>> {
         let bytes = self.read(id)?;
         let (header, text) = split(&bytes)?;
         let copy = |(path, digest): (&String, &String)| (PathBuf::from(path), self.programs_dir.join(digest));
-        let mut disk = Disk::new();
         disk.move_programs(header.programs.iter().map(copy).collect());
         let file = Path::new(&header.file);
-        let (config, _) = resolve::account(id, file, text, Rules::LENIENT, &self.surroundings, &mut disk);
+        let (config, _) = resolve::account(id, file, text, Rules::LENIENT, &self.surroundings, disk);
         let config = config.filter(|config| programs(config) == header.programs)?;
         Some(Arc::new(config))
     }
@@ -106,13 +109,15 @@ impl LastGood {
     pub fn owners(&self, candidates: &BTreeMap<AccountId, Candidate>) -> Accounts {
         let mut known = self.known();
         let mut owners = Accounts::new();
+        // Accounts share programs; each is read once.
+        let mut disk = Disk::new();
         for (id, candidate) in candidates {
             match candidate {
                 Candidate::Good(config) if self.keeps(config) => {
                     known.digests.insert(id.clone(), config.digest);
                     owners.insert(id.clone(), config.clone());
                 }
-                _ => owners.extend(self.load(id).map(|kept| (id.clone(), kept))),
+                _ => owners.extend(self.load_from(id, &mut disk).map(|kept| (id.clone(), kept))),
             }
         }
         owners

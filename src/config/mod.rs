@@ -43,5 +43,15 @@ pub fn control_socket(dir: &Path) -> PathBuf {
     resolve::control_socket(&dir.join(source::GATEWAY_FILE))
 }
 
+/// Judges bytes as `pixelgate.toml` and as an account's file, without an environment. For fuzzing: it never panics.
+pub fn judge(bytes: &[u8]) -> Vec<Problem> {
+    let (file, surroundings) = (Path::new("/nonexistent/accounts/file.toml"), Surroundings::default());
+    let (_, rules, mut problems) = resolve::gateway(file, bytes, &surroundings);
+    if let Ok(id) = "file".parse() {
+        problems.extend(resolve::account(&id, file, bytes, rules, &surroundings, &mut disk::Disk::new()).1);
+    }
+    problems
+}
+
 #[cfg(test)]
 mod tests;

@@ -118,7 +118,8 @@ impl<'a> Settlement<'a> {
 
     /// Every claim that more than one account makes, and who keeps it.
     fn conflicts(&self) -> Vec<Conflict<'a>> {
-        let mut first: HashMap<Claim<'a>, &'a AccountId> = HashMap::new();
+        let count = self.standings.values().map(|standing| claims(standing.config()).count()).sum();
+        let mut first: HashMap<Claim<'a>, &'a AccountId> = HashMap::with_capacity(count);
         let mut several: BTreeMap<Claim<'a>, Vec<&'a AccountId>> = BTreeMap::new();
         for (id, standing) in &self.standings {
             for claim in claims(standing.config()) {

@@ -407,3 +407,28 @@ fn settings_are_any_toml_as_json() {
     let expected = r#"{"day":"2026-01-02","deep":{"on":true},"large":18446744073709551615,"n":[1,-2,16,1.5],"require":"marketing","since":"2026-01-02T03:04:05Z"}"#;
     assert_eq!(folder.shoes().filters[0].settings, expected);
 }
+
+#[test]
+fn the_corpus_of_the_fuzzer_holds() {
+    let seeds: Vec<_> = fs::read_dir(in_repository("fuzz/corpus/config_load")).unwrap().map(Result::unwrap).collect();
+    assert!(seeds.len() >= 5);
+    for seed in seeds {
+        for problem in crate::config::judge(&fs::read(seed.path()).unwrap()) {
+            assert!(!problem.reason.is_empty() && !problem.remedy.is_empty(), "{problem}");
+        }
+    }
+}
+
+proptest::proptest! {
+    #![proptest_config(proptest::prelude::ProptestConfig { failure_persistence: None, ..Default::default() })]
+
+    #[test]
+    fn a_damaged_file_breaks_nothing(at in 0..600usize, len in 0..40usize, with in proptest::collection::vec(proptest::prelude::any::<u8>(), 0..8)) {
+        let mut bytes = fs::read(in_repository("fuzz/corpus/config_load/mistakes")).unwrap();
+        let at = at.min(bytes.len());
+        bytes.splice(at..(at + len).min(bytes.len()), with);
+        for problem in crate::config::judge(&bytes) {
+            proptest::prop_assert!(!problem.reason.is_empty() && !problem.remedy.is_empty());
+        }
+    }
+}
