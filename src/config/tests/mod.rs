@@ -7,6 +7,7 @@ mod documentation;
 mod kept;
 mod mistakes;
 mod reading;
+mod secrets;
 
 use std::collections::BTreeMap;
 use std::fs;
