@@ -155,7 +155,8 @@ impl<'a> Parameters<'a> {
     /// When the page sent it, by a clock that may be wrong; Unix seconds.
     fn time(&self, now_ms: i64) -> i64 {
         let client_ms = self.client_ms.as_deref().and_then(|ms| ms.trim().parse::<i64>().ok());
-        client_ms.unwrap_or(now_ms).min(now_ms).max(now_ms.saturating_sub(AGE_MAX_MS)).div_euclid(1_000)
+        let oldest = now_ms.saturating_sub(AGE_MAX_MS).max(0);
+        client_ms.unwrap_or(now_ms).min(now_ms).max(oldest).div_euclid(1_000)
     }
 
     fn user_data(&mut self) -> UserData {
