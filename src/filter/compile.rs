@@ -47,13 +47,13 @@ pub enum Compiler {
 #[derive(Debug, thiserror::Error)]
 pub enum ChildError {
     /// The process could not limit itself.
-    #[error("limits cannot be set: {0}")]
+    #[error("limits cannot be set")]
     Limits(#[source] rustix::io::Errno),
     /// The engine could not be set up.
-    #[error("the Wasm engine cannot start: {0}")]
+    #[error("the Wasm engine cannot start")]
     Engine(#[source] wasmtime::Error),
     /// Standard input or output failed.
-    #[error("reading the component or writing its code: {0}")]
+    #[error("the component cannot be read, or its code not be written")]
     Io(#[from] io::Error),
 }
 

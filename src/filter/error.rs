@@ -14,17 +14,18 @@ pub(super) const DETAIL_BYTES_MAX: usize = 1_024;
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
     /// The engine could not be set up.
-    #[error("the Wasm engine cannot start: {0}; it reserves several TiB of address space (not memory): lift LimitAS=")]
+    #[error("the Wasm engine cannot start; it reserves several TiB of address space (not memory): lift LimitAS=")]
     Engine(#[source] wasmtime::Error),
     /// A thread could not be started.
-    #[error("a thread for filters cannot start: {0}")]
+    #[error("a thread for filters cannot start")]
     Thread(#[source] io::Error),
     /// The folder of compiled code cannot be used.
-    #[error("the folder of compiled filters {}: {error}", path.display())]
+    #[error("the folder of compiled filters {} cannot be used", path.display())]
     CacheDir {
         /// Where it is.
         path: PathBuf,
         /// What the operating system says.
+        #[source]
         error: io::Error,
     },
     /// Others may write where machine code is kept that we run.
@@ -82,7 +83,7 @@ pub enum LoadError {
     CompilerFailed(String),
     /// The compiler's process could not be started.
     #[error("the compiler's process cannot be started: {0}")]
-    CompilerMissing(#[source] io::Error),
+    CompilerMissing(io::Error),
     /// The filter refused its settings, or a script cannot be parsed.
     #[error("{0}")]
     Refused(String),
