@@ -1,7 +1,7 @@
 //! What a filter costs per event: a call of an instance that was called before, and of a fresh one.
 //!
-//! The guest of the host's own tests is always measured; the sample filter in Rust and a script where `make plugins` has
-//! built them.
+//! The guest of the host's own tests is always measured; the sample filter in Rust and a script where `make plugins`
+//! has built them.
 
 #![allow(missing_docs, clippy::unwrap_used)]
 

@@ -1,5 +1,5 @@
-//! Compiled code on disk, by the content it was made from. The one place that hands machine code to the engine unchecked,
-//! and the reason why that is sound.
+//! Compiled code on disk, by the content it was made from. The one place that hands machine code to the engine, which
+//! believes it, and the reason why that is sound.
 //!
 //! An entry is `<SHA-256 of the component>-<hash of the engine>.cwasm` with the SHA-256 of itself beside it. Both are
 //! written by temporary file and rename. Whatever does not match counts as absent and is made again.

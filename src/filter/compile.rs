@@ -1,6 +1,6 @@
-//! From a component to machine code: the one step that takes seconds, cannot be interrupted, and runs a large compiler on
-//! bytes that an account chose. In the gateway it therefore runs in a process of its own, with a limit on its time and
-//! its memory; where that process dies, nothing else does.
+//! From a component to machine code: the one step that takes seconds, cannot be interrupted, and runs a large compiler
+//! on bytes that an account chose. In the gateway it therefore runs in a process of its own, with a limit on its time
+//! and its memory; where that process dies, nothing else does.
 
 use std::io::{self, Read, Write};
 use std::panic::{AssertUnwindSafe, catch_unwind};

@@ -29,7 +29,7 @@ pub enum StartError {
         error: io::Error,
     },
     /// Others may write where machine code is kept that we run.
-    #[error("the folder of compiled filters {} is not only ours: it must belong to the gateway's user, mode 0700", .0.display())]
+    #[error("the folder of compiled filters {} must belong to the gateway's user alone, mode 0700", .0.display())]
     CacheDirShared(PathBuf),
 }
 
@@ -129,7 +129,7 @@ impl LoadError {
             }
             Self::NotWasm(_) | Self::CoreModule => "make a component of it: pixelgate filter build",
             Self::Import(name) if name.starts_with("wasi") => {
-                "build for wasm32-unknown-unknown (not a wasip target): a filter has no files, clock, network or environment"
+                "build for wasm32-unknown-unknown, not a wasip target: a filter has no files, clock or network"
             }
             Self::Import(_) => "leave the import out: a filter may import nothing else",
             Self::OtherVersion(_) | Self::NoHandler(_) => "build it with the SDK of this version, see docs/filters.md",

@@ -7,13 +7,13 @@
 //!                                                                            stage: breaker ▸ idle | instance ▸ call
 //! ```
 //!
-//! * A guest runs on a thread of ours, never where connections are served. Its call has a deadline (`engine`: a clock of
-//!   1 ms), its memory, stack, log lines and answers have limits (`instance`, `state`), its file is compiled in a process
-//!   of its own (`compile`).
-//! * Code is shared by content (`library`), instances never: one belongs to one account, filter and settings, is kept for
-//!   some calls (`idle`), and is gone after any trap.
-//! * Whatever goes wrong is a [`FaultKind`] of that one event, and the account's [`OnFault`] says what becomes of it. After
-//!   five in a row the filter is not called for ten seconds (`breaker`).
+//! * A guest runs on a thread of ours, never where connections are served. Its call has a deadline (`engine`: a clock
+//!   of 1 ms), its memory, stack, log lines and answers have limits (`instance`, `state`), its file is compiled in a
+//!   process of its own (`compile`).
+//! * Code is shared by content (`library`), instances never: one belongs to one account, filter and settings, is kept
+//!   for some calls (`idle`), and is gone after any trap.
+//! * Whatever goes wrong is a [`FaultKind`] of that one event, and the account's [`OnFault`] says what becomes of it.
+//!   After five in a row the filter is not called for ten seconds (`breaker`).
 //! * What passes in and out are values (`bindings`), so guests could move to a process of their own.
 //!
 //! wasmtime is known here and nowhere else.
@@ -107,8 +107,8 @@ pub enum Filtered {
     Drop {
         /// The filter that decided so, or failed.
         filter: Arc<str>,
-        /// The filter's own words, or `fault: <kind>` where it failed and the account wants such events dropped. Printable,
-        /// a few words.
+        /// The filter's own words, or `fault: <kind>` where it failed and the account wants such events dropped.
+        /// Printable, at most 80 bytes.
         reason: String,
     },
     /// A filter failed and the account wants such events held.

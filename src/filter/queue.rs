@@ -1,9 +1,9 @@
-//! Whose turn it is: a queue that is fair over accounts by the time their filters take, not by how many events they send.
+//! Whose turn it is: a queue that is fair over accounts by the time their filters take, not by how much they send.
 //!
 //! Start-time fair queueing (Goyal, Vin, Cheng, SIGCOMM 1996) with every account of equal weight: each has a clock that
 //! runs while one of its jobs holds a thread, and the account whose clock is furthest behind is next. One that was away
-//! begins at the present clock, so that nobody saves up turns. Before that, who holds fewer threads is served first, and
-//! nobody holds the last free thread beside its others: one account can never stand in the way of all.
+//! begins at the present clock, so that nobody saves up turns. Before that, who holds fewer threads is served first,
+//! and nobody holds the last free thread beside its others: one account can never stand in the way of all.
 
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::time::{Duration, Instant};

@@ -104,7 +104,7 @@ impl LoadedStage {
         decided
     }
 
-    /// Says what went wrong: to the log (as one of the filter's own lines, of which a second has a limit) and the observer.
+    /// Says in the log what went wrong, as one of the filter's own lines, of which a second has a limit.
     fn report(&self, decided: &Result<Decision, Fault>, changed: Option<Change>) {
         let Speaker { account, filter, .. } = &*self.recipe.speaker;
         if let Err(fault) = decided
