@@ -2,33 +2,35 @@
 //!
 //! `cargo bench --bench outbox [-- --dir DIR] [--seconds N] [--backlog N]`
 //!
-//! *Acceptance*: so many requesters append one 900-byte event each to one of 200 lanes and wait until it is durable, while
-//! one consumer leases and acknowledges. The yardstick is a bare file with the same grouping: one thread takes what waits,
+//! *Acceptance*: so many requesters append one 900-byte event each to one of 200 lanes and wait until it is durable; in the
+//! rows `delivered` a consumer leases and acknowledges at the same time. The yardstick is a bare file with the same grouping: one thread takes what waits,
 //! writes it with one call, syncs once, answers all. The two take turns in the same run; the ratio is of neighbouring
 //! turns, because a shared disk is not the same one a minute later.
 //!
 //! *Backlog*: a million events are appended and then the outbox is opened again, as a start does, and drained.
 //!
 //! CPU is the whole process's, requesters included, as the kernel counts it.
-#![allow(clippy::unwrap_used, clippy::expect_used)]
+#![allow(clippy::expect_used, clippy::indexing_slicing)]
 
 use std::fs::File;
 use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
 
 use pixelgate::account::LaneKey;
 use pixelgate::outbox::{Due, NewEvent, Options, Outbox};
-use tokio::sync::oneshot;
+use tokio::sync::{Semaphore, oneshot};
 
 #[global_allocator]
 static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
 const BODY_BYTES: usize = 900;
 const LANES: u64 = 200;
-const ROUNDS: usize = 3;
+/// How long the consumer's requests take.
+const REQUEST: Duration = Duration::from_millis(20);
+const ROUNDS: usize = 5;
 const NOW_MS: i64 = 1_784_000_000_000;
 
 struct Arguments {
@@ -62,13 +64,23 @@ fn main() {
         "{:>10} {:>10} {:>10} {:>8} {:>14} {:>10} {:>10}",
         "requesters", "sink", "events/s", "ratio", "CPU s per 100k", "p50 ms", "p99 ms"
     );
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).build().expect("a runtime");
+    let runtime =
+        tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_time().build().expect("a runtime");
     for requesters in [1, 64, 1_024] {
+        let mut ratios = [Vec::new(), Vec::new()];
         for _ in 0..ROUNDS {
             let file = runtime.block_on(file_turn(&arguments, requesters));
-            let outbox = runtime.block_on(outbox_turn(&arguments, requesters));
             print_turn(requesters, "file", &file, 1.0);
-            print_turn(requesters, "outbox", &outbox, outbox.per_second / file.per_second);
+            for (delivered, ratios) in [false, true].into_iter().zip(&mut ratios) {
+                let outbox = runtime.block_on(outbox_turn(&arguments, requesters, delivered));
+                let ratio = outbox.per_second / file.per_second;
+                print_turn(requesters, if delivered { "delivered" } else { "outbox" }, &outbox, ratio);
+                ratios.push(ratio);
+            }
+        }
+        for (name, ratios) in ["outbox", "delivered"].into_iter().zip(&mut ratios) {
+            ratios.sort_by(f64::total_cmp);
+            println!("{requesters:>10} {name:>10}     median {:>8.2}", ratios[ROUNDS / 2]);
         }
     }
     if arguments.backlog > 0 {
@@ -116,28 +128,33 @@ fn bare_file(path: &Path, receiver: &mpsc::Receiver<(Vec<u8>, oneshot::Sender<()
     }
 }
 
-async fn outbox_turn(arguments: &Arguments, requesters: usize) -> Turn {
+async fn outbox_turn(arguments: &Arguments, requesters: usize, delivered: bool) -> Turn {
     let outbox = open(fresh(arguments));
-    let stop = Arc::new(AtomicBool::new(false));
-    let consumer = tokio::spawn(consume(outbox.clone(), Arc::clone(&stop)));
+    let consumer = delivered.then(|| tokio::spawn(consume(outbox.clone())));
     let turn = drive(Arc::new(Sink::Outbox(outbox.clone())), requesters, arguments.seconds).await;
-    stop.store(true, Ordering::Relaxed);
-    consumer.abort();
+    if let Some(consumer) = consumer {
+        consumer.abort();
+    }
     outbox.close();
     turn
 }
 
-/// Leases and acknowledges whatever is due.
-async fn consume(outbox: Outbox, stop: Arc<AtomicBool>) {
-    while !stop.load(Ordering::Relaxed) {
-        match outbox.next_due(NOW_MS) {
-            Due::Lane(lane) => {
-                if let Some(lease) = outbox.lease(&lane, 1_000, 8 << 20, NOW_MS) {
-                    lease.ack();
-                }
-                tokio::task::yield_now().await;
-            }
-            _ => outbox.changed().await,
+/// Leases and acknowledges as delivery does: one request of a lane in flight, which takes a while, and 64 in all.
+async fn consume(outbox: Outbox) {
+    let slots = Arc::new(Semaphore::new(64));
+    loop {
+        let slot = Arc::clone(&slots).acquire_owned().await.expect("slots");
+        let Due::Lane(lane) = outbox.next_due(NOW_MS) else {
+            drop(slot);
+            outbox.changed().await;
+            continue;
+        };
+        if let Some(lease) = outbox.lease(&lane, 1_000, 8 << 20, NOW_MS) {
+            tokio::spawn(async move {
+                tokio::time::sleep(REQUEST).await;
+                lease.ack();
+                drop(slot);
+            });
         }
     }
 }
@@ -222,7 +239,8 @@ async fn backlog(arguments: &Arguments) {
 fn event(id: u64, lane: u64) -> NewEvent {
     let pixel = (1 + lane % LANES).to_string();
     let event_id = format!("event-{id:020}");
-    let mut body = format!(r#"{{"event_name":"PageView","event_id":"{event_id}","pad":""#).into_bytes();
+    let mut body = Vec::with_capacity(BODY_BYTES);
+    write!(body, r#"{{"event_name":"PageView","event_id":"{event_id}","pad":""#).expect("in memory");
     body.resize(BODY_BYTES - 2, b'x');
     body.extend_from_slice(b"\"}");
     NewEvent {
@@ -267,7 +285,7 @@ fn cpu_seconds() -> f64 {
 fn resident_mib() -> u64 {
     let pages = std::fs::read_to_string("/proc/self/statm").expect("procfs");
     let resident = pages.split_whitespace().nth(1).and_then(|pages| pages.parse::<u64>().ok());
-    resident.unwrap_or(0) * 4_096 >> 20
+    (resident.unwrap_or(0) * 4_096) >> 20
 }
 
 fn arguments() -> Arguments {

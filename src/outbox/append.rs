@@ -57,7 +57,6 @@ impl Outbox {
         if events.iter().any(|event| shared.dead.is_full(&event.lane.account)) {
             return Err(AppendError::DeadLetters);
         }
-        let fingerprints: Vec<_> = events.iter().map(NewEvent::fingerprint).collect();
         let max = shared.limits.account_backlog_bytes_max;
         let mut index = locked(&shared.index);
         for (place, event) in events.iter().enumerate() {
@@ -68,8 +67,10 @@ impl Outbox {
                 return Err(AppendError::Backlog);
             }
         }
-        let numbered = events.into_iter().zip(fingerprints);
-        Ok(numbered.map(|(event, fingerprint)| (index.number(&event.lane), fingerprint, event)).collect())
+        let numbers: Vec<_> = events.iter().map(|event| index.number(&event.lane)).collect();
+        drop(index);
+        let numbered = numbers.into_iter().zip(events);
+        Ok(numbered.map(|(number, event)| (number, event.fingerprint(), event)).collect())
     }
 }
 

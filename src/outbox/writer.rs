@@ -206,8 +206,7 @@ impl Writer {
             match job {
                 Staged::Append { events, bytes, reply } => {
                     for (lane, entry, event) in events {
-                        let key = &event.event.lane;
-                        summary.add(key.account.as_str(), key.pixel.as_u64(), entry);
+                        summary.add_numbered(lane.0, &event.event.lane, entry);
                         index.stored(lane, entry, event);
                         news |= index.list(lane);
                     }
