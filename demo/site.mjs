@@ -56,7 +56,10 @@ name = "consent"
 component = ${toml(join(plugins, "consent.wasm"))}
 [filters.settings]
 require = "marketing"
-sources = ["consent"]
+[[filters.settings.sources]]
+signal = "consent"
+format = "flag"
+granted = ["marketing"]
 `);
     write("accounts/hats.toml", `name = "Hat Shop"
 domains = ["${hats.name}"]
@@ -67,7 +70,7 @@ name = "fields"
 component = ${toml(join(plugins, "fields.wasm"))}
 [filters.settings]
 drop_events = ["Search"]
-remove = ["internal"]
+remove_custom_data = ["internal"]
 `);
     write("accounts/bags.toml", `name = "Bag Shop"
 

@@ -5,7 +5,7 @@
 //! everything as it was. Nothing is half done: what is published is one snapshot, swapped in one step. Requests in
 //! flight end on the one they began with.
 
-use std::path::PathBuf;
+use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use arc_swap::ArcSwap;
@@ -107,30 +107,34 @@ impl Reloader {
         let Some(gateway) = reading.gateway.clone() else {
             return Err(Report { revision: previous.revision, problems: reading.problems });
         };
-        let restart = restart_needed(&previous.gateway, &gateway, state.source.gateway_file());
+        let gateway_file = state.source.gateway_file();
+        let restart = restart_needed(&previous.gateway, &gateway, &gateway_file);
         let (last_good, filters) = (&state.last_good, &*self.filters);
         let inputs = Inputs { gateway, reading, previous: Some(&previous), last_good, filters, now_ms };
         let mut snapshot = snapshot::compile(inputs);
+        // Such as a new host.domain that an account has: a bad pixelgate.toml changes nothing.
+        if snapshot.problems.iter().any(|problem| problem.is_error() && problem.file == gateway_file) {
+            return Err(Report { revision: previous.revision, problems: snapshot.problems });
+        }
         snapshot.problems.extend(restart);
         Ok(snapshot)
     }
 }
 
 /// What a reload cannot change in a running process, and would change now.
-fn restart_needed(running: &GatewayConfig, written: &GatewayConfig, file: PathBuf) -> Vec<Problem> {
+fn restart_needed(running: &GatewayConfig, written: &GatewayConfig, file: &Path) -> Vec<Problem> {
     let parts = [
         ("host.data_dir", running.host.data_dir != written.host.data_dir),
         ("host.control", running.host.control != written.host.control),
         ("host.watch", running.host.watch != written.host.watch),
         ("listen", running.listen != written.listen),
         ("outbox", running.outbox != written.outbox),
-        ("delivery", running.delivery != written.delivery),
         ("filters", running.filters != written.filters),
         ("log", running.log != written.log),
     ];
     let changed = parts.into_iter().filter(|(_, changed)| *changed);
     let problem = |(key, _)| {
-        Problem::warning(&file, key, "changed, but is read at the start only", "restart the gateway to take it up")
+        Problem::warning(file, key, "changed, but is read at the start only", "restart the gateway to take it up")
     };
     changed.map(problem).collect()
 }

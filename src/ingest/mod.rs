@@ -139,8 +139,8 @@ impl Ingest {
         }
         let decoded = decode::graph::decode(graph, &request.arrival, events_max)?;
         let group = Group { tenant: &tenant, pixel, envelope: decoded.envelope.into(), format: Format::Graph };
-        let received = self.accept(request, group, decoded.events).await?;
-        Ok(Accepted { received, cookies: RenewedCookies::default() })
+        let taken = self.accept(request, group, decoded.events).await?;
+        Ok(Accepted { received: taken.received, cookies: RenewedCookies::default() })
     }
 
     async fn from_browser(
@@ -156,14 +156,18 @@ impl Ingest {
                 return Err(Refusal::WebsiteRefused);
             }
             let group = Group { tenant: &tenant, pixel, envelope: "".into(), format };
-            accepted.received += self.accept(request, group, vec![event]).await?;
-            accepted.cookies = cookies;
+            let taken = self.accept(request, group, vec![event]).await?;
+            accepted.received += taken.received;
+            // What the account's rule dropped leaves no trace in the browser either.
+            if taken.dropped == 0 {
+                accepted.cookies = cookies;
+            }
         }
         Ok(accepted)
     }
 
     /// Filters and stores the events of one pixel as one group.
-    async fn accept(&self, request: &Request, group: Group<'_>, events: Vec<Event>) -> Result<usize, Refusal> {
+    async fn accept(&self, request: &Request, group: Group<'_>, events: Vec<Event>) -> Result<Taken, Refusal> {
         let begun = Instant::now();
         let now_ms = request.arrival.now_ms;
         let received = events.len();
@@ -186,7 +190,7 @@ impl Ingest {
             self.metrics.unusable_values(account, unusable);
         }
         self.metrics.accepted(account, group.format.label(), received as u64, begun.elapsed());
-        Ok(received)
+        Ok(Taken { received, dropped: sorted.dropped.len() })
     }
 
     /// Runs the account's filters, and makes of each event what is stored of it.
@@ -224,6 +228,12 @@ struct Group<'a> {
     pixel: PixelId,
     envelope: Arc<str>,
     format: Format,
+}
+
+/// What became of a group.
+struct Taken {
+    received: usize,
+    dropped: usize,
 }
 
 /// What filters made of a group.

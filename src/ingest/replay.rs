@@ -4,8 +4,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use crate::event::decode::{self, GraphRequest};
-use crate::event::{Arrival, Event};
+use crate::event::decode;
 use crate::filter::{Context, Filtered};
 use crate::ingest::{Ingest, Refusal, stored};
 use crate::outbox::{DeadLetter, NewEvent};
@@ -39,7 +38,7 @@ impl Ingest {
             let mut done = Vec::new();
             let mut events = Vec::new();
             for letter in claimed.letters() {
-                match self.again(snapshot, letter, now_ms).await {
+                match self.again(snapshot, letter).await {
                     Again::Send(event) => events.push(event),
                     Again::Drop => total.dropped += 1,
                     Again::Hold => continue,
@@ -55,14 +54,14 @@ impl Ingest {
     }
 
     /// What becomes of one letter now.
-    async fn again(&self, snapshot: &Snapshot, letter: &DeadLetter, now_ms: i64) -> Again {
+    async fn again(&self, snapshot: &Snapshot, letter: &DeadLetter) -> Again {
         if !letter.reason.starts_with(HELD_BY_FILTER) {
             return Again::Send(letter.event(letter.body.clone()));
         }
         let Some(tenant) = snapshot.tenant(&letter.lane.account) else {
             return Again::Hold;
         };
-        let (Ok(context), Some(event)) = (Context::from_json(&letter.context), decoded(letter, now_ms)) else {
+        let (Ok(context), Ok(event)) = (Context::from_json(&letter.context), decode::graph::decode_stored(&letter.body)) else {
             tracing::warn!(id = letter.id, lane = %letter.lane, "a held event cannot be read back; it stays");
             return Again::Hold;
         };
@@ -82,14 +81,4 @@ enum Again {
     Send(NewEvent),
     Drop,
     Hold,
-}
-
-/// The event as it was when it was held: its body is what the Graph decoder reads unchanged.
-fn decoded(letter: &DeadLetter, now_ms: i64) -> Option<Event> {
-    let mut body = b"{\"data\":[".to_vec();
-    body.extend_from_slice(&letter.body);
-    body.extend_from_slice(b"]}");
-    let request = GraphRequest { content_type: Some("application/json"), query: "", body: &body, bearer: None };
-    let arrival = Arrival { now_ms, ..Arrival::default() };
-    decode::graph::decode(request, &arrival, 1).ok()?.events.pop()
 }

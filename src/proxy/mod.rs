@@ -6,7 +6,7 @@
 //! * `context` — what is known of the connection and the request;
 //! * `hooks` — Pingora's hooks, which call
 //! * `service` — what the request is (`routes`), from whom (`incoming`, `forwarded`), its `body`, and what comes of it:
-//!   an event for ingest, `script`, or `upstream` (only addresses in `reach`);
+//!   an event for ingest, `script`, or `upstream`;
 //! * `respond` — the answer, with `cors` and `cookies`.
 //!
 //! Pingora's own server and listeners are not used: sockets come bound from outside, and handshakes have a time limit
@@ -23,7 +23,6 @@ mod hooks;
 mod incoming;
 mod limits;
 mod proxy_protocol;
-mod reach;
 mod respond;
 mod routes;
 mod script;

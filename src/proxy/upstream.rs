@@ -20,8 +20,7 @@ use tokio::time::{MissedTickBehavior, interval, timeout};
 use tokio_util::sync::CancellationToken;
 
 use crate::account::AccountId;
-use crate::config::{AccountConfig, Upstream};
-use crate::proxy::reach;
+use crate::config::{self, AccountConfig, Upstream};
 use crate::snapshot::{Published, Snapshot};
 
 /// How often each server is asked for a connection.
@@ -193,7 +192,7 @@ impl ServiceDiscovery for Resolver {
                 continue;
             };
             for address in addresses {
-                if !self.private_allowed && !reach::is_reachable(address.ip()) {
+                if !self.private_allowed && !config::is_reachable(address.ip()) {
                     tracing::warn!(account = %self.account, host = %server.host, %address,
                         "an upstream server is at an address that only [host] upstream_private = true allows");
                     continue;

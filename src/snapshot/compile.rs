@@ -60,11 +60,11 @@ pub fn compile(inputs: Inputs<'_>) -> Snapshot {
 
 /// Who has which domains and pixels now: the accounts in force, or at a start those kept from before it.
 fn owners(reading: &Reading, previous: Option<&Snapshot>, last_good: &LastGood) -> Accounts {
+    let Some(snapshot) = previous else {
+        return last_good.owners(&reading.accounts);
+    };
     let ids = reading.accounts.keys();
-    match previous {
-        Some(snapshot) => ids.filter_map(|id| Some((id.clone(), snapshot.tenant(id)?.config.clone()))).collect(),
-        None => ids.filter_map(|id| Some((id.clone(), last_good.load(id)?))).collect(),
-    }
+    ids.filter_map(|id| Some((id.clone(), snapshot.tenant(id)?.config.clone()))).collect()
 }
 
 /// Compiles the accounts that have no tenant yet into `tenants`, and says which could not be.

@@ -88,7 +88,7 @@ fn filters_are_tried_without_a_gateway() {
     let settings = folder.path().join("settings.json");
     let text = json!({ "event_name": "Purchase", "event_time": 1_700_000_000, "event_id": "1", "action_source": "website", "user_data": { "client_user_agent": "x" }, "custom_data": { "secret": 1, "value": 2, "currency": "EUR" } });
     std::fs::write(&event, text.to_string()).unwrap();
-    std::fs::write(&settings, json!({ "remove": ["secret"] }).to_string()).unwrap();
+    std::fs::write(&settings, json!({ "remove_custom_data": ["secret"] }).to_string()).unwrap();
     let test = |settings: &std::path::Path| {
         let mut command = Command::new(built("pixelgate"));
         command.args(["filter", "test"]).arg(plugin("fields.wasm")).arg("--event").arg(&event).arg("--settings").arg(settings);

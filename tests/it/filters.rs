@@ -11,7 +11,7 @@ const NAME: &str = "events.shoes.example";
 /// A gateway with one account, whose only filter is the faulty one of plugins/faulty in this mood.
 async fn with_faulty(standin: &Standin, mood: &str, on_fault: &str) -> (Site, Gateway) {
     let site = Site::new(&standin.url)
-        .account(Account::new("shoes", PIXEL).domain(NAME).filter("moody", "faulty.wasm", on_fault, &format!("mood = \"{mood}\"")))
+        .account(Account::new("shoes", PIXEL).domain(NAME).filter("moody", "faulty.wasm", on_fault, &format!("do = \"{mood}\"")))
         .account(Account::new("hats", 5002).domain("events.hats.example"));
     let gateway = Gateway::start(&site).await;
     (site, gateway)
@@ -29,9 +29,9 @@ async fn two_accounts_with_different_filters_do_not_mix() {
             Account::new("shoes", PIXEL)
                 .domain(NAME)
                 .tables("[privacy]\nconsent_sources = [\"consent\"]")
-                .filter("consent", "consent.wasm", "hold", "require = \"marketing\"\nsources = [\"consent\"]"),
+                .filter("consent", "consent.wasm", "hold", "require = \"marketing\"\n[[filters.settings.sources]]\nsignal = \"consent\"\nformat = \"flag\"\ngranted = [\"marketing\"]"),
         )
-        .account(Account::new("hats", 5002).domain("events.hats.example").filter("fields", "fields.wasm", "hold", "remove = [\"secret\"]\ndrop_events = [\"Search\"]"))
+        .account(Account::new("hats", 5002).domain("events.hats.example").filter("fields", "fields.wasm", "hold", "remove_custom_data = [\"secret\"]\ndrop_events = [\"Search\"]"))
         .account(Account::new("plain", 5003).domain("events.plain.example"));
     let gateway = Gateway::start(&site).await;
     let browser = gateway.browser();
@@ -57,12 +57,12 @@ async fn two_accounts_with_different_filters_do_not_mix() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_a_broken_filter_fails_on_is_held_and_the_next_event_is_served() {
-    for mood in ["loop", "trap", "error", "memory", "recurse", "forbidden_edit"] {
+    for mood in ["loop", "panic", "error", "hoard", "recurse", "forbidden_path"] {
         let standin = Standin::start().await;
         let (_site, gateway) = with_faulty(&standin, mood, "hold").await;
         let begun = Instant::now();
-        // `memory` keeps 100 kB at each call and dies when its 16 MiB are full; the others fail at once.
-        let events = if mood == "memory" { 400 } else { 3 };
+        // `hoard` keeps 100 kB at each call and dies when its 16 MiB are full; the others fail at once.
+        let events = if mood == "hoard" { 400 } else { 3 };
         for n in 0..events {
             assert_eq!(gateway.browser().send(NAME, &page_view(PIXEL, &format!("{mood}-{n}"))).await.0, 200, "{mood}");
         }
@@ -81,10 +81,10 @@ async fn what_a_broken_filter_fails_on_is_held_and_the_next_event_is_served() {
 #[tokio::test(flavor = "multi_thread")]
 async fn on_fault_may_pass_or_drop() {
     let standin = Standin::start().await;
-    let (_site, gateway) = with_faulty(&standin, "trap", "pass").await;
+    let (_site, gateway) = with_faulty(&standin, "panic", "pass").await;
     assert_eq!(gateway.browser().send(NAME, &page_view(PIXEL, "passed")).await.0, 200);
     standin.took(PIXEL, &["passed"]).await;
-    let (_site, gateway) = with_faulty(&standin, "trap", "drop").await;
+    let (_site, gateway) = with_faulty(&standin, "panic", "drop").await;
     assert_eq!(gateway.browser().send(NAME, &page_view(PIXEL, "dropped")).await.0, 200);
     assert_eq!(gateway.metric("pixelgate_events_dropped_total", "shoes").await, 1.0);
     assert!(dead_letters(&gateway).is_empty());
@@ -94,7 +94,7 @@ async fn on_fault_may_pass_or_drop() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_held_event_survives_a_crash_and_is_replayed_through_the_mended_chain() {
     let standin = Standin::start().await;
-    let (site, mut gateway) = with_faulty(&standin, "trap", "hold").await;
+    let (site, mut gateway) = with_faulty(&standin, "panic", "hold").await;
     let mut event = page_view(PIXEL, "held");
     event["fb.advanced_matching"] = json!({ "em": "John_Smith@gmail.com" });
     assert_eq!(gateway.browser().send(NAME, &event).await.0, 200);
@@ -108,7 +108,7 @@ async fn a_held_event_survives_a_crash_and_is_replayed_through_the_mended_chain(
     assert_eq!(replay.status.code(), Some(1), "the filter still fails on it: {replay:?}");
     assert_eq!(dead_letters(&gateway).len(), 1);
 
-    site.write_account(&Account::new("shoes", PIXEL).domain(NAME).filter("fields", "fields.wasm", "hold", "remove = [\"x\"]"));
+    site.write_account(&Account::new("shoes", PIXEL).domain(NAME).filter("fields", "fields.wasm", "hold", "remove_custom_data = [\"x\"]"));
     assert!(gateway.command(&["reload"]).status.success());
     let replay = gateway.command(&["dead-letters", "replay", "--account", "shoes"]);
     assert!(replay.status.success(), "{replay:?}");
