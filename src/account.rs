@@ -55,7 +55,9 @@ pub enum Malformed {
     #[error("a pixel id is a positive whole number of at most 20 digits, without leading zeros")]
     PixelId,
     /// Not a DNS name that a certificate could be issued for.
-    #[error("a domain is a DNS name such as events.shop.example: letters, digits and -, at most 253 bytes, at least two labels")]
+    #[error(
+        "a domain is a DNS name such as events.shop.example: letters, digits and -, at most 253 bytes, at least two labels"
+    )]
     ServerName,
 }
 
@@ -119,7 +121,8 @@ impl FromStr for ServerName {
     type Err = Malformed;
 
     fn from_str(text: &str) -> Result<Self, Malformed> {
-        let name = idna::domain_to_ascii_strict(text.strip_suffix('.').unwrap_or(text)).map_err(|_| Malformed::ServerName)?;
+        let name =
+            idna::domain_to_ascii_strict(text.strip_suffix('.').unwrap_or(text)).map_err(|_| Malformed::ServerName)?;
         let numeric_tld = name.rsplit('.').next().is_some_and(|tld| tld.bytes().all(|b| b.is_ascii_digit()));
         if name.len() > 253 || !name.contains('.') || numeric_tld || name.split('.').any(str::is_empty) {
             return Err(Malformed::ServerName);

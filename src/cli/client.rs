@@ -28,12 +28,19 @@ pub(super) enum CallError {
 }
 
 /// Asks the running gateway; tells the person on standard error if there is none.
-pub(super) fn call(gateway: &GatewayArgs, method: &str, path: &str, body: Option<&Value>) -> anyhow::Result<Result<Answer, Ended>> {
+pub(super) fn call(
+    gateway: &GatewayArgs,
+    method: &str,
+    path: &str,
+    body: Option<&Value>,
+) -> anyhow::Result<Result<Answer, Ended>> {
     match try_call(gateway, method, path, body) {
         Ok(answer) => Ok(Ok(answer)),
         Err(CallError::Unreachable(socket, error)) => {
             eprintln!("pixelgate: no gateway answers at {}: {error}", socket.display());
-            eprintln!("  → start it (`systemctl start pixelgate`), or name its folder with --config or its socket with --socket");
+            eprintln!(
+                "  → start it (`systemctl start pixelgate`), or name its folder with --config or its socket with --socket"
+            );
             Ok(Err(Ended::Unreachable))
         }
         Err(CallError::Other(error)) => Err(error),
@@ -41,7 +48,12 @@ pub(super) fn call(gateway: &GatewayArgs, method: &str, path: &str, body: Option
 }
 
 /// Asks the running gateway.
-pub(super) fn try_call(gateway: &GatewayArgs, method: &str, path: &str, body: Option<&Value>) -> Result<Answer, CallError> {
+pub(super) fn try_call(
+    gateway: &GatewayArgs,
+    method: &str,
+    path: &str,
+    body: Option<&Value>,
+) -> Result<Answer, CallError> {
     let socket = gateway.socket.clone().unwrap_or_else(|| crate::config::control_socket(&gateway.config));
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.context("no runtime").map_err(CallError::Other)?;

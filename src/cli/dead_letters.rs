@@ -76,7 +76,14 @@ fn print(command: Command, answer: Answer) -> anyhow::Result<Ended> {
             for letter in letters {
                 say(format_args!(
                     "{} {} {}/{} {} {} · {}: {}",
-                    letter.id, letter.accepted_at, letter.account, letter.pixel, letter.event_name, letter.event_id, letter.reason, letter.message
+                    letter.id,
+                    letter.accepted_at,
+                    letter.account,
+                    letter.pixel,
+                    letter.event_name,
+                    letter.event_id,
+                    letter.reason,
+                    letter.message
                 ))?;
             }
         }

@@ -35,7 +35,9 @@ pub(super) fn routes(console: Console) -> Router {
 /// Compiles the configuration away from the threads that serve.
 async fn judge(console: Console, act: fn(&Reloader, i64) -> Report) -> Result<Json<Report>, Refused> {
     let report = tokio::task::spawn_blocking(move || act(&console.reloader, crate::clock::now_ms())).await;
-    report.map(Json).map_err(|error| Refused(StatusCode::INTERNAL_SERVER_ERROR, format!("the reload broke off: {error}")))
+    report
+        .map(Json)
+        .map_err(|error| Refused(StatusCode::INTERNAL_SERVER_ERROR, format!("the reload broke off: {error}")))
 }
 
 async fn show(State(console): State<Console>, Path(id): Path<String>) -> Result<Response, Refused> {
@@ -72,7 +74,8 @@ async fn resume(State(console): State<Console>, Path(id): Path<String>) -> Resul
 fn lanes_of(console: &Console, id: &str) -> Result<Vec<crate::account::LaneKey>, Refused> {
     let account: AccountId = id.parse().map_err(|_| unknown(id))?;
     let snapshot = console.reloader.published().load_full();
-    let mut lanes: Vec<_> = console.outbox.lanes().into_iter().map(|lane| lane.lane).filter(|lane| lane.account == account).collect();
+    let mut lanes: Vec<_> =
+        console.outbox.lanes().into_iter().map(|lane| lane.lane).filter(|lane| lane.account == account).collect();
     if let Some(tenant) = snapshot.tenant(&account) {
         lanes.extend(tenant.config.pixels.iter().map(|pixel| tenant.lane(pixel.id)));
     }

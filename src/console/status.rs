@@ -125,7 +125,8 @@ pub(super) fn accounts(console: &Console) -> Vec<AccountStatus> {
     let lanes: HashMap<LaneKey, LaneStatus> =
         console.outbox.lanes().into_iter().map(|lane| (lane.lane.clone(), lane)).collect();
     let mut accounts: Vec<_> = snapshot.tenants().map(|tenant| account(tenant, &lanes)).collect();
-    let mut left: Vec<_> = lanes.values().filter(|lane| snapshot.pixel(&lane.lane).is_none() && lane.pending > 0).collect();
+    let mut left: Vec<_> =
+        lanes.values().filter(|lane| snapshot.pixel(&lane.lane).is_none() && lane.pending > 0).collect();
     left.sort_by(|a, b| a.lane.cmp(&b.lane));
     for lane in left {
         let pixel = pixel(lane.lane.pixel, None, true, Some(lane));
@@ -146,9 +147,10 @@ pub(super) fn accounts(console: &Console) -> Vec<AccountStatus> {
 
 fn account(tenant: &Tenant, lanes: &HashMap<LaneKey, LaneStatus>) -> AccountStatus {
     let config = &tenant.config;
-    let pixels = config.pixels.iter().map(|written| {
-        pixel(written.id, Some(written), config.active, lanes.get(&tenant.lane(written.id)))
-    });
+    let pixels = config
+        .pixels
+        .iter()
+        .map(|written| pixel(written.id, Some(written), config.active, lanes.get(&tenant.lane(written.id))));
     AccountStatus {
         id: config.id.clone(),
         name: config.name.clone(),
@@ -173,7 +175,11 @@ fn pixel(id: PixelId, written: Option<&PixelConfig>, account_active: bool, lane:
     }
 }
 
-fn state(written: Option<&PixelConfig>, account_active: bool, lane: Option<&LaneStatus>) -> (&'static str, Option<String>) {
+fn state(
+    written: Option<&PixelConfig>,
+    account_active: bool,
+    lane: Option<&LaneStatus>,
+) -> (&'static str, Option<String>) {
     if let Some(pause) = lane.and_then(|lane| lane.paused.as_ref()) {
         return ("paused", Some(pause.reason.clone()));
     }

@@ -191,6 +191,7 @@ impl Clock {
                 self.sleep();
                 idle_ticks = 0;
             }
+            #[expect(clippy::disallowed_methods, reason = "a clock has nothing to wait for but time")]
             thread::sleep(TICK);
             self.engine.increment_epoch();
         }

@@ -113,13 +113,13 @@ impl Ingest {
     /// `POST /events`: one event in the format of Meta's gateway.
     pub async fn gateway(&self, request: &Request, body: &[u8]) -> Result<Accepted, Refusal> {
         let decoded = decode::gateway::decode(body, &request.arrival)?;
-        self.from_browser(request, vec![decoded], Format::Gateway).await
+        self.take_from_browser(request, vec![decoded], Format::Gateway).await
     }
 
     /// `GET` and `POST /tr`: events in the format of the pixel's own endpoint.
     pub async fn pixel(&self, request: &Request, form: Form<'_>) -> Result<Accepted, Refusal> {
         let decoded = decode::pixel::decode(form, &request.arrival)?;
-        self.from_browser(request, decoded, Format::Pixel).await
+        self.take_from_browser(request, decoded, Format::Pixel).await
     }
 
     /// `POST /v26.0/<pixel>/events` and `POST /capi/<pixel>/events`: events of a server that has an ingest key.
@@ -143,7 +143,7 @@ impl Ingest {
         Ok(Accepted { received: taken.received, cookies: RenewedCookies::default() })
     }
 
-    async fn from_browser(
+    async fn take_from_browser(
         &self,
         request: &Request,
         decoded: Vec<Decoded>,

@@ -61,7 +61,9 @@ impl Ingest {
         let Some(tenant) = snapshot.tenant(&letter.lane.account) else {
             return Again::Hold;
         };
-        let (Ok(context), Ok(event)) = (Context::from_json(&letter.context), decode::graph::decode_stored(&letter.body)) else {
+        let (Ok(context), Ok(event)) =
+            (Context::from_json(&letter.context), decode::graph::decode_stored(&letter.body))
+        else {
             tracing::warn!(id = letter.id, lane = %letter.lane, "a held event cannot be read back; it stays");
             return Again::Hold;
         };

@@ -125,6 +125,7 @@ impl Outbox {
             changed: Notify::new(),
             waiting_bytes: AtomicU64::new(0),
             refusing: Mutex::new(None),
+            refused_bytes: AtomicU64::new(0),
             on_sync: options.on_sync,
             _lock: lock,
         });

@@ -26,6 +26,8 @@ pub(crate) struct Shared {
     pub(crate) waiting_bytes: AtomicU64,
     /// Why the log takes nothing.
     pub(crate) refusing: Mutex<Option<AppendError>>,
+    /// What the last batch wanted if there was no room for it, else 0: with no more than that free, it is full.
+    pub(crate) refused_bytes: AtomicU64,
     pub(crate) on_sync: Box<dyn Fn(Duration) + Send + Sync>,
     /// Held by whoever may still write.
     pub(crate) _lock: Lock,
@@ -45,9 +47,10 @@ impl Shared {
     /// Whether new events are taken.
     pub(crate) fn health(&self) -> Health {
         let refusing = locked(&self.refusing).clone();
+        let refused = self.refused_bytes.load(Ordering::Relaxed);
         match (refusing, self.log.space()) {
             (Some(AppendError::Full), Ok(space)) => self.full(space),
-            (None, Ok(space)) if space.free < self.limits.reserve_bytes => self.full(space),
+            (None, Ok(space)) if space.free < self.limits.reserve_bytes.saturating_add(refused) => self.full(space),
             (None, Ok(_)) => Health::Accepting,
             (Some(error), _) => Health::Broken { reason: error.to_string() },
             (None, Err(error)) => Health::Broken { reason: error.to_string() },

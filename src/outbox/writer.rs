@@ -9,6 +9,7 @@
 
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
@@ -294,6 +295,7 @@ impl Writer {
         if free < wanted && self.shared.log.free_spares().map_err(refused)? {
             free = self.shared.log.space().map_err(refused)?.free;
         }
+        self.shared.refused_bytes.store(if free < wanted { bytes } else { 0 }, Ordering::Relaxed);
         let left = free.checked_sub(wanted).ok_or(AppendError::Full)?;
         self.room = Room { asked: Instant::now(), left: left.min(ROOM_BYTES_MAX) };
         Ok(())

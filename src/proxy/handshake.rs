@@ -147,7 +147,7 @@ mod tests {
 
     use super::*;
     use crate::proxy::limits::ConnectionLimits;
-    use crate::proxy::testing::Counts;
+    use crate::proxy::testing::Uncounted;
     use crate::proxy::wire::Pace;
     use crate::tls::testing::Issued;
 
@@ -171,7 +171,7 @@ mod tests {
         let address = listener.local_addr().unwrap();
         let accepting = tokio::spawn(async move {
             let (tcp, _) = listener.accept().await.unwrap();
-            let permit = ConnectionLimits::new(Arc::new(Counts::default())).admit(1).unwrap();
+            let permit = ConnectionLimits::new(Arc::new(Uncounted)).admit(1).unwrap();
             let wire = Wire::new(tcp, Pace::new(), Duration::from_secs(5), permit);
             acceptor.accept(wire, min_version).await.map(|(_, name)| name)
         });

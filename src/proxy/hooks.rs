@@ -130,7 +130,7 @@ impl ProxyHttp for Service {
         // Neither query, nor address, nor body: keys and people are in them.
         tracing::debug!(
             target: "access",
-            id = %ctx.id,
+            request_id = %ctx.id,
             method = %header.method,
             path = path.get(..path.floor_char_boundary(LOGGED_PATH_BYTES_MAX)).unwrap_or_default(),
             status = session.response_written().map_or(0, |response| response.status.as_u16()),

@@ -168,6 +168,7 @@ impl Pool {
         let backend =
             healthy.or_else(|| self.balancer.select_with(b"", CANDIDATES_MAX, |backend, _| untried(backend)))?;
         let server = backend.ext.get::<Upstream>()?;
+        #[expect(clippy::disallowed_methods, reason = "an address needs no resolving")]
         let mut peer = HttpPeer::new(backend.addr.as_inet()?, server.tls, server.host.clone());
         peer.group_key = self.group;
         peer.options.connection_timeout = Some(CONNECT_TIMEOUT);

@@ -283,7 +283,7 @@ mod tests {
 
     use super::*;
     use crate::proxy::limits::ConnectionLimits;
-    use crate::proxy::testing::Counts;
+    use crate::proxy::testing::Uncounted;
 
     const SHORT: Duration = Duration::from_millis(50);
     const LONG: Duration = Duration::from_secs(60);
@@ -293,7 +293,7 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
         let (tcp, _) = listener.accept().await.unwrap();
-        let permit = ConnectionLimits::new(Arc::new(Counts::default())).admit(1).unwrap();
+        let permit = ConnectionLimits::new(Arc::new(Uncounted)).admit(1).unwrap();
         let pace = Pace::new();
         (client, Wire::new(tcp, pace.clone(), SHORT, permit), pace)
     }

@@ -25,7 +25,9 @@ pub(super) struct Listeners {
 #[derive(Debug, thiserror::Error)]
 pub enum ListenError {
     /// A TCP address.
-    #[error("cannot listen on {address} ([listen] {key}): {error}; another program has it, or a port below 1024 needs CAP_NET_BIND_SERVICE")]
+    #[error(
+        "cannot listen on {address} ([listen] {key}): {error}; another program has it, or a port below 1024 needs CAP_NET_BIND_SERVICE"
+    )]
     Tcp {
         /// The key of `[listen]`.
         key: &'static str,
@@ -64,7 +66,8 @@ impl Listeners {
 
     /// What is listened on, with the ports that the system chose.
     pub(super) fn ready_file(&self, revision: u64) -> std::io::Result<ReadyFile> {
-        let addresses = |listeners: &[TcpListener]| listeners.iter().map(TcpListener::local_addr).collect::<Result<Vec<_>, _>>();
+        let addresses =
+            |listeners: &[TcpListener]| listeners.iter().map(TcpListener::local_addr).collect::<Result<Vec<_>, _>>();
         Ok(ReadyFile {
             https: addresses(&self.edge.https)?,
             http: addresses(&self.edge.http)?,

@@ -111,8 +111,7 @@ pub fn check(config_dir: &Path) -> Result<Report, RunError> {
     let filters = FilterHost::start(filter_options(&config.filters, None), Arc::new(Silent))?;
     let last_good = LastGood::open(&config.host.data_dir);
     let (previous, now_ms) = (None, now_ms());
-    let inputs =
-        Inputs { gateway: config, reading, previous, last_good: &last_good, filters: &filters, now_ms };
+    let inputs = Inputs { gateway: config, reading, previous, last_good: &last_good, filters: &filters, now_ms };
     Ok(Report { revision: 0, problems: snapshot::compile(inputs).problems })
 }
 

@@ -24,7 +24,8 @@ impl Changes {
         // One change that waits is enough: more of them mean the same.
         let (tell, seen) = mpsc::channel(1);
         let mut watcher = notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
-            if event.is_ok_and(|event| !event.kind.is_access()) {
+            if event.is_ok_and(|event| !event.kind.is_access() && event.paths.iter().any(|path| is_configuration(path)))
+            {
                 let _ = tell.try_send(());
             }
         })?;
@@ -44,4 +45,9 @@ impl Changes {
         }
         while tokio::time::timeout(REST, self.seen.recv()).await.is_ok_and(|seen| seen.is_some()) {}
     }
+}
+
+/// Editors and programs leave other files beside them, which mean nothing.
+fn is_configuration(path: &Path) -> bool {
+    path.extension().is_some_and(|extension| extension == "toml")
 }

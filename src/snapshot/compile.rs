@@ -4,7 +4,9 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use crate::account::{AccountId, ServerName};
-use crate::config::{self, AccountConfig, Accounts, FilterConfig, FilterProgram, GatewayConfig, LastGood, Problem, Reading};
+use crate::config::{
+    self, AccountConfig, Accounts, FilterConfig, FilterProgram, GatewayConfig, LastGood, Problem, Reading,
+};
 use crate::filter::{Chain, FilterHost, Program, Stage};
 use crate::snapshot::budget::Budget;
 use crate::snapshot::websites::WebsiteRules;
@@ -49,7 +51,9 @@ pub fn compile(inputs: Inputs<'_>) -> Snapshot {
             }
         }
     };
-    tenants.retain(|id, tenant: &mut Arc<Tenant>| accounts.get(id).is_some_and(|config| config.digest == tenant.config.digest));
+    tenants.retain(|id, tenant: &mut Arc<Tenant>| {
+        accounts.get(id).is_some_and(|config| config.digest == tenant.config.digest)
+    });
     let (certificates, certificate_problems) = certificates(&gateway, &accounts, previous, now_ms);
     problems.extend(certificate_problems);
     problems.sort();
@@ -92,7 +96,11 @@ fn compile_tenants(
     failed
 }
 
-fn compile_tenant(config: &Arc<AccountConfig>, running: Option<&Arc<Tenant>>, filters: &FilterHost) -> Result<Tenant, Vec<Problem>> {
+fn compile_tenant(
+    config: &Arc<AccountConfig>,
+    running: Option<&Arc<Tenant>>,
+    filters: &FilterHost,
+) -> Result<Tenant, Vec<Problem>> {
     Ok(Tenant {
         filters: compile_chain(config, filters)?,
         websites: WebsiteRules::new(&config.websites),
@@ -107,7 +115,7 @@ fn compile_chain(config: &AccountConfig, filters: &FilterHost) -> Result<Chain, 
         let problem = |error: crate::filter::StageError| {
             let index = config.filters.iter().position(|filter| filter.name == error.stage).unwrap_or_default();
             let key = format!("filters[{index}].{}", program_key(config.filters.get(index)));
-            Problem::error(&config.file, &key, &error.error.to_string(), error.error.remedy()).of_account(&config.id)
+            Problem::error(&config.file, &key, error.error.to_string(), error.error.remedy()).of_account(&config.id)
         };
         errors.into_iter().map(problem).collect()
     })
@@ -143,7 +151,7 @@ fn certificates(
     let running = previous.map(|snapshot| &*snapshot.certificates);
     let (store, problems) = CertStore::load(&gateway.tls.certs_dir, names.keys(), running, now_ms / 1_000);
     let warning = |problem: CertificateProblem| {
-        let made = Problem::warning(&problem.file, problem.name.as_str(), &problem.to_string(), problem.remedy());
+        let made = Problem::warning(&problem.file, problem.name.as_str(), problem.to_string(), problem.remedy());
         match names.get(&problem.name).cloned().flatten() {
             Some(account) => made.of_account(&account),
             None => made,

@@ -17,7 +17,9 @@ pub enum LogStyle {
 #[derive(Debug, thiserror::Error)]
 pub enum LogError {
     /// `[log] level` is no filter.
-    #[error("[log] level {level:?}: {error}; write a level (error, warn, info, debug) or a list such as `pixelgate=debug,warn`")]
+    #[error(
+        "[log] level {level:?}: {error}; write a level (error, warn, info, debug) or a list such as `pixelgate=debug,warn`"
+    )]
     Level {
         /// What was written.
         level: String,

@@ -69,9 +69,19 @@ impl Metrics {
             rejected: counters(r, "events_rejected_total", "Requests answered with an error", &["reason"])?,
             delivered: counters(r, "events_delivered_total", "Events Meta took", &["account", "pixel"])?,
             dead: counters(r, "events_dead_total", "Events buried", &["account", "pixel", "reason"])?,
-            ambiguous: counters(r, "events_ambiguous_total", "Events sent again after a send without answer", &["account", "pixel"])?,
+            ambiguous: counters(
+                r,
+                "events_ambiguous_total",
+                "Events sent again after a send without answer",
+                &["account", "pixel"],
+            )?,
             retried: counters(r, "events_retried_total", "Events put back for another try", &["account", "pixel"])?,
-            unusable_values: counters(r, "user_data_dropped_total", "Values of user_data that could not be normalised", &["account"])?,
+            unusable_values: counters(
+                r,
+                "user_data_dropped_total",
+                "Values of user_data that could not be normalised",
+                &["account"],
+            )?,
             lane_pending: gauges(r, "lane_pending", "Events that wait for delivery", &["account", "pixel"])?,
             lane_in_flight: gauges(r, "lane_in_flight", "Events in a request", &["account", "pixel"])?,
             lane_paused: gauges(r, "lane_paused", "1 = paused until a person acts", &["account", "pixel"])?,
@@ -89,7 +99,10 @@ impl Metrics {
             reloads: counters(r, "reloads_total", "Reloads", &["result"])?,
             config_problems: gauges(r, "config_problems", "Problems of the configuration", &["severity"])?,
             certificates: gauges(r, "certificates", "Server names by the state of their certificate", &["state"])?,
-            certificate_expiry: registered(r, Gauge::new("certificate_expiry_seconds_min", "Until the first certificate expires")?)?,
+            certificate_expiry: registered(
+                r,
+                Gauge::new("certificate_expiry_seconds_min", "Until the first certificate expires")?,
+            )?,
             reasons: Mutex::default(),
             registry,
         })

@@ -18,7 +18,10 @@ fn repository(path: &str) -> PathBuf {
 /// The official SDK as pip installed it, in a folder of the test's own, with the test's CA in the bundle that it pins.
 fn sdk_that_trusts(site: &Site) -> PathBuf {
     let python = python();
-    let find = Command::new(&python).args(["-c", "import facebook_business; print(facebook_business.__path__[0])"]).output().unwrap();
+    let find = Command::new(&python)
+        .args(["-c", "import facebook_business; print(facebook_business.__path__[0])"])
+        .output()
+        .unwrap();
     let installed = String::from_utf8(find.stdout).unwrap();
     let folder = site.path("sdk");
     std::fs::create_dir_all(&folder).unwrap();
@@ -45,7 +48,8 @@ fn python() -> PathBuf {
 #[tokio::test(flavor = "multi_thread")]
 async fn the_official_python_sdk_delivers_sync_and_async() {
     let standin = Standin::start().await;
-    let site = Site::new(&standin.url).account(Account::new("shop", PIXEL).domain(NAME).ingest_key("backend", "key-of-shop"));
+    let site =
+        Site::new(&standin.url).account(Account::new("shop", PIXEL).domain(NAME).ingest_key("backend", "key-of-shop"));
     let gateway = Gateway::start(&site).await;
     let sdk = sdk_that_trusts(&site);
     site.write("ca.pem", site.authority.pem());
@@ -53,7 +57,13 @@ async fn the_official_python_sdk_delivers_sync_and_async() {
         let base_url = format!("https://{name}:{}", gateway.https().port());
         let event_id = format!("{how}-{name}");
         let mut command = Command::new(python());
-        command.arg(repository("tests/sdk/send.py")).args([how, &base_url, &PIXEL.to_string(), "key-of-shop", &event_id]);
+        command.arg(repository("tests/sdk/send.py")).args([
+            how,
+            &base_url,
+            &PIXEL.to_string(),
+            "key-of-shop",
+            &event_id,
+        ]);
         command.env("PYTHONPATH", &sdk).env("REQUESTS_CA_BUNDLE", site.path("ca.pem"));
         let output = run(command).await;
         assert!(output.status.success(), "{output:?}");
@@ -74,7 +84,10 @@ async fn a_real_browser_delivers_through_the_one_tag() {
     let mut command = Command::new("node");
     command.arg("--test").arg("gateway.test.js").current_dir(repository("tests/browser"));
     command.env("GATEWAY_HTTPS", gateway.https().to_string()).env("GATEWAY_NAME", NAME);
-    command.env("GATEWAY_SPKI", spki_hash(&chain)).env("GRAPH_CONTROL", standin.control()).env("PIXEL_ID", PIXEL.to_string());
+    command
+        .env("GATEWAY_SPKI", spki_hash(&chain))
+        .env("GRAPH_CONTROL", standin.control())
+        .env("PIXEL_ID", PIXEL.to_string());
     let log = site.path("browser.log");
     let mut browser = Process::start(&mut command, &log);
     let status = browser.ended().await;

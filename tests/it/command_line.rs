@@ -13,7 +13,9 @@ const NAME: &str = "events.shoes.example";
 #[test]
 fn usage_errors_exit_with_2_and_nothing_unbuilt_is_offered() {
     let run = |arguments: &[&str]| Command::new(built("pixelgate")).args(arguments).output().unwrap();
-    for arguments in [&["nonsense"][..], &["status", "--nonsense"], &["users", "list"], &["cert", "list"], &["filter", "new"], &[]] {
+    for arguments in
+        [&["nonsense"][..], &["status", "--nonsense"], &["users", "list"], &["cert", "list"], &["filter", "new"], &[]]
+    {
         assert_eq!(run(arguments).status.code(), Some(2), "{arguments:?}");
     }
     let help = run(&["--help"]);
@@ -54,7 +56,8 @@ async fn the_socket_is_found_also_where_the_file_has_problems_or_by_hand() {
 async fn accounts_and_dead_letters_are_listed_shown_and_dropped() {
     let standin = Standin::start().await;
     standin.bad_events(&["bad1", "bad2"]).await;
-    let site = Site::new(&standin.url).account(Account::new("shoes", PIXEL).domain(NAME)).account(Account::new("hats", 8002));
+    let site =
+        Site::new(&standin.url).account(Account::new("shoes", PIXEL).domain(NAME)).account(Account::new("hats", 8002));
     let gateway = Gateway::start(&site).await;
     let accounts = gateway.json(&["accounts", "list", "--json"]);
     let ids: Vec<_> = accounts.as_array().unwrap().iter().map(|account| account["id"].as_str().unwrap()).collect();
@@ -91,7 +94,13 @@ fn filters_are_tried_without_a_gateway() {
     std::fs::write(&settings, json!({ "remove_custom_data": ["secret"] }).to_string()).unwrap();
     let test = |settings: &std::path::Path| {
         let mut command = Command::new(built("pixelgate"));
-        command.args(["filter", "test"]).arg(plugin("fields.wasm")).arg("--event").arg(&event).arg("--settings").arg(settings);
+        command
+            .args(["filter", "test"])
+            .arg(plugin("fields.wasm"))
+            .arg("--event")
+            .arg(&event)
+            .arg("--settings")
+            .arg(settings);
         command.arg("--json").output().unwrap()
     };
     let good = test(&settings);

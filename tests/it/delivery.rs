@@ -25,7 +25,8 @@ async fn send(gateway: &Gateway, ids: &[&str]) {
 #[tokio::test(flavor = "multi_thread")]
 async fn requests_look_as_meta_wants_them() {
     let standin = Standin::start().await;
-    let site = Site::new(&standin.url).account(Account::new("shoes", PIXEL).domain(NAME).pixel_keys("test_event_code = \"TEST7\""));
+    let site = Site::new(&standin.url)
+        .account(Account::new("shoes", PIXEL).domain(NAME).pixel_keys("test_event_code = \"TEST7\""));
     let gateway = Gateway::start(&site).await;
     send(&gateway, &["a"]).await;
     standin.took(PIXEL, &["a"]).await;
@@ -52,7 +53,11 @@ async fn what_waits_goes_out_in_large_batches() {
         assert_eq!(sender.await.unwrap(), 200);
     }
     standin.took(PIXEL, &ids.iter().map(String::as_str).collect::<Vec<_>>()).await;
-    assert!(standin.requests(PIXEL).await.len() < 100, "{} requests for 300 events", standin.requests(PIXEL).await.len());
+    assert!(
+        standin.requests(PIXEL).await.len() < 100,
+        "{} requests for 300 events",
+        standin.requests(PIXEL).await.len()
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -72,8 +77,16 @@ async fn a_refused_batch_is_halved_until_the_bad_event_is_alone_and_buried() {
     })
     .await;
     assert_eq!(dead.len(), 1);
-    assert_eq!((&dead[0]["event_id"], &dead[0]["account"], &dead[0]["pixel"]), (&json!("bad"), &json!("shoes"), &json!("4001")));
-    assert!(dead[0]["reason"].is_string() && dead[0]["message"].is_string() && dead[0]["attempts"].is_u64() && dead[0]["accepted_at"].is_string());
+    assert_eq!(
+        (&dead[0]["event_id"], &dead[0]["account"], &dead[0]["pixel"]),
+        (&json!("bad"), &json!("shoes"), &json!("4001"))
+    );
+    assert!(
+        dead[0]["reason"].is_string()
+            && dead[0]["message"].is_string()
+            && dead[0]["attempts"].is_u64()
+            && dead[0]["accepted_at"].is_string()
+    );
     assert!(!standin.events(PIXEL).await.contains_key("bad"));
     let twice: Vec<_> = standin.events(PIXEL).await.into_iter().filter(|(_, count)| *count > 1).collect();
     assert!(twice.is_empty(), "{twice:?}");
@@ -125,7 +138,8 @@ async fn a_send_without_an_answer_is_repeated_with_the_same_id_and_counted() {
     standin.fault(json!({ "pixel": PIXEL, "times": 1, "action": "close_after_taking" })).await;
     let (_site, gateway) = shop(&standin).await;
     send(&gateway, &["unsure"]).await;
-    eventually("it is taken twice", async || (standin.events(PIXEL).await.get("unsure") == Some(&2)).then_some(())).await;
+    eventually("it is taken twice", async || (standin.events(PIXEL).await.get("unsure") == Some(&2)).then_some(()))
+        .await;
     assert_eq!(gateway.metric("pixelgate_events_ambiguous_total", "shoes").await, 1.0);
 }
 
@@ -153,7 +167,10 @@ async fn an_operators_pause_outlives_a_restart_and_events_are_still_taken() {
     assert!(gateway.stop().await.success());
     let gateway = Gateway::start(&site).await;
     let pixel = gateway.json(&["accounts", "show", "shoes", "--json"])["pixels"][0].clone();
-    assert_eq!((&pixel["state"], &pixel["reason"], &pixel["pending"]), (&json!("paused"), &json!("invoice"), &json!(1)));
+    assert_eq!(
+        (&pixel["state"], &pixel["reason"], &pixel["pending"]),
+        (&json!("paused"), &json!("invoice"), &json!(1))
+    );
     assert!(standin.events(PIXEL).await.is_empty());
     assert!(gateway.command(&["accounts", "resume", "shoes"]).status.success());
     standin.took(PIXEL, &["held-back"]).await;

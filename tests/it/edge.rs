@@ -100,7 +100,8 @@ async fn a_host_of_another_tenant_than_the_server_name_is_misdirected() {
     let (_site, gateway) = shop(&standin, "").await;
     let status = |sni: &str, host: &str| {
         let mut stream = Hello::to(sni).shake(gateway.https()).unwrap();
-        write!(stream, "POST /events HTTP/1.1\r\nHost: {host}\r\nContent-Length: 2\r\nConnection: close\r\n\r\n{{}}").unwrap();
+        write!(stream, "POST /events HTTP/1.1\r\nHost: {host}\r\nContent-Length: 2\r\nConnection: close\r\n\r\n{{}}")
+            .unwrap();
         let mut answer = String::new();
         let _ = stream.read_to_string(&mut answer);
         answer.split(' ').nth(1).unwrap_or("none").to_owned()
@@ -147,7 +148,8 @@ async fn chunked_bodies_are_taken_and_broken_framing_is_not() {
         second.len()
     );
     assert_eq!(talk(chunked), "200");
-    let short = format!("POST /events HTTP/1.1\r\nHost: {NAME}\r\nContent-Length: 500\r\nConnection: close\r\n\r\n{body}");
+    let short =
+        format!("POST /events HTTP/1.1\r\nHost: {NAME}\r\nContent-Length: 500\r\nConnection: close\r\n\r\n{body}");
     assert_eq!(talk(short), "408", "a body that does not come");
     for bad in ["Content-Length: -1", "Content-Length: 5\r\nContent-Length: 6", "Content-Length: abc"] {
         let status = talk(format!("POST /events HTTP/1.1\r\nHost: {NAME}\r\n{bad}\r\nConnection: close\r\n\r\n{body}"));
@@ -206,12 +208,15 @@ async fn what_is_no_event_goes_to_the_accounts_own_servers() {
     let standin = Standin::start().await;
     let (one, two) = (origin("one").await, origin("two").await);
     let site = Site::new(&standin.url)
-        .account(Account::new("shoes", PIXEL).domain(NAME).top(&format!("upstream = [\"http://{one}\", \"http://{two}\"]")))
+        .account(
+            Account::new("shoes", PIXEL).domain(NAME).top(&format!("upstream = [\"http://{one}\", \"http://{two}\"]")),
+        )
         .account(Account::new("hats", 3002).domain("events.hats.example"));
     let gateway = Gateway::start(&site).await;
     let mut seen = std::collections::BTreeSet::new();
     for _ in 0..20 {
-        let answer = gateway.browser().get(NAME, "/shop?x=1").header("x-forwarded-for", "6.6.6.6").send().await.unwrap();
+        let answer =
+            gateway.browser().get(NAME, "/shop?x=1").header("x-forwarded-for", "6.6.6.6").send().await.unwrap();
         assert_eq!(answer.status(), 200);
         let text = answer.text().await.unwrap();
         assert!(text.contains("GET /shop?x=1") && text.contains("x-forwarded-proto: https"), "{text}");

@@ -58,7 +58,8 @@ pub(super) fn run(args: Args) -> anyhow::Result<Ended> {
             return Ok(Ended::Bad);
         }
     };
-    let context = Context { account, pixel: "1".parse()?, host: "events.shop.example".to_owned(), signals: args.signals.clone() };
+    let context =
+        Context { account, pixel: "1".parse()?, host: "events.shop.example".to_owned(), signals: args.signals.clone() };
     let event = event(args.event.as_deref())?;
     let filtered = run_once(&chain, context, event)?;
     print(filtered, args.json)
@@ -92,7 +93,8 @@ fn event(path: Option<&Path>) -> anyhow::Result<Event> {
     let text = path.map_or_else(|| Ok(SAMPLE.as_bytes().to_vec()), read)?;
     let value: Value = serde_json::from_slice(&text).context("the event is not JSON")?;
     let body = json!({ "data": [value] }).to_string();
-    let request = GraphRequest { content_type: Some("application/json"), query: "", body: body.as_bytes(), bearer: None };
+    let request =
+        GraphRequest { content_type: Some("application/json"), query: "", body: body.as_bytes(), bearer: None };
     let arrival = Arrival { now_ms: crate::clock::now_ms(), ..Arrival::default() };
     let decoded = decode::graph::decode(request, &arrival, 1)?;
     decoded.events.into_iter().next().context("no event")

@@ -9,7 +9,7 @@ mod document;
 use std::error::Error as _;
 use std::net::IpAddr;
 use std::path::PathBuf;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, UNIX_EPOCH};
 
 use bytes::Bytes;
 use http::HeaderValue;
@@ -17,6 +17,7 @@ use http::header::{AUTHORIZATION, CONTENT_TYPE};
 use reqwest::{Certificate, Client, Response, Url, redirect};
 
 use crate::account::{AccessToken, PixelId};
+use crate::clock::now_ms;
 use crate::config::DeliveryConfig;
 
 pub(crate) use answer::{Answer, AnswerBody, GraphError};
@@ -125,7 +126,8 @@ impl GraphClient {
         };
         let body = whole_body(&mut response).await;
         let (status, headers) = (response.status().as_u16(), response.headers());
-        Reply::Answered(Answer::read(status, headers, body.as_deref(), token, SystemTime::now()))
+        let now = UNIX_EPOCH + Duration::from_millis(u64::try_from(now_ms()).unwrap_or_default());
+        Reply::Answered(Answer::read(status, headers, body.as_deref(), token, now))
     }
 }
 

@@ -6,13 +6,13 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, KeyUsagePurpose};
 
 /// Issues certificates that the test's clients trust.
-pub struct Authority {
+pub(crate) struct Authority {
     issuer: Issuer<'static, KeyPair>,
     pem: String,
 }
 
 impl Authority {
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let mut params = CertificateParams::new(Vec::new()).expect("no names");
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
@@ -23,12 +23,12 @@ impl Authority {
     }
 
     /// The CA's certificate.
-    pub fn pem(&self) -> &str {
+    pub(crate) fn pem(&self) -> &str {
         &self.pem
     }
 
     /// Writes `chain.pem` and `key.pem` for a name into `certs_dir`, valid from a day ago for `days`.
-    pub fn issue(&self, certs_dir: &Path, name: &str, days: i64) {
+    pub(crate) fn issue(&self, certs_dir: &Path, name: &str, days: i64) {
         let (chain, key) = self.credential(name, days);
         let folder = certs_dir.join(name.replacen('*', "_", 1));
         std::fs::create_dir_all(&folder).expect("a folder");
@@ -37,7 +37,7 @@ impl Authority {
     }
 
     /// A chain and its key, as PEM.
-    pub fn credential(&self, name: &str, days: i64) -> (String, String) {
+    pub(crate) fn credential(&self, name: &str, days: i64) -> (String, String) {
         let mut params = CertificateParams::new(vec![name.to_owned()]).expect("a DNS name");
         let now = SystemTime::now().duration_since(UNIX_EPOCH).expect("a clock");
         let (now, day) = (rcgen::date_time_ymd(1970, 1, 1) + now, Duration::from_secs(86_400));

@@ -18,26 +18,32 @@ impl Resolve for Everywhere {
 
 /// A client; connections are kept between its requests.
 #[derive(Clone)]
-pub struct Browser {
+pub(crate) struct Browser {
     client: reqwest::Client,
     port: u16,
 }
 
 impl Browser {
-    pub fn new(gateway: SocketAddr, ca: &str) -> Self {
+    pub(crate) fn new(gateway: SocketAddr, ca: &str) -> Self {
         Self::built(gateway, ca, |builder| builder)
     }
 
     /// One that speaks HTTP/1.1 only.
-    pub fn http1(gateway: SocketAddr, ca: &str) -> Self {
+    pub(crate) fn http1(gateway: SocketAddr, ca: &str) -> Self {
         Self::built(gateway, ca, reqwest::ClientBuilder::http1_only)
     }
 
-    fn built(gateway: SocketAddr, ca: &str, adjust: impl FnOnce(reqwest::ClientBuilder) -> reqwest::ClientBuilder) -> Self {
+    fn built(
+        gateway: SocketAddr,
+        ca: &str,
+        adjust: impl FnOnce(reqwest::ClientBuilder) -> reqwest::ClientBuilder,
+    ) -> Self {
         let root = reqwest::Certificate::from_pem(ca.as_bytes()).expect("a CA");
         let builder = reqwest::Client::builder()
             .tls_certs_only([root])
             .dns_resolver(Arc::new(Everywhere(gateway)))
+            .user_agent("Tester/0")
+            .no_gzip()
             .redirect(reqwest::redirect::Policy::none())
             .timeout(super::PATIENCE)
             .no_proxy();
@@ -45,36 +51,37 @@ impl Browser {
     }
 
     /// The URL of a path under a name.
-    pub fn url(&self, name: &str, path: &str) -> String {
+    pub(crate) fn url(&self, name: &str, path: &str) -> String {
         format!("https://{name}:{}{path}", self.port)
     }
 
-    pub fn get(&self, name: &str, path: &str) -> reqwest::RequestBuilder {
+    pub(crate) fn get(&self, name: &str, path: &str) -> reqwest::RequestBuilder {
         self.client.get(self.url(name, path))
     }
 
-    pub fn post(&self, name: &str, path: &str) -> reqwest::RequestBuilder {
+    pub(crate) fn post(&self, name: &str, path: &str) -> reqwest::RequestBuilder {
         self.client.post(self.url(name, path))
     }
 
-    pub fn request(&self, method: reqwest::Method, name: &str, path: &str) -> reqwest::RequestBuilder {
+    pub(crate) fn request(&self, method: reqwest::Method, name: &str, path: &str) -> reqwest::RequestBuilder {
         self.client.request(method, self.url(name, path))
     }
 
     /// Sends one event as Meta's script does, and returns the status and the body of the answer.
-    pub async fn send(&self, name: &str, event: &Value) -> (u16, String) {
+    pub(crate) async fn send(&self, name: &str, event: &Value) -> (u16, String) {
         self.try_send(name, event).await.expect("the gateway answers")
     }
 
-    pub async fn try_send(&self, name: &str, event: &Value) -> reqwest::Result<(u16, String)> {
-        let request = self.post(name, "/events").header("content-type", "text/plain;charset=UTF-8").body(event.to_string());
+    pub(crate) async fn try_send(&self, name: &str, event: &Value) -> reqwest::Result<(u16, String)> {
+        let request =
+            self.post(name, "/events").header("content-type", "text/plain;charset=UTF-8").body(event.to_string());
         let answer = request.send().await?;
         Ok((answer.status().as_u16(), answer.text().await?))
     }
 }
 
 /// A page view in the gateway's format.
-pub fn page_view(pixel: u64, event_id: &str) -> Value {
+pub(crate) fn page_view(pixel: u64, event_id: &str) -> Value {
     json!({
         "event_name": "PageView",
         "event_id": event_id,

@@ -13,30 +13,30 @@ use super::{Browser, PATIENCE, Site, eventually};
 
 /// What `--ready-file` says.
 #[derive(Clone, Debug, Deserialize)]
-pub struct Ready {
-    pub https: Vec<SocketAddr>,
-    pub http: Vec<SocketAddr>,
-    pub ops: SocketAddr,
-    pub pid: u32,
-    pub revision: u64,
+pub(crate) struct Ready {
+    pub(crate) https: Vec<SocketAddr>,
+    pub(crate) http: Vec<SocketAddr>,
+    pub(crate) ops: SocketAddr,
+    pub(crate) pid: u32,
+    pub(crate) revision: u64,
 }
 
 /// A gateway that runs.
-pub struct Gateway {
+pub(crate) struct Gateway {
     process: Process,
-    pub ready: Ready,
+    pub(crate) ready: Ready,
     config_dir: PathBuf,
     ca: String,
 }
 
 impl Gateway {
     /// Starts one and waits until it accepts.
-    pub async fn start(site: &Site) -> Self {
+    pub(crate) async fn start(site: &Site) -> Self {
         Self::start_with(site, |_| {}).await
     }
 
     /// Starts one with more environment or arguments.
-    pub async fn start_with(site: &Site, adjust: impl FnOnce(&mut Command)) -> Self {
+    pub(crate) async fn start_with(site: &Site, adjust: impl FnOnce(&mut Command)) -> Self {
         let ready_file = site.path("ready.json");
         let _ = std::fs::remove_file(&ready_file);
         let mut command = Command::new(built("pixelgate"));
@@ -50,70 +50,67 @@ impl Gateway {
             serde_json::from_slice(&std::fs::read(&ready_file).ok()?).ok()
         });
         let ready: Ready = ready.await;
-        assert_eq!(ready.pid, process.id());
+        assert_eq!((ready.pid, ready.revision), (process.id(), 1));
         Self { process, ready, config_dir: site.dir().to_owned(), ca: site.authority.pem().to_owned() }
     }
 
     /// Where it takes events.
-    pub fn https(&self) -> SocketAddr {
+    pub(crate) fn https(&self) -> SocketAddr {
         *self.ready.https.first().expect("an https listener")
     }
 
     /// A client that finds every name at this gateway.
-    pub fn browser(&self) -> Browser {
+    pub(crate) fn browser(&self) -> Browser {
         Browser::new(self.https(), &self.ca)
     }
 
     /// Runs a command of the command line on it.
-    pub fn command(&self, arguments: &[&str]) -> Output {
+    pub(crate) fn command(&self, arguments: &[&str]) -> Output {
         pixelgate(&self.config_dir, arguments)
     }
 
     /// Runs a command that prints JSON.
-    pub fn json(&self, arguments: &[&str]) -> Value {
+    pub(crate) fn json(&self, arguments: &[&str]) -> Value {
         let output = self.command(arguments);
         serde_json::from_slice(&output.stdout).unwrap_or_else(|error| panic!("{arguments:?}: {error}: {output:?}"))
     }
 
     /// Reads a page of the ops listener.
-    pub async fn ops(&self, path: &str) -> (u16, String) {
+    pub(crate) async fn ops(&self, path: &str) -> (u16, String) {
         let answer = reqwest::get(format!("http://{}{path}", self.ready.ops)).await.expect("ops answers");
         (answer.status().as_u16(), answer.text().await.expect("ops answers"))
     }
 
     /// The value of a metric, added up over the labels that contain `labels`.
-    pub async fn metric(&self, name: &str, labels: &str) -> f64 {
+    pub(crate) async fn metric(&self, name: &str, labels: &str) -> f64 {
         let (_, text) = self.ops("/metrics").await;
-        let lines = text.lines().filter(|line| line.strip_prefix(name).is_some_and(|rest| rest.starts_with(['{', ' '])));
+        let lines =
+            text.lines().filter(|line| line.strip_prefix(name).is_some_and(|rest| rest.starts_with(['{', ' '])));
         lines.filter(|line| line.contains(labels)).filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok()).sum()
     }
 
-    pub fn log(&self) -> String {
+    pub(crate) fn log(&self) -> String {
         self.process.log()
     }
 
-    pub fn signal(&self, signal: Signal) {
+    pub(crate) fn signal(&self, signal: Signal) {
         self.process.signal(signal);
     }
 
     /// Ends it as a power cut would, but for the page cache.
-    pub fn kill(&mut self) {
+    pub(crate) fn kill(&mut self) {
         self.process.kill();
     }
 
     /// Ends it as systemd would.
-    pub async fn stop(&mut self) -> ExitStatus {
+    pub(crate) async fn stop(&mut self) -> ExitStatus {
         self.process.signal(Signal::TERM);
         tokio::time::timeout(PATIENCE, self.process.ended()).await.expect("it stops in time")
-    }
-
-    pub async fn ended(&mut self) -> ExitStatus {
-        self.process.ended().await
     }
 }
 
 /// Runs the command line on a configuration folder.
-pub fn pixelgate(config_dir: &std::path::Path, arguments: &[&str]) -> Output {
+pub(crate) fn pixelgate(config_dir: &std::path::Path, arguments: &[&str]) -> Output {
     let mut command = Command::new(built("pixelgate"));
     command.args(arguments).arg("--config").arg(config_dir);
     command.output().expect("pixelgate runs")

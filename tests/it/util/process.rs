@@ -6,14 +6,14 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use super::eventually;
 
 /// A program that runs.
-pub struct Process {
+pub(crate) struct Process {
     child: Child,
     log: PathBuf,
 }
 
 impl Process {
     /// Starts it, its output in `log`.
-    pub fn start(command: &mut Command, log: &Path) -> Self {
+    pub(crate) fn start(command: &mut Command, log: &Path) -> Self {
         let file = std::fs::OpenOptions::new().create(true).append(true).open(log).expect("a log file");
         let errors = file.try_clone().expect("a log file");
         command.stdin(Stdio::null()).stdout(file).stderr(errors);
@@ -21,31 +21,31 @@ impl Process {
         Self { child, log: log.to_owned() }
     }
 
-    pub fn id(&self) -> u32 {
+    pub(crate) fn id(&self) -> u32 {
         self.child.id()
     }
 
     /// All that it wrote so far.
-    pub fn log(&self) -> String {
+    pub(crate) fn log(&self) -> String {
         String::from_utf8_lossy(&std::fs::read(&self.log).unwrap_or_default()).into_owned()
     }
 
-    pub fn has_ended(&mut self) -> Option<ExitStatus> {
+    pub(crate) fn has_ended(&mut self) -> Option<ExitStatus> {
         self.child.try_wait().expect("our own child")
     }
 
-    pub fn signal(&self, signal: rustix::process::Signal) {
+    pub(crate) fn signal(&self, signal: rustix::process::Signal) {
         let id = rustix::process::Pid::from_raw(i32::try_from(self.id()).expect("a process id")).expect("a process id");
         rustix::process::kill_process(id, signal).expect("our own child");
     }
 
-    pub fn kill(&mut self) {
+    pub(crate) fn kill(&mut self) {
         self.child.kill().expect("our own child");
         self.child.wait().expect("our own child");
     }
 
     /// Waits for its end.
-    pub async fn ended(&mut self) -> ExitStatus {
+    pub(crate) async fn ended(&mut self) -> ExitStatus {
         eventually("the process ends", async || self.has_ended()).await
     }
 }
@@ -61,7 +61,7 @@ impl Drop for Process {
 }
 
 /// A program of ours, built for the tests.
-pub fn built(name: &str) -> PathBuf {
+pub(crate) fn built(name: &str) -> PathBuf {
     let gateway = Path::new(env!("CARGO_BIN_EXE_pixelgate"));
     match name {
         "pixelgate" => gateway.to_owned(),
@@ -70,7 +70,7 @@ pub fn built(name: &str) -> PathBuf {
 }
 
 /// A Wasm component that `make plugins` built.
-pub fn plugin(name: &str) -> PathBuf {
+pub(crate) fn plugin(name: &str) -> PathBuf {
     let target = Path::new(env!("CARGO_BIN_EXE_pixelgate")).ancestors().nth(2).expect("a target directory");
     let path = target.join("plugins").join(name);
     assert!(path.is_file(), "{} is not there: run `make plugins`", path.display());

@@ -8,20 +8,20 @@ use tempfile::TempDir;
 use super::Authority;
 
 /// The host's own domain in every test.
-pub const HOST_DOMAIN: &str = "gw.agency.example";
+pub(crate) const HOST_DOMAIN: &str = "gw.agency.example";
 
 /// A configuration folder with certificates.
-pub struct Site {
+pub(crate) struct Site {
     dir: TempDir,
-    pub authority: Authority,
+    pub(crate) authority: Authority,
     graph_url: String,
     extra: String,
 }
 
 /// An account's file, in the making.
-pub struct Account {
+pub(crate) struct Account {
     id: String,
-    pub pixel: u64,
+    pub(crate) pixel: u64,
     domains: Vec<String>,
     secrets: Vec<String>,
     top: String,
@@ -31,7 +31,7 @@ pub struct Account {
 
 impl Site {
     /// An empty site that delivers to a Graph API at this URL.
-    pub fn new(graph_url: &str) -> Self {
+    pub(crate) fn new(graph_url: &str) -> Self {
         let dir = tempfile::tempdir().expect("a temporary folder");
         let site = Self { dir, authority: Authority::new(), graph_url: graph_url.to_owned(), extra: String::new() };
         std::fs::create_dir_all(site.path("accounts")).expect("a folder");
@@ -41,19 +41,19 @@ impl Site {
     }
 
     /// Adds TOML to `pixelgate.toml`.
-    pub fn with(mut self, toml: &str) -> Self {
+    pub(crate) fn with(mut self, toml: &str) -> Self {
         self.extra.push_str(toml);
         self.write_gateway_file();
         self
     }
 
     /// Writes an account's file and the certificates of its domains.
-    pub fn account(self, account: Account) -> Self {
+    pub(crate) fn account(self, account: Account) -> Self {
         self.write_account(&account);
         self
     }
 
-    pub fn write_account(&self, account: &Account) {
+    pub(crate) fn write_account(&self, account: &Account) {
         for domain in &account.domains {
             self.authority.issue(&self.path("certs"), domain, 90);
         }
@@ -65,17 +65,17 @@ impl Site {
     }
 
     /// A file or folder of the site.
-    pub fn path(&self, name: &str) -> PathBuf {
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.dir.path().join(name)
     }
 
-    pub fn write(&self, name: &str, contents: impl AsRef<[u8]>) {
+    pub(crate) fn write(&self, name: &str, contents: impl AsRef<[u8]>) {
         let path = self.path(name);
         std::fs::create_dir_all(path.parent().expect("a folder")).expect("a folder");
         std::fs::write(path, contents).expect("a file");
     }
 
-    pub fn dir(&self) -> &Path {
+    pub(crate) fn dir(&self) -> &Path {
         self.dir.path()
     }
 
@@ -93,7 +93,7 @@ impl Site {
 
 impl Account {
     /// An account with one pixel, whose token is the id with `token-` before it.
-    pub fn new(id: &str, pixel: u64) -> Self {
+    pub(crate) fn new(id: &str, pixel: u64) -> Self {
         Self {
             id: id.to_owned(),
             pixel,
@@ -105,44 +105,44 @@ impl Account {
         }
     }
 
-    pub fn domain(mut self, name: &str) -> Self {
+    pub(crate) fn domain(mut self, name: &str) -> Self {
         self.domains.push(name.to_owned());
         self
     }
 
     /// Adds top-level keys.
-    pub fn top(mut self, toml: &str) -> Self {
+    pub(crate) fn top(mut self, toml: &str) -> Self {
         let _ = writeln!(self.top, "{toml}");
         self
     }
 
     /// Adds keys to its pixel.
-    pub fn pixel_keys(mut self, toml: &str) -> Self {
+    pub(crate) fn pixel_keys(mut self, toml: &str) -> Self {
         let _ = writeln!(self.pixel_keys, "{toml}");
         self
     }
 
     /// Adds tables.
-    pub fn tables(mut self, toml: &str) -> Self {
+    pub(crate) fn tables(mut self, toml: &str) -> Self {
         let _ = writeln!(self.tables, "\n{toml}");
         self
     }
 
     /// Lets servers send with this key.
-    pub fn ingest_key(mut self, name: &str, secret: &str) -> Self {
+    pub(crate) fn ingest_key(mut self, name: &str, secret: &str) -> Self {
         self.secrets.push(secret.to_owned());
         self.tables(&format!("[[ingest_keys]]\nname = \"{name}\"\nsecret = {{ file = \"../secrets/{secret}\" }}"))
     }
 
     /// Adds a filter of the components that the build made.
-    pub fn filter(self, name: &str, component: &str, on_fault: &str, settings: &str) -> Self {
+    pub(crate) fn filter(self, name: &str, component: &str, on_fault: &str, settings: &str) -> Self {
         let component = super::process::plugin(component);
         self.tables(&format!(
             "[[filters]]\nname = \"{name}\"\ncomponent = {component:?}\non_fault = \"{on_fault}\"\n[filters.settings]\n{settings}"
         ))
     }
 
-    pub fn to_toml(&self) -> String {
+    pub(crate) fn to_toml(&self) -> String {
         format!(
             "name = \"{}\"\ndomains = {:?}\n{}\n[[pixels]]\nid = \"{}\"\naccess_token = {{ file = \"../secrets/token-{}\" }}\n{}{}",
             self.id, self.domains, self.top, self.pixel, self.pixel, self.pixel_keys, self.tables
