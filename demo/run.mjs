@@ -1,7 +1,7 @@
 // `make demo`: a local CA, three accounts, a shop, a stand-in for Meta's Graph API, and visitors; a live table shows
 // what became of their events. With --seconds N it stops by itself and fails if an event went missing.
 
-import { spawn } from "node:child_process";
+import { spawn, spawnSync } from "node:child_process";
 import { existsSync, mkdtempSync, openSync, readFileSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { dirname, join } from "node:path";
@@ -87,7 +87,8 @@ async function main() {
     explain(port);
 
     const traffic = new Traffic({ port, ca, accounts: ACCOUNTS });
-    const tally = new Tally({ ops: listening.ops, graphUrl: graph.url, accounts: ACCOUNTS, traffic });
+    const replay = () => spawnSync(options.bin, ["dead-letters", "replay", "--all", "--config", folder]);
+    const tally = new Tally({ ops: listening.ops, graphUrl: graph.url, accounts: ACCOUNTS, traffic, replay });
     traffic.start(Number(options.rate));
     const browser = existsSync("/usr/bin/chromium") && startBrowser(port, spki);
     console.log(browser ? "Chromium visits the shop, other visitors send beside it.\n" : "No Chromium here: the demo's own visitors send.\n");
