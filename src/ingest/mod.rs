@@ -7,7 +7,7 @@ use std::time::Instant;
 
 use crate::account::{LaneKey, PixelId};
 use crate::event::decode::{self, DecodeError, Decoded, Form, GraphRequest, RenewedCookies};
-use crate::event::{Arrival, Event, Scalar};
+use crate::event::{Arrival, Event, Scalar, click_id};
 use crate::filter::{Context, Filtered};
 use crate::outbox::{AppendError, DeadLetter, DeadLetterError, NewEvent, Outbox};
 use crate::snapshot::{Route, Snapshot, Tenant};
@@ -150,16 +150,20 @@ impl Ingest {
         format: Format,
     ) -> Result<Accepted, Refusal> {
         let mut accepted = Accepted::default();
-        for Decoded { pixel, event, cookies, .. } in decoded {
+        for Decoded { pixel, mut event, mut cookies } in decoded {
             let tenant = serving(request, pixel)?;
             if !tenant.allows_page(page_of(request, &event)) {
                 return Err(Refusal::WebsiteRefused);
             }
+            if tenant.config.cookies.mint && matches!(request.route, Route::Tenant(_)) {
+                let fbp = event.user_data.fbp.get_or_insert_with(|| minted(request.arrival.now_ms));
+                cookies.fbp.get_or_insert_with(|| fbp.clone());
+            }
             let group = Group { tenant: &tenant, pixel, envelope: "".into(), format };
             let taken = self.accept(request, group, vec![event]).await?;
             accepted.received += taken.received;
-            // What the account's rule dropped leaves no trace in the browser either.
-            if taken.dropped == 0 {
+            // What the account's rules did not let pass leaves no trace in the browser either.
+            if taken.passed > 0 {
                 accepted.cookies = cookies;
             }
         }
@@ -178,6 +182,7 @@ impl Ingest {
         let account = &group.tenant.config.id;
         let unusable: u64 = events.iter().map(|event| u64::from(event.user_data.dropped())).sum();
         let sorted = self.filter(request, &group, events).await;
+        let passed = sorted.passed.len();
         // Dead letters first: if they are refused the sender tries again, and nothing of the group is there twice.
         let held = sorted.held.len() as u64;
         self.outbox.hold(sorted.held).await?;
@@ -190,7 +195,7 @@ impl Ingest {
             self.metrics.unusable_values(account, unusable);
         }
         self.metrics.accepted(account, group.format.label(), received as u64, begun.elapsed());
-        Ok(Taken { received, dropped: sorted.dropped.len() })
+        Ok(Taken { received, passed })
     }
 
     /// Runs the account's filters, and makes of each event what is stored of it.
@@ -233,7 +238,8 @@ struct Group<'a> {
 /// What became of a group.
 struct Taken {
     received: usize,
-    dropped: usize,
+    /// Those that the filters let go on.
+    passed: usize,
 }
 
 /// What filters made of a group.
@@ -257,6 +263,11 @@ fn serving(request: &Request, pixel: PixelId) -> Result<Arc<Tenant>, Refusal> {
         (true, false) => Err(Refusal::PixelInactive),
         (true, true) => Ok(tenant.clone()),
     }
+}
+
+/// An `fbp` for a browser that has none.
+fn minted(now_ms: i64) -> String {
+    click_id::mint_fbp(now_ms, rand::random())
 }
 
 /// The page that sent: what the browser says of it before what the script says.

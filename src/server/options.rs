@@ -9,8 +9,9 @@ use crate::{filter, outbox};
 
 /// How filters run. `cache_dir` is where compiled code is kept.
 pub(crate) fn filter_options(limits: &FilterLimits, cache_dir: Option<PathBuf>) -> filter::Options {
-    // A file that breaks the compiler must not break the gateway: it is compiled by a process of its own.
-    let compiler = std::env::current_exe().map_or(filter::Compiler::InProcess, filter::Compiler::Child);
+    // A file that breaks the compiler must not break the gateway: it is compiled by a process of its own. This very
+    // program, even if an upgrade has put another one in its place.
+    let compiler = filter::Compiler::Child(PathBuf::from("/proc/self/exe"));
     filter::Options {
         deadline: limits.deadline,
         memory_bytes_max: limits.memory_bytes_max,

@@ -21,7 +21,8 @@ const LAYERS: &[&[&str]] = &[
 const GROUND: &[(&str, &str)] = &[("event", "account"), ("telemetry", "account")];
 
 /// What the command line prints it may name.
-const FROM_CLI: &[&str] = &["account", "clock", "config", "console", "event", "filter", "reload", "server"];
+const FROM_CLI: &[&str] =
+    &["account", "clock", "config", "console", "event", "filter", "reload", "server", "telemetry"];
 
 /// A word that may stand only in certain files, and why.
 const PLACES: &[(&str, &[&str], &str)] = &[

@@ -260,6 +260,27 @@ async fn a_first_party_answer_renews_cookies_for_the_registrable_domain() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn an_fbp_is_made_only_where_the_account_wants_it() {
+    let standin = Standin::start().await;
+    let site = Site::new(&standin.url)
+        .account(Account::new("shoes", PIXEL).domain(NAME).tables("[cookies]\nmint = true"))
+        .account(Account::new("hats", 2002).domain("events.hats.example"));
+    let gateway = Gateway::start(&site).await;
+    let minted = async |name: &str, pixel: u64, id: &str| {
+        let mut event = page_view(pixel, id);
+        event.as_object_mut().unwrap().remove("fb.fbp");
+        let answer = gateway.browser().post(name, "/events").body(event.to_string()).send().await.unwrap();
+        let cookies = answer.headers().get_all("set-cookie").iter();
+        cookies.map(|cookie| cookie.to_str().unwrap().to_owned()).find(|cookie| cookie.starts_with("_fbp="))
+    };
+    let cookie = minted(NAME, PIXEL, "new").await.expect("a cookie");
+    let fbp = standin.event(PIXEL, "new").await["user_data"]["fbp"].as_str().unwrap().to_owned();
+    assert!(fbp.starts_with("fb.1.") && cookie.contains(&fbp), "{cookie}: {fbp}");
+    assert_eq!(minted("events.hats.example", 2002, "none").await, None);
+    assert_eq!(minted(HOST_DOMAIN, PIXEL, "host").await, None);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn bad_bodies_get_a_clear_answer_and_nobody_else_notices() {
     let standin = Standin::start().await;
     let (_site, gateway) = shop(&standin).await;

@@ -11,6 +11,7 @@ use crate::config::FilterLimits;
 use crate::event::decode::{self, GraphRequest};
 use crate::event::{Arrival, Event, OnFault, Scalar};
 use crate::filter::{Chain, Context, FilterHost, Filtered, Program, Stage};
+use crate::telemetry::{LogStyle, start_log};
 
 /// An event for authors who have none at hand.
 const SAMPLE: &str = r#"{
@@ -42,6 +43,8 @@ pub(in crate::cli) struct Args {
 }
 
 pub(super) fn run(args: Args) -> anyhow::Result<Ended> {
+    // What the filter itself logs, and what is said of its faults.
+    start_log(LogStyle::Text, "off,filter=debug")?;
     let mut limits = FilterLimits { threads: 2, ..FilterLimits::default() };
     if let Some(runner) = args.script_runner.clone() {
         limits.script_runner = runner;
