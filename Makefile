@@ -45,8 +45,9 @@ setup-test: setup
 fmt:
 	cargo fmt --all --check
 
-lint: fmt
+lint: setup fmt
 	cargo clippy --all-targets -- -D warnings
+	$(MAKE) -C plugins lint OUT=$(PLUGINS)
 
 deny:
 	scripts/python-tools $(TOOLS)

@@ -115,6 +115,42 @@ async fn systemd_hears_ready_reloading_stopping_and_the_watchdog() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_listening_socket_that_systemd_keeps_refuses_nobody_between_two_gateways() {
+    let standin = Standin::start().await;
+    let site = shop(&standin);
+    let kept = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = kept.local_addr().unwrap();
+    let toml = std::fs::read_to_string(site.path("pixelgate.toml")).unwrap();
+    let https = format!("https = [\"{address}\"]");
+    site.write("pixelgate.toml", toml.replace("https = [\"127.0.0.1:0\"]", &https));
+    let ready_file = site.path("ready.json");
+    // As systemd passes it (sd_listen_fds(3)): descriptor 3, and the id of the process that it is for.
+    let script = format!(
+        "exec 3<&0; LISTEN_FDS=1 LISTEN_PID=$$ exec {} run --config {} --ready-file {}",
+        crate::util::process::built("pixelgate").display(),
+        site.dir().display(),
+        ready_file.display()
+    );
+    for round in 0..2 {
+        let browser = crate::util::Browser::new(address, site.authority.pem());
+        let id = format!("waits-{round}");
+        let event = page_view(PIXEL, &id);
+        // Nobody accepts yet: the kernel keeps the connection.
+        let waiting = tokio::spawn(async move { browser.send(NAME, &event).await.0 });
+        let socket: std::os::fd::OwnedFd = kept.try_clone().unwrap().into();
+        let mut command = Command::new("sh");
+        let log = std::fs::File::create(site.path("kept.log")).unwrap();
+        command.args(["-c", &script]).stdin(socket).stdout(std::process::Stdio::null()).stderr(log);
+        let mut gateway = command.spawn().unwrap();
+        assert_eq!(waiting.await.unwrap(), 200);
+        standin.took(PIXEL, &[&id]).await;
+        let id = rustix::process::Pid::from_child(&gateway);
+        rustix::process::kill_process(id, rustix::process::Signal::TERM).unwrap();
+        assert!(gateway.wait().unwrap().success());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn the_log_is_text_or_json_and_holds_neither_secrets_nor_people() {
     let standin = Standin::start().await;
     let site = shop(&standin).with("[log]\nformat = \"json\"\nlevel = \"debug\"\n");

@@ -39,6 +39,8 @@ enum Behaviour {
     Panic,
     /// Keeps 100 kB more at each call.
     Hoard,
+    /// Takes 32 MiB in one call, twice what an instance may have.
+    Devour,
     /// Calls itself until the stack ends.
     Recurse,
     /// Answers with an error.
@@ -83,6 +85,7 @@ impl Filter for Faulty {
             #[allow(clippy::panic)]
             Behaviour::Panic => panic!("told to panic"),
             Behaviour::Hoard => self.hoard.push(vec![1; 100_000]),
+            Behaviour::Devour => self.hoard.push(vec![1; 32 << 20]),
             Behaviour::Recurse => _ = recurse(1),
             Behaviour::Error => return Err("told to fail".to_owned()),
             Behaviour::LogFlood => (0..1_000).for_each(|_| log(Level::Warn, "flood ".repeat(683))),

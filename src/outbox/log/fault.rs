@@ -1,6 +1,8 @@
 //! A disk for tests that can be crashed at every write. It keeps what a power cut may take apart from what is durable:
 //! after one, each unsynced sector is there or not, and unsynced names are there up to a point in time.
 
+mod handle;
+
 use std::collections::{BTreeMap, HashMap};
 use std::io;
 use std::path::{Path, PathBuf};
@@ -337,77 +339,6 @@ fn write_into(content: &mut Vec<u8>, bytes: &[u8], at: usize) {
     }
     if let Some(place) = content.get_mut(at..at + bytes.len()) {
         place.copy_from_slice(bytes);
-    }
-}
-
-// === impl Handle ===
-
-impl Handle {
-    fn with<T>(&self, act: impl FnOnce(&mut FileState) -> io::Result<T>) -> io::Result<T> {
-        let mut world = locked(&self.disk.world);
-        world.check(Some(self.life))?;
-        act(world.files.get_mut(&self.file).ok_or(io::ErrorKind::NotFound)?)
-    }
-}
-
-impl DiskFile for Handle {
-    fn len(&self) -> io::Result<u64> {
-        self.with(|file| Ok(file.content.len() as u64))
-    }
-
-    fn read_at(&self, buffer: &mut [u8], at: u64) -> io::Result<()> {
-        self.with(|file| {
-            let from = usize::try_from(at).unwrap_or(usize::MAX);
-            let found = file.content.get(from..).and_then(|rest| rest.get(..buffer.len()));
-            buffer.copy_from_slice(found.ok_or(io::ErrorKind::UnexpectedEof)?);
-            Ok(())
-        })
-    }
-
-    fn write_at(&self, bytes: &[u8], at: u64) -> io::Result<()> {
-        self.disk.change(Some(self.life), |world| {
-            let at = usize::try_from(at).unwrap_or(usize::MAX);
-            let file = world.files.get_mut(&self.file).ok_or(io::ErrorKind::NotFound)?;
-            let failure = if world.fail_writes {
-                Some(io::Error::from_raw_os_error(5))
-            } else if world.full && at + bytes.len() > file.content.len() {
-                Some(io::ErrorKind::StorageFull.into())
-            } else {
-                None
-            };
-            if let Some(failure) = failure {
-                // Half of it may be there all the same.
-                file.write(bytes.get(..bytes.len() / 2).unwrap_or_default(), at);
-                return Err(failure);
-            }
-            file.write(bytes, at);
-            Ok(())
-        })
-    }
-
-    fn sync(&self) -> io::Result<()> {
-        self.disk.change(Some(self.life), |world| {
-            if world.fail_syncs {
-                return Err(io::Error::from_raw_os_error(5));
-            }
-            if world.crashed {
-                return Ok(());
-            }
-            let file = world.files.get_mut(&self.file).ok_or(io::ErrorKind::NotFound)?;
-            file.durable = file.content.clone();
-            file.unsynced.clear();
-            Ok(())
-        })
-    }
-
-    fn set_len(&self, len: u64) -> io::Result<()> {
-        self.disk.change(Some(self.life), |world| {
-            let len = usize::try_from(len).unwrap_or(usize::MAX);
-            let file = world.files.get_mut(&self.file).ok_or(io::ErrorKind::NotFound)?;
-            file.content.resize(len, 0);
-            file.unsynced.push(Change::Len(len));
-            Ok(())
-        })
     }
 }
 
