@@ -11,6 +11,7 @@ use std::time::Instant;
 use tokio::net::{TcpListener, UnixListener};
 use tokio_util::sync::CancellationToken;
 
+use crate::config::Problem;
 use crate::ingest::Ingest;
 use crate::outbox::{Health, Outbox};
 use crate::reload::Reloader;
@@ -32,6 +33,8 @@ pub struct Console {
     pub metrics: Arc<Metrics>,
     /// Whether the gateway takes requests, and why not.
     pub readiness: Readiness,
+    /// What is wrong with names whose certificates are ordered, as warnings.
+    pub further_problems: Arc<dyn Fn() -> Vec<Problem> + Send + Sync>,
     /// When the process started.
     pub started: Instant,
 }

@@ -55,6 +55,7 @@ use crate::proxy::script::Script;
 use crate::proxy::service::Service;
 use crate::proxy::upstream::Upstreams;
 use crate::snapshot::Published;
+use crate::tls::Challenges;
 
 /// Time that requests in flight get when the gateway stops.
 const DRAIN_MAX: Duration = Duration::from_secs(8);
@@ -113,6 +114,7 @@ impl Edge {
         listeners: EdgeListeners,
         published: Arc<Published>,
         ingest: Arc<Ingest>,
+        challenges: Arc<Challenges>,
         observer: Arc<dyn Observer>,
     ) -> Result<Self, EdgeError> {
         let https = listeners.https.into_iter().map(|listener| (listener, Scheme::Https));
@@ -129,6 +131,7 @@ impl Edge {
             upstreams: upstreams.clone(),
             bodies: Arc::default(),
             script: Script::new(),
+            challenges,
         };
         let conf = ServerConf { max_retries: TRIES_MAX, ..ServerConf::default() };
         let mut proxy = http_proxy(&Arc::new(conf), service);

@@ -23,6 +23,7 @@ use crate::console::{Console, Phase, Readiness};
 use crate::delivery::{Delivery, DeliveryError};
 use crate::filter::{self, FilterHost};
 use crate::ingest::Ingest;
+use crate::issuance::{self, Issuance, IssuanceError};
 use crate::outbox::{self, Outbox};
 use crate::proxy::{Edge, EdgeError};
 use crate::reload::{Reloader, Report, Unusable};
@@ -30,6 +31,7 @@ use crate::server::listen::Listeners;
 use crate::server::observers::Counting;
 use crate::snapshot::{self, Inputs};
 use crate::telemetry::{LogError, Metrics, start_log};
+use crate::tls::Challenges;
 
 pub use listen::ListenError;
 pub(crate) use options::filter_options;
@@ -67,6 +69,9 @@ pub enum RunError {
     /// The Graph API's client could not be made.
     #[error(transparent)]
     Delivery(#[from] DeliveryError),
+    /// Certificates cannot be had.
+    #[error(transparent)]
+    Issuance(#[from] IssuanceError),
     /// A folder or file of the gateway's own.
     #[error("{path}: {error}")]
     File {
@@ -159,21 +164,35 @@ impl Gateway {
             (CancellationToken::new(), CancellationToken::new(), CancellationToken::new());
 
         let published = self.reloader.published().clone();
-        let edge = Edge::new(listeners.edge, published, self.ingest.clone(), self.counting)?;
+        let challenges: Arc<Challenges> = Arc::default();
+        let edge =
+            Edge::new(listeners.edge, published, self.ingest.clone(), challenges.clone(), self.counting.clone())?;
+        let issuance = Issuance::open(issuance::Parts {
+            data_dir: config.host.data_dir.clone(),
+            reloader: self.reloader.clone(),
+            challenges,
+            wanted: Arc::default(),
+            edge: ready_file.https.clone(),
+            observer: self.counting,
+        })?;
         let edge = tokio::spawn(edge.run(stop_edge.clone()));
         let delivery = tokio::spawn(self.delivery.run(stop_delivery.clone()));
+        let ordering = issuance.clone();
         let console = Console {
             reloader: self.reloader.clone(),
             ingest: self.ingest,
             outbox: self.outbox.clone(),
             metrics: self.metrics,
             readiness: Readiness::new(followed),
+            further_problems: Arc::new(move || ordering.problems()),
             started: self.started,
         };
         tokio::spawn(console.clone().serve_control(control, stop_console.clone()));
         tokio::spawn(console.serve_ops(ops, stop_console.clone()));
         tokio::spawn(systemd::watchdog(stop_console.clone()));
         tokio::spawn(housekeeping::run(self.outbox.clone(), config.delivery.age_max, stop_console.clone()));
+
+        let issuing = tokio::spawn(issuance.run(stop_delivery.clone()));
 
         phase.send_replace(Phase::Serving);
         if let Some(path) = &options.ready_file {
@@ -192,6 +211,7 @@ impl Gateway {
         let _ = edge.await;
         stop_delivery.cancel();
         let _ = delivery.await;
+        let _ = issuing.await;
         stop_console.cancel();
         let closed = tokio::task::spawn_blocking(move || self.outbox.close()).await;
         closed.map_err(|error| RunError::Process(error.into()))?;

@@ -11,7 +11,7 @@ use crate::filter::{Chain, FilterHost, Program, Stage};
 use crate::snapshot::budget::Budget;
 use crate::snapshot::websites::WebsiteRules;
 use crate::snapshot::{Snapshot, Tenant};
-use crate::tls::{CertStore, CertificateProblem};
+use crate::tls::{CertFolders, CertStore, CertificateProblem};
 
 /// What a snapshot is made from.
 pub struct Inputs<'a> {
@@ -148,8 +148,10 @@ fn certificates(
     for (id, account) in accounts {
         names.extend(account.domains.iter().map(|name| (name.clone(), Some(id.clone()))));
     }
+    let folders =
+        CertFolders { certs_dir: gateway.tls.certs_dir.clone(), issued_dir: gateway.host.data_dir.join("certs") };
     let running = previous.map(|snapshot| &*snapshot.certificates);
-    let (store, problems) = CertStore::load(&gateway.tls.certs_dir, names.keys(), running, now_ms / 1_000);
+    let (store, problems) = CertStore::load(&folders, names.keys(), running, now_ms / 1_000);
     let warning = |problem: CertificateProblem| {
         let made = Problem::warning(&problem.file, problem.name.as_str(), problem.to_string(), problem.remedy());
         match names.get(&problem.name).cloned().flatten() {

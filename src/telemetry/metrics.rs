@@ -49,6 +49,7 @@ pub struct Metrics {
     config_problems: IntGaugeVec,
     certificates: IntGaugeVec,
     certificate_expiry: Gauge,
+    certificate_orders: IntCounterVec,
     reasons: Mutex<HashMap<AccountId, HashSet<String>>>,
 }
 
@@ -103,6 +104,7 @@ impl Metrics {
                 r,
                 Gauge::new("certificate_expiry_seconds_min", "Until the first certificate expires")?,
             )?,
+            certificate_orders: counters(r, "certificate_orders_total", "Certificates ordered", &["result"])?,
             reasons: Mutex::default(),
             registry,
         })
@@ -200,6 +202,11 @@ impl Metrics {
             self.certificates.with_label_values(&[state]).set(to_i64(*names as u64));
         }
         self.certificate_expiry.set(expires_in.map_or(f64::NAN, |seconds| seconds as f64));
+    }
+
+    /// A certificate that was ordered, and what came of it.
+    pub fn certificate_order(&self, result: &str) {
+        self.certificate_orders.with_label_values(&[result]).inc();
     }
 
     /// The outbox as a whole, set when metrics are read.

@@ -3,17 +3,21 @@
 //! * `sni` — the form in which names are compared;
 //! * `credential` — a chain and its key, parsed and checked;
 //! * `folder` — one folder of `certs_dir`, read again only when its files changed;
+//! * `challenges` — what an ACME server is answered; `wanted` — names that a visitor asked for before they were issued;
 //! * here — [`CertStore`], which holds the credential of every name that is served.
 //!
 //! A name's certificate is `<certs_dir>/<name>/chain.pem` with `key.pem`, else that of the name with its first label
 //! replaced by `_` (the wildcard `*.shop.example` lives in `_.shop.example/`). A store is immutable; a new one is loaded
 //! from the one before it and shares with it whatever did not change.
 
+mod challenges;
 mod credential;
 mod folder;
+pub mod probe;
 mod sni;
 #[cfg(test)]
 pub(crate) mod testing;
+mod wanted;
 
 use std::collections::HashMap;
 use std::fmt;
@@ -25,8 +29,10 @@ use std::time::{Duration, UNIX_EPOCH};
 use crate::account::ServerName;
 use crate::tls::folder::{Cause, Folder};
 
+pub use challenges::{Challenges, Offered};
 pub use credential::{Credential, CredentialError};
 pub use sni::normalise;
+pub use wanted::Wanted;
 
 /// The last second that X.509 and RFC 3339 can write.
 const YEAR_9999_ENDS: u64 = 253_402_300_799;
@@ -34,10 +40,43 @@ const YEAR_9999_ENDS: u64 = 253_402_300_799;
 /// The credential of every name that is served.
 #[derive(Default)]
 pub struct CertStore {
-    served: HashMap<ServerName, Arc<Credential>>,
+    served: HashMap<ServerName, (Arc<Credential>, Origin)>,
     summary: Summary,
-    certs_dir: PathBuf,
+    at: CertFolders,
     folders: HashMap<PathBuf, Arc<Folder>>,
+}
+
+/// Where certificates lie.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct CertFolders {
+    /// The operator's, which win.
+    pub certs_dir: PathBuf,
+    /// What was issued.
+    pub issued_dir: PathBuf,
+}
+
+/// Whose certificate it is, in the order in which they are preferred.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Origin {
+    /// The operator's for this very name.
+    Operator,
+    /// Issued here for this very name.
+    Issued,
+    /// The operator's, for all names below one.
+    OperatorWildcard,
+}
+
+/// The certificate that a name is served with.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CertificateState {
+    /// First second of its validity, Unix time.
+    pub not_before: i64,
+    /// Last second of its validity, Unix time.
+    pub not_after: i64,
+    /// Whose it is.
+    pub origin: Origin,
+    /// What is wrong with it.
+    pub fault: Option<CertificateFault>,
 }
 
 /// The names of a store by the state of their certificate.
@@ -96,17 +135,17 @@ impl CertStore {
     /// Loads the certificates of `names` from `certs_dir` as of `now` (Unix seconds). Files that did not change since
     /// `previous` was loaded are not read again, but judged again.
     pub fn load<'a>(
-        certs_dir: &Path,
+        at: &CertFolders,
         names: impl IntoIterator<Item = &'a ServerName>,
         previous: Option<&CertStore>,
         now: i64,
     ) -> (Self, Vec<CertificateProblem>) {
-        let previous = previous.filter(|store| store.certs_dir == certs_dir).map(|store| &store.folders);
-        let mut store = Self { certs_dir: certs_dir.to_owned(), ..Self::default() };
+        let previous = previous.filter(|store| store.at == *at).map(|store| &store.folders);
+        let mut store = Self { at: at.clone(), ..Self::default() };
         let mut problems = Vec::new();
         for name in names {
             let (credential, problem) = store.find(name, previous, now);
-            store.summary.count(credential.as_deref(), problem.as_ref());
+            store.summary.count(credential.as_ref().map(|(credential, _)| &**credential), problem.as_ref());
             problems.extend(problem);
             if let Some(credential) = credential {
                 store.served.insert(name.clone(), credential);
@@ -117,7 +156,14 @@ impl CertStore {
 
     /// The credential for the name of a handshake, in the form of [`normalise`]; `None` = the name is not served.
     pub fn lookup(&self, name: &str) -> Option<Arc<Credential>> {
-        self.served.get(name).cloned()
+        self.served.get(name).map(|(credential, _)| credential.clone())
+    }
+
+    /// The certificate that a name is served with.
+    pub fn state(&self, name: &ServerName) -> Option<CertificateState> {
+        let (credential, origin) = self.served.get(name)?;
+        let (not_before, not_after) = (credential.not_before(), credential.not_after());
+        Some(CertificateState { not_before, not_after, origin: *origin, fault: None })
     }
 
     /// The names by the state of their certificate.
@@ -131,16 +177,23 @@ impl CertStore {
         name: &ServerName,
         previous: Option<&HashMap<PathBuf, Arc<Folder>>>,
         now: i64,
-    ) -> (Option<Arc<Credential>>, Option<CertificateProblem>) {
-        let exact = self.certs_dir.join(name.as_str());
-        let wildcard = name.as_str().split_once('.').map(|(_, rest)| self.certs_dir.join(format!("_.{rest}")));
+    ) -> (Option<(Arc<Credential>, Origin)>, Option<CertificateProblem>) {
+        let exact = self.at.certs_dir.join(name.as_str());
+        let issued = self.at.issued_dir.join(name.as_str()).join("live");
+        let wildcard = name.as_str().split_once('.').map(|(_, rest)| self.at.certs_dir.join(format!("_.{rest}")));
         let mut problem = None;
-        for path in [Some(&exact), wildcard.as_ref()].into_iter().flatten() {
+        let places = [
+            (Some(&exact), Origin::Operator),
+            (Some(&issued), Origin::Issued),
+            (wildcard.as_ref(), Origin::OperatorWildcard),
+        ];
+        for (path, origin) in places {
+            let Some(path) = path else { continue };
             let Some(folder) = self.folder(path, previous) else {
                 continue;
             };
             match judge(&folder, path, name, now) {
-                Ok(credential) => return (Some(credential), problem),
+                Ok(credential) => return (Some((credential, origin)), problem),
                 // The exact folder is what its owner meant: its problem is the one to tell.
                 Err(found) => problem = problem.or(Some(found)),
             }
@@ -285,9 +338,13 @@ mod tests {
     /// The first second of 2026.
     const NOW: i64 = 1_767_225_600;
 
+    fn folders(certs: &Path) -> CertFolders {
+        CertFolders { certs_dir: certs.to_owned(), issued_dir: certs.join("none") }
+    }
+
     fn load(certs: &Path, names: &[&str], previous: Option<&CertStore>) -> (CertStore, Vec<CertificateProblem>) {
         let names: Vec<ServerName> = names.iter().map(|name| name.parse().unwrap()).collect();
-        CertStore::load(certs, &names, previous, NOW)
+        CertStore::load(&folders(certs), &names, previous, NOW)
     }
 
     fn fault_of(certs: &Path, name: &str) -> CertificateFault {
@@ -368,9 +425,9 @@ mod tests {
         let certs = tempfile::tempdir().unwrap();
         Issued::valid(&["a.example"], 2020, 2027).write(certs.path(), "a.example");
         let names: Vec<ServerName> = vec!["a.example".parse().unwrap()];
-        let (first, _) = CertStore::load(certs.path(), &names, None, NOW);
+        let (first, _) = CertStore::load(&folders(certs.path()), &names, None, NOW);
         assert!(first.lookup("a.example").is_some());
-        let (second, problems) = CertStore::load(certs.path(), &names, Some(&first), NOW + 2 * 31_557_600);
+        let (second, problems) = CertStore::load(&folders(certs.path()), &names, Some(&first), NOW + 2 * 31_557_600);
         assert!(second.lookup("a.example").is_none());
         assert_eq!(problems[0].fault, CertificateFault::Expired);
         assert!(problems[0].to_string().contains("2027-01-01T00:00:00Z"));

@@ -1,0 +1,1 @@
+//! Planner and budgets with the time injected.
