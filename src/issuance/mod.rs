@@ -8,7 +8,7 @@
 //!
 //! * `names` — the names that are to have a certificate, and what each is served with;
 //! * `schedule` — what to do next, pure; `budget` — how much may still be asked of each CA account, pure;
-//! * `work` — one name's way; `order` — one order at a CA; `account` — the accounts there; `transport` — HTTP under it;
+//! * `work` — one name's way; `dns` — whether it leads here; `order` — one order at a CA; `account` — the accounts there; `transport` — HTTP under it;
 //!   `trouble` — whose trouble it is when nothing comes of it;
 //! * `store` — the files of certificates; `book`, `state` — what is kept of names and budgets;
 //! * `view` — what an operator sees;
@@ -20,6 +20,7 @@
 mod account;
 mod book;
 mod budget;
+mod dns;
 mod names;
 mod order;
 mod schedule;
@@ -56,6 +57,7 @@ use crate::reload::Reloader;
 use crate::snapshot::Snapshot;
 use crate::tls::{Challenges, Wanted};
 
+pub use self::dns::{Dns, DnsError, DnsFinding, DnsReport};
 pub use self::view::{NameView, NextAction};
 
 /// How often the configuration is looked at, and the clock, which may have been set.
@@ -177,7 +179,7 @@ impl Issuance {
             let snapshot = shared.reloader.published().load_full();
             let changed = names.follow(&snapshot, &shared.book);
             if changed || next_ms <= now_ms() {
-                next_ms = shared.begin(&snapshot, &names, &mut tasks);
+                next_ms = shared.begin(&names, &mut tasks);
             }
             let wait = u64::try_from(next_ms.saturating_sub(now_ms())).unwrap_or_default();
             let deadline = Instant::now() + Duration::from_millis(wait).min(LOOK_INTERVAL);
@@ -224,14 +226,15 @@ impl Issuance {
 
 impl Shared {
     /// Begins what is due, and says when to ask again (Unix milliseconds).
-    fn begin(self: &Arc<Self>, snapshot: &Arc<Snapshot>, names: &Names, tasks: &mut JoinSet<()>) -> i64 {
-        let config = &snapshot.gateway.acme;
-        if !config.enabled {
-            return i64::MAX;
-        }
-        let now_ms = now_ms();
-        let nothing = NameState::default();
-        let (starts, looks, next_ms) = self.book.with(|memory| {
+    fn begin(self: &Arc<Self>, names: &Names, tasks: &mut JoinSet<()>) -> i64 {
+        let (now_ms, nothing) = (now_ms(), NameState::default());
+        let begun = self.book.with(|memory| {
+            // Only now: a name that is not busy any more is served with what it got, in this snapshot and all later ones.
+            let snapshot = self.reloader.published().load_full();
+            let config = &snapshot.gateway.acme;
+            if !config.enabled {
+                return None;
+            }
             let (orders, looks) = memory.in_flight();
             let slots = Slots {
                 orders: config.orders_in_flight_max.saturating_sub(orders),
@@ -241,7 +244,7 @@ impl Shared {
             let subjects = names.listed.iter().map(|listed| Subject {
                 name: &listed.name,
                 rank: listed.rank,
-                present: present(snapshot, &listed.name),
+                present: present(&snapshot, &listed.name),
                 state: memory.names.get(&listed.name).unwrap_or(&nothing),
                 busy: memory.is_busy(&listed.name),
             });
@@ -260,8 +263,12 @@ impl Shared {
             let looks: Vec<_> = plan.looks.into_iter().map(issuer).collect();
             starts.iter().for_each(|(.., start)| memory.begin(start.name.clone(), true));
             looks.iter().for_each(|(name, _)| memory.begin(name.clone(), false));
-            (starts, looks, plan.next_ms)
+            Some((snapshot, starts, looks, plan.next_ms))
         });
+        let Some((snapshot, starts, looks, next_ms)) = begun else {
+            return i64::MAX;
+        };
+        let config = &snapshot.gateway.acme;
         for (failures, begun, start) in starts {
             let busy = Busy { shared: self.clone(), name: start.name.clone() };
             let work = Work { shared: self.clone(), gateway: snapshot.gateway.clone(), start, failures, begun };
@@ -274,7 +281,7 @@ impl Shared {
             let busy = Busy { shared: self.clone(), name: name.clone() };
             let issuer = config.accounts.iter().find(|account| issuer.as_deref() == Some(account.name.as_str()));
             let account = issuer.or(config.accounts.get(FIRST_ACCOUNT)).cloned();
-            let (Present::Issued { not_after, .. }, Some(account)) = (present(snapshot, &name), account) else {
+            let (Present::Issued { not_after, .. }, Some(account)) = (present(&snapshot, &name), account) else {
                 continue;
             };
             let (shared, interval_max) = (self.clone(), config.renewal_info_interval_max);

@@ -4,20 +4,16 @@
 //! that is killed in the middle of an order goes on with it, and nothing that is half written is ever served: a serial's
 //! folder appears by a rename, and is served by another.
 
-use std::ffi::OsStr;
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, ErrorKind, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, symlink};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use crate::account::ServerName;
+use crate::tls::keep::{FILES, LIVE, keep};
 
 /// What is being had.
 const PENDING: &str = "pending";
-/// The link to what is served.
-const LIVE: &str = "live";
-/// The link before it takes the place of the other.
-const NEXT: &str = "live.next";
 
 /// The folder of all names.
 #[derive(Clone, Debug)]
@@ -64,44 +60,22 @@ impl Store {
     }
 
     /// Makes a complete stage the certificate that is served. The one before stays beside it, older ones go.
-    pub(super) fn publish(&self, name: &ServerName, stage: Stage, serial: &str) -> io::Result<()> {
-        let folder = self.dir.join(name.as_str());
-        sync(&stage.folder)?;
-        let target = folder.join(serial);
-        // Only an attempt that was killed after this very rename can have left it.
-        if target.exists() {
-            fs::remove_dir_all(&target)?;
+    pub(super) fn publish(&self, name: &ServerName, stage: &Stage, serial: &str) -> io::Result<()> {
+        let mut files = Vec::new();
+        for file in FILES.into_iter().flatten() {
+            if let Some(text) = stage.read(file)? {
+                files.push((file, text));
+            }
         }
-        fs::rename(&stage.folder, &target)?;
-        let before = fs::read_link(folder.join(LIVE)).ok();
-        let next = folder.join(NEXT);
-        match fs::remove_file(&next) {
-            Err(error) if error.kind() != ErrorKind::NotFound => return Err(error),
-            _ => symlink(serial, &next)?,
-        }
-        fs::rename(&next, folder.join(LIVE))?;
-        sync(&folder)?;
-        sync(&self.dir)?;
-        let kept = [OsStr::new(serial), before.as_deref().and_then(Path::file_name).unwrap_or_default()];
-        // What cannot be removed now is removed next time.
-        let _ = remove_others(&folder, &kept);
-        Ok(())
+        let files: Vec<_> = files.iter().map(|(file, text)| (*file, text.as_bytes())).collect();
+        keep(&self.dir, name.as_str(), serial, &files)?;
+        self.abandon(name)
     }
 
     /// The chain that is served under a name, PEM, leaf first.
     pub(super) fn live_chain(&self, name: &ServerName, kind: KeyKind) -> io::Result<Vec<u8>> {
         fs::read(self.dir.join(name.as_str()).join(LIVE).join(kind.chain_file()))
     }
-}
-
-fn remove_others(folder: &Path, kept: &[&OsStr]) -> io::Result<()> {
-    for entry in fs::read_dir(folder)? {
-        let entry = entry?;
-        if entry.file_type()?.is_dir() && !kept.contains(&entry.file_name().as_os_str()) {
-            fs::remove_dir_all(entry.path())?;
-        }
-    }
-    Ok(())
 }
 
 // === impl Stage ===
@@ -158,17 +132,13 @@ fn sync(folder: &Path) -> io::Result<()> {
 
 impl KeyKind {
     fn chain_file(self) -> &'static str {
-        match self {
-            Self::Ecdsa | Self::Rsa => "chain.pem",
-            Self::RsaTwin => "chain.rsa.pem",
-        }
+        let [[chain, _], [twin, _]] = FILES;
+        if self == Self::RsaTwin { twin } else { chain }
     }
 
     fn key_file(self) -> &'static str {
-        match self {
-            Self::Ecdsa | Self::Rsa => "key.pem",
-            Self::RsaTwin => "key.rsa.pem",
-        }
+        let [[_, key], [_, twin]] = FILES;
+        if self == Self::RsaTwin { twin } else { key }
     }
 }
 
@@ -183,7 +153,7 @@ mod tests {
         let stage = store.stage(name).unwrap();
         stage.put_key(KeyKind::Ecdsa, "key").unwrap();
         stage.put_chain(KeyKind::Ecdsa, serial).unwrap();
-        store.publish(name, stage, serial).unwrap();
+        store.publish(name, &stage, serial).unwrap();
     }
 
     #[test]
@@ -217,11 +187,8 @@ mod tests {
         let stage = store.stage(&name).unwrap();
         assert_eq!(stage.key(KeyKind::Rsa).unwrap().as_deref(), Some("key"));
         assert_eq!(stage.chain(KeyKind::Rsa).unwrap(), None);
-        // Killed between the two renames of a publication: the link and the folder are there already.
-        fs::create_dir(dir.path().join("a.example/01")).unwrap();
-        symlink("01", dir.path().join("a.example/live.next")).unwrap();
         stage.put_chain(KeyKind::Rsa, "chain").unwrap();
-        store.publish(&name, stage, "01").unwrap();
+        store.publish(&name, &stage, "01").unwrap();
         assert_eq!(store.live_chain(&name, KeyKind::Rsa).unwrap(), b"chain");
         store.stage(&name).unwrap();
         store.abandon(&name).unwrap();

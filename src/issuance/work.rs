@@ -1,7 +1,6 @@
 //! One name's way to a certificate that is served, and what is learnt on it.
 
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -18,13 +17,14 @@ use crate::clock::now_ms;
 use crate::config::{AcmeAccount, GatewayConfig, KeyType};
 use crate::issuance::Shared;
 use crate::issuance::budget::{Kind, registered_domain};
+use crate::issuance::dns::Dns;
 use crate::issuance::order::{self, Request};
 use crate::issuance::schedule::Start;
 use crate::issuance::state::{OpenOrder, Renewal};
 use crate::issuance::store::{KeyKind, Stage};
 use crate::issuance::transport::hearing;
 use crate::issuance::trouble::Trouble;
-use crate::tls::Credential;
+use crate::tls::{Credential, probe};
 
 /// How long a CA is left alone that asks for it and does not say how long.
 const PAUSE: Duration = Duration::from_secs(60 * 60);
@@ -96,10 +96,12 @@ impl Work {
             replaced &= as_told;
             leaf.get_or_insert(chain);
         }
+        // From here on there is nothing to go on with: a kill now costs one more order, and no stale one is ever resumed.
+        self.remember(None).await?;
         let leaf = leaf.ok_or_else(|| Trouble::Refused("there is no key to order for".to_owned()))?;
         let serial = serial(&leaf);
         let (store, published) = (self.shared.store.clone(), name.clone());
-        blocking(move || store.publish(&published, stage, &serial)).await?;
+        blocking(move || store.publish(&published, &stage, &serial)).await?;
         self.shared.refresh(name).await?;
         self.shared.seen(name, &leaf, &self.gateway).await?;
         Ok(Issued { replaced })
@@ -150,14 +152,14 @@ impl Work {
             challenge: self.challenge(),
             challenges: &self.shared.challenges,
         };
-        let obtained = order::obtain(request, async |url: &str| self.remember(url).await).await?;
+        let obtained = order::obtain(request, async |url: &str| self.remember(Some(url)).await).await?;
         let credential = Credential::parse(obtained.chain.as_bytes(), key_pem.as_bytes());
         if !credential.is_ok_and(|credential| credential.covers(&self.start.name)) {
             return Err(Trouble::Lost);
         }
         let (chain, files) = (obtained.chain.clone(), stage.clone());
         blocking(move || files.put_chain(kind, &chain)).await?;
-        self.remember("").await?;
+        self.remember(Some("")).await?;
         Ok((obtained.chain, obtained.replaced || begun.is_some()))
     }
 
@@ -168,9 +170,10 @@ impl Work {
     }
 
     /// Keeps the order, durable when it returns.
-    async fn remember(&self, url: &str) -> Result<(), Trouble> {
-        let order = OpenOrder { account: self.start.account.name.as_str().into(), url: url.into() };
-        self.shared.book.with(|memory| memory.change(&self.start.name).order = Some(order));
+    async fn remember(&self, url: Option<&str>) -> Result<(), Trouble> {
+        let account = self.start.account.name.as_str();
+        let order = url.map(|url| OpenOrder { account: account.into(), url: url.into() });
+        self.shared.book.with(|memory| memory.change(&self.start.name).order = order);
         self.shared.book.keep(now_ms()).await.map_err(Trouble::Local)
     }
 
@@ -284,13 +287,13 @@ impl Shared {
         let Ok(leaf) = CertificateDer::from_pem_slice(chain.as_bytes()) else {
             return Err(Trouble::Refused("its certificate is no PEM".to_owned()));
         };
-        let Some(edge) = self.edge.iter().copied().map(reachable).next() else {
-            return Ok(());
+        let Some(edge) = self.edge.first().copied() else {
+            return Err(Trouble::NotServed("there is no https listener".to_owned()));
         };
-        let proxy_header = gateway.listen.proxy_protocol.iter().any(|network| network.contains(&edge.ip()));
+        let (edge, proxy_header) = probe::over_loopback(edge, &gateway.listen.proxy_protocol);
         let deadline = tokio::time::Instant::now() + SEEN_WITHIN;
         loop {
-            let served = crate::tls::probe::served_leaf(edge, name, proxy_header, SEEN_WITHIN).await;
+            let served = probe::served_leaf(edge, name, proxy_header, SEEN_WITHIN).await;
             let why = match served {
                 Ok(served) if served.chain_der.first().is_some_and(|first| **first == *leaf) => return Ok(()),
                 Ok(served) => format!("{edge} serves another one, of {}", served.issuer),
@@ -304,8 +307,17 @@ impl Shared {
     }
 
     /// Sees whether a name's DNS leads here, before an order is spent on it.
-    async fn look_up(&self, _name: &ServerName, _gateway: &GatewayConfig) -> Result<(), Trouble> {
-        Ok(())
+    async fn look_up(&self, name: &ServerName, gateway: &GatewayConfig) -> Result<(), Trouble> {
+        let here = &gateway.host.addresses;
+        if here.is_empty() {
+            return Ok(());
+        }
+        let dns = Dns::new(gateway.acme.resolver).map_err(|error| Trouble::Dns(error.to_string()))?;
+        // Which CAA records allow this CA only it knows: it looks at them itself.
+        let report = dns.inspect(name, here, &[]).await;
+        let wrong = report.findings.iter().filter(|finding| finding.is_error);
+        let told: Vec<_> = wrong.map(|finding| format!("{}; {}", finding.reason, finding.remedy)).collect();
+        if told.is_empty() { Ok(()) } else { Err(Trouble::Dns(told.join(". "))) }
     }
 }
 
@@ -347,16 +359,6 @@ fn serial(chain: &str) -> String {
 fn draw((start, end): (i64, i64), share: f64) -> i64 {
     let width = end.saturating_sub(start).max(0);
     start.saturating_add((width as f64 * share) as i64)
-}
-
-/// The address at which we reach what we listen on.
-fn reachable(address: SocketAddr) -> SocketAddr {
-    let ip = match address.ip() {
-        IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
-        IpAddr::V6(ip) if ip.is_unspecified() => Ipv6Addr::LOCALHOST.into(),
-        ip => ip,
-    };
-    SocketAddr::new(ip, address.port())
 }
 
 /// Does what waits for the disk, or computes long, where nobody waits for it.

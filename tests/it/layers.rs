@@ -22,7 +22,7 @@ const GROUND: &[(&str, &str)] = &[("event", "account"), ("telemetry", "account")
 
 /// What the command line prints it may name.
 const FROM_CLI: &[&str] =
-    &["account", "clock", "config", "console", "event", "filter", "reload", "server", "telemetry"];
+    &["account", "clock", "config", "console", "event", "filter", "issuance", "reload", "server", "telemetry", "tls"];
 
 /// A word that may stand only in certain files, and why.
 const PLACES: &[(&str, &[&str], &str)] = &[
