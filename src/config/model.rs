@@ -152,6 +152,8 @@ pub struct Limits {
     pub body_bytes_max: usize,
     /// Body of a request to the Graph-compatible routes, after inflation too.
     pub graph_body_bytes_max: usize,
+    /// Body of a request to an account's own servers, as it comes.
+    pub upstream_body_bytes_max: u64,
     /// Events in one request.
     pub events_per_request_max: usize,
     /// Open connections in all.

@@ -210,6 +210,7 @@ fn limits(table: &mut Table<'_>) -> Limits {
     let config = Limits {
         body_bytes_max: table.count("body_bytes_max", 256 * KIB as usize, KIB as usize..=16 * MIB as usize),
         graph_body_bytes_max: table.count("graph_body_bytes_max", 16 * MIB as usize, KIB as usize..=256 * MIB as usize),
+        upstream_body_bytes_max: table.size("upstream_body_bytes_max", 16 * MIB, KIB..=TIB),
         events_per_request_max: table.count("events_per_request_max", 1_000, 1..=10_000),
         connections_max: table.count("connections_max", 65_536, 1..=10_000_000),
         connections_per_ip_max: table.count("connections_per_ip_max", 1_024, 1..=10_000_000),

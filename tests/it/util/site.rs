@@ -15,6 +15,7 @@ pub(crate) struct Site {
     dir: TempDir,
     pub(crate) authority: Authority,
     graph_url: String,
+    listen: String,
     extra: String,
 }
 
@@ -33,7 +34,8 @@ impl Site {
     /// An empty site that delivers to a Graph API at this URL.
     pub(crate) fn new(graph_url: &str) -> Self {
         let dir = tempfile::tempdir().expect("a temporary folder");
-        let site = Self { dir, authority: Authority::new(), graph_url: graph_url.to_owned(), extra: String::new() };
+        let (listen, extra) = (String::new(), String::new());
+        let site = Self { dir, authority: Authority::new(), graph_url: graph_url.to_owned(), listen, extra };
         std::fs::create_dir_all(site.path("accounts")).expect("a folder");
         site.authority.issue(&site.path("certs"), HOST_DOMAIN, 90);
         site.write_gateway_file();
@@ -43,6 +45,13 @@ impl Site {
     /// Adds TOML to `pixelgate.toml`.
     pub(crate) fn with(mut self, toml: &str) -> Self {
         self.extra.push_str(toml);
+        self.write_gateway_file();
+        self
+    }
+
+    /// Adds a line to the `[listen]` table.
+    pub(crate) fn listen(mut self, line: &str) -> Self {
+        self.listen = format!("{line}\n");
         self.write_gateway_file();
         self
     }
@@ -82,9 +91,9 @@ impl Site {
     fn write_gateway_file(&self) {
         let mut toml = format!(
             "[host]\nname = \"Example Agency\"\ndomain = \"{HOST_DOMAIN}\"\ndata_dir = \"data\"\nupstream_private = true\n\n\
-             [listen]\nhttps = [\"127.0.0.1:0\"]\nhttp = [\"127.0.0.1:0\"]\nops = \"127.0.0.1:0\"\n\n\
+             [listen]\nhttps = [\"127.0.0.1:0\"]\nhttp = [\"127.0.0.1:0\"]\nops = \"127.0.0.1:0\"\n{}\n\
              [delivery]\ngraph_url = \"{}\"\n",
-            self.graph_url
+            self.listen, self.graph_url
         );
         toml.push_str(&self.extra);
         self.write("pixelgate.toml", toml);
