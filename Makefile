@@ -10,12 +10,13 @@ BIN := $(CARGO_TARGET_DIR)/debug/pixelgate
 PLUGINS := $(CARGO_TARGET_DIR)/plugins
 DEMO_SECONDS ?= 0
 
-.PHONY: help demo test build plugins own setup setup-test fmt lint deny bench fuzz clean
+.PHONY: help demo test build plugins own setup setup-test fmt lint deny bench bench-tls fuzz clean
 
 help:
 	@echo 'make demo [DEMO_SECONDS=15]  build, start the gateway with sample accounts, show events arriving'
 	@echo 'make test                    run every test'
 	@echo 'make lint | deny | bench     what CI checks besides, and the benchmarks'
+	@echo 'make bench-tls [N=100000]    TLS with N names, side by side with nginx, haproxy and caddy'
 
 demo: build plugins
 	scripts/install-packages chromium
@@ -62,6 +63,11 @@ deny:
 
 bench: own
 	cargo bench
+
+# Serving N names (default: 1,000, 20,000, 100,000) side by side with nginx, haproxy and caddy. Needs root.
+bench-tls: setup own
+	benches/compare/peers $(TOOLS)/peers
+	cargo bench --bench compare-tls -- --peers $(TOOLS)/peers --rounds $(or $(ROUNDS),3) $(if $(N),--names $(N))
 
 fuzz:
 	cd fuzz && cargo +nightly fuzz list | xargs -I TARGET cargo +nightly fuzz run TARGET -- -max_total_time=60
