@@ -10,7 +10,7 @@ BIN := $(CARGO_TARGET_DIR)/debug/pixelgate
 PLUGINS := $(CARGO_TARGET_DIR)/plugins
 DEMO_SECONDS ?= 0
 
-.PHONY: help demo test build plugins own setup setup-test fmt lint deny bench bench-tls fuzz clean
+.PHONY: help demo test build plugins own setup setup-test fmt lint deny bench bench-tls soak fuzz clean
 
 help:
 	@echo 'make demo [DEMO_SECONDS=15]  build, start the gateway with sample accounts, show events arriving'
@@ -68,6 +68,10 @@ bench: own
 bench-tls: setup own
 	benches/compare/peers $(TOOLS)/peers
 	cargo bench --bench compare-tls -- --peers $(TOOLS)/peers --rounds $(or $(ROUNDS),3) $(if $(N),--names $(N))
+
+# Adds, renewals, removals, reloads and traffic at once; fails if memory is not flat at the end.
+soak: plugins
+	cargo bench --bench soak -- --minutes $(or $(MINUTES),30)
 
 fuzz:
 	cd fuzz && cargo +nightly fuzz list | xargs -I TARGET cargo +nightly fuzz run TARGET -- -max_total_time=60
