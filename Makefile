@@ -48,6 +48,7 @@ setup-test: setup
 	scripts/install-packages chromium python3-venv util-linux systemd curl
 	command -v cargo-nextest >/dev/null || cargo install cargo-nextest --locked
 	scripts/python-tools $(TOOLS)
+	scripts/sid-tools $(TOOLS) pebble
 	cd tests/browser && npm ci --no-audit --no-fund --silent
 
 fmt:

@@ -28,6 +28,7 @@ pub mod reload;
 
 pub mod console;
 pub mod delivery;
+pub mod issuance;
 pub mod proxy;
 
 pub mod server;

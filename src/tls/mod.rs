@@ -3,14 +3,18 @@
 //! * `sni` — the form in which names are compared;
 //! * `credential` — a chain and its key, parsed and checked;
 //! * `folder` — one folder of `certs_dir`, read again only when its files changed;
+//! * `chain` — certificates looked at for a person; `keep` — putting one in place; `probe` — what a client is served;
 //! * here — [`CertStore`], which holds the credential of every name that is served.
 //!
 //! A name's certificate is `<certs_dir>/<name>/chain.pem` with `key.pem`, else that of the name with its first label
 //! replaced by `_` (the wildcard `*.shop.example` lives in `_.shop.example/`). A store is immutable; a new one is loaded
 //! from the one before it and shares with it whatever did not change.
 
+pub mod chain;
 mod credential;
 mod folder;
+pub mod keep;
+pub mod probe;
 mod sni;
 #[cfg(test)]
 pub(crate) mod testing;

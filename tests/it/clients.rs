@@ -3,7 +3,7 @@ use std::process::{Command, Output};
 
 use boring::x509::X509;
 
-use crate::util::process::Process;
+use crate::util::process::{Process, tool};
 use crate::util::site::HOST_DOMAIN;
 use crate::util::{Account, Gateway, Site, Standin};
 
@@ -17,7 +17,7 @@ fn repository(path: &str) -> PathBuf {
 
 /// The official SDK as pip installed it, in a folder of the test's own, with the test's CA in the bundle that it pins.
 fn sdk_that_trusts(site: &Site) -> PathBuf {
-    let python = python();
+    let python = tool("python/bin/python");
     let find = Command::new(&python)
         .args(["-c", "import facebook_business; print(facebook_business.__path__[0])"])
         .output()
@@ -34,17 +34,6 @@ fn sdk_that_trusts(site: &Site) -> PathBuf {
     folder
 }
 
-/// The Python of the tests, which `make test` sets up.
-fn python() -> PathBuf {
-    let tools = std::env::var_os("PIXELGATE_TOOLS").map_or_else(
-        || PathBuf::from(std::env::var_os("HOME").expect("a home folder")).join(".cache/pixelgate/tools"),
-        PathBuf::from,
-    );
-    let python = tools.join("python/bin/python");
-    assert!(python.exists(), "{} is not there: run `make setup-test`", python.display());
-    python
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn the_official_python_sdk_delivers_sync_and_async() {
     let standin = Standin::start().await;
@@ -56,7 +45,7 @@ async fn the_official_python_sdk_delivers_sync_and_async() {
     for (how, name) in [("sync", NAME), ("async", NAME), ("sync", HOST_DOMAIN)] {
         let base_url = format!("https://{name}:{}", gateway.https().port());
         let event_id = format!("{how}-{name}");
-        let mut command = Command::new(python());
+        let mut command = Command::new(tool("python/bin/python"));
         command.arg(repository("tests/sdk/send.py")).args([
             how,
             &base_url,

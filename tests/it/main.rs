@@ -4,6 +4,8 @@
 /// The small language of these tests.
 mod util;
 
+/// Certificates: what the command line does with them, DNS, a real ACME server.
+mod certificates;
 /// The official clients as they come from their registries, and a real browser.
 mod clients;
 /// What a person types: output, exit codes.

@@ -1,9 +1,10 @@
 //! The small language that the tests are written in: a site (configuration, certificates, accounts), a gateway (the real
-//! program on it), the Graph stand-in, and clients.
+//! program on it), the Graph stand-in, a real ACME server, and clients.
 
 pub(crate) mod certificates;
 pub(crate) mod client;
 pub(crate) mod gateway;
+pub(crate) mod pebble;
 pub(crate) mod process;
 pub(crate) mod site;
 pub(crate) mod standin;
@@ -13,6 +14,7 @@ use std::time::{Duration, Instant};
 pub(crate) use certificates::Authority;
 pub(crate) use client::Browser;
 pub(crate) use gateway::Gateway;
+pub(crate) use pebble::Pebble;
 pub(crate) use site::{Account, Site};
 pub(crate) use standin::Standin;
 

@@ -69,6 +69,17 @@ pub(crate) fn built(name: &str) -> PathBuf {
     }
 }
 
+/// A program that `make setup-test` brought, below the folder of tools.
+pub(crate) fn tool(path: &str) -> PathBuf {
+    let tools = std::env::var_os("PIXELGATE_TOOLS").map_or_else(
+        || PathBuf::from(std::env::var_os("HOME").expect("a home folder")).join(".cache/pixelgate/tools"),
+        PathBuf::from,
+    );
+    let tool = tools.join(path);
+    assert!(tool.exists(), "{} is not there: run `make setup-test`", tool.display());
+    tool
+}
+
 /// A Wasm component that `make plugins` built.
 pub(crate) fn plugin(name: &str) -> PathBuf {
     let target = Path::new(env!("CARGO_BIN_EXE_pixelgate")).ancestors().nth(2).expect("a target directory");

@@ -1,0 +1,349 @@
+//! Certificates looked at for a person: what is in them, whether a chain is whole, and which key belongs to which.
+//!
+//! Nothing here is on the way of a handshake.
+
+use std::time::Duration;
+
+use boring::asn1::{Asn1Time, Asn1TimeRef};
+use boring::nid::Nid;
+use boring::pkey::{Id, PKey, PKeyRef, Private, Public};
+use boring::stack::Stack;
+use boring::x509::store::X509StoreBuilder;
+use boring::x509::{X509, X509NameRef, X509Ref, X509StoreContext};
+
+use crate::account::ServerName;
+
+/// Certificates in a chain; real ones have two to four.
+const CHAIN_MAX: usize = 10;
+const BEGIN: &str = "-----BEGIN ";
+
+/// A chain as it was read or sent, leaf first if it is right.
+pub struct Chain(Vec<X509>);
+
+/// What a certificate says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Facts {
+    /// The serial number, hexadecimal, as the name of a folder too.
+    pub serial: String,
+    /// Who issued it.
+    pub issuer: String,
+    /// Its DNS names, lower case.
+    pub names: Vec<String>,
+    /// First second of its validity, Unix time.
+    pub not_before: i64,
+    /// Last second of its validity, Unix time.
+    pub not_after: i64,
+    /// Its key, as in `ECDSA P-256` or `RSA 2048`.
+    pub key: String,
+}
+
+/// What is wrong with a chain.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ChainFault {
+    /// A certificate is not followed by the one that issued it.
+    #[error("certificate {0} of the chain is not followed by its issuer, {1}")]
+    Order(usize, String),
+    /// The chain ends too early for a client that knows public roots only.
+    #[error("the chain ends with a certificate of {0}, which is no root that this machine trusts")]
+    Unanchored(String),
+    /// The last certificate is a root nobody here trusts.
+    #[error("the chain ends at the root {0}, which this machine does not trust")]
+    UnknownRoot(String),
+    /// BoringSSL's own words.
+    #[error("a client would refuse the chain: {0}")]
+    Refused(String),
+}
+
+/// A chain with its key, put together from what a folder or file holds.
+pub struct Bundle {
+    /// Leaf first, issuers after it, without the root.
+    pub chain: Chain,
+    /// The leaf's key.
+    key: PKey<Private>,
+    /// What the leaf says.
+    pub facts: Facts,
+}
+
+/// Certificates and keys in the order in which they were met.
+#[derive(Default)]
+pub struct Pile {
+    certificates: Vec<X509>,
+    keys: Vec<PKey<Private>>,
+    /// A key with a passphrase was met.
+    pub encrypted: bool,
+}
+
+// === impl Chain ===
+
+impl Chain {
+    /// Reads PEM; `None` = there is no certificate in it, or one that cannot be parsed.
+    pub fn from_pem(pem: &[u8]) -> Option<Self> {
+        let chain = X509::stack_from_pem(pem).ok()?;
+        (!chain.is_empty()).then_some(Self(chain))
+    }
+
+    /// Reads certificates one by one.
+    pub fn from_der(ders: &[Vec<u8>]) -> Option<Self> {
+        ders.iter().map(|der| X509::from_der(der).ok()).collect::<Option<Vec<_>>>().map(Self)
+    }
+
+    /// What the first certificate says; `None` = it is no certificate for TLS.
+    pub fn leaf(&self) -> Option<Facts> {
+        facts(self.0.first()?)
+    }
+
+    /// The certificates one by one, DER.
+    pub fn to_der(&self) -> Option<Vec<Vec<u8>>> {
+        self.0.iter().map(|certificate| certificate.to_der().ok()).collect()
+    }
+
+    /// The certificates in the order in which they are, PEM.
+    pub fn to_pem(&self) -> Option<Vec<u8>> {
+        let blocks = self.0.iter().map(|certificate| certificate.to_pem().ok()).collect::<Option<Vec<_>>>()?;
+        Some(blocks.concat())
+    }
+
+    /// Judges order and completeness as a client does that trusts what this machine trusts, as of `now` (Unix seconds).
+    ///
+    /// # Errors
+    /// What a client would stumble over.
+    pub fn judge(&self, now: i64) -> Result<(), ChainFault> {
+        for (at, pair) in self.0.windows(2).enumerate() {
+            let [certificate, next] = pair else { continue };
+            if !is_issuer(next, certificate) {
+                return Err(ChainFault::Order(at + 1, common_name(certificate.issuer_name())));
+            }
+        }
+        let Some(last) = self.0.last() else { return Ok(()) };
+        let issuer = common_name(last.issuer_name());
+        match self.is_trusted(now) {
+            Ok(true) => Ok(()),
+            Ok(false) if is_issuer(last, last) => Err(ChainFault::UnknownRoot(issuer)),
+            Ok(false) => Err(ChainFault::Unanchored(issuer)),
+            Err(words) => Err(ChainFault::Refused(words)),
+        }
+    }
+
+    /// Whether the chain leads to a root of this machine's store; an error is any other reason against it.
+    fn is_trusted(&self, now: i64) -> Result<bool, String> {
+        let words = |error: boring::error::ErrorStack| error.to_string();
+        let (leaf, rest) = self.0.split_first().ok_or_else(String::new)?;
+        let mut store = X509StoreBuilder::new().map_err(words)?;
+        store.set_default_paths().map_err(words)?;
+        // Validity is told by itself: here it is judged inside of the leaf's.
+        let leaf_facts = facts(leaf).ok_or("the leaf cannot be read")?;
+        store.verify_param_mut().set_time(now.clamp(leaf_facts.not_before, leaf_facts.not_after));
+        let store = store.build();
+        let mut others = Stack::new().map_err(words)?;
+        rest.iter().try_for_each(|certificate| others.push(certificate.clone())).map_err(words)?;
+        let mut context = X509StoreContext::new().map_err(words)?;
+        let verdict = context.init(&store, leaf, &others, |context| {
+            context.verify_cert()?;
+            Ok(context.verify_result())
+        });
+        match verdict.map_err(words)? {
+            Ok(()) => Ok(true),
+            Err(error) if ANCHOR_ERRORS.contains(&error.as_raw()) => Ok(false),
+            Err(error) => Err(error.error_string().to_owned()),
+        }
+    }
+}
+
+/// X509_V_ERR_…: no issuer at hand (2, 20), self-signed leaf (18) or root (19), unable to verify the first (21).
+const ANCHOR_ERRORS: [i32; 5] = [2, 18, 19, 20, 21];
+
+// === impl Facts ===
+
+impl Facts {
+    /// Whether a client that asked for `name` would take it (RFC 9525, 6.3).
+    pub fn covers(&self, name: &ServerName) -> bool {
+        let wildcard = ServerName::wildcard(name.as_str());
+        self.names.iter().any(|own| own == name.as_str() || Some(own) == wildcard.as_ref())
+    }
+
+    /// Whether the key is RSA.
+    pub fn is_rsa(&self) -> bool {
+        self.key.starts_with("RSA")
+    }
+}
+
+// === impl Pile ===
+
+impl Pile {
+    /// Adds all certificates and keys of a PEM text; what is something else is passed over. Says whether there was any.
+    pub fn add(&mut self, pem: &[u8]) -> bool {
+        let text = String::from_utf8_lossy(pem);
+        let before = self.certificates.len() + self.keys.len();
+        for block in text.split(BEGIN).skip(1) {
+            let pem = format!("{BEGIN}{block}");
+            let label = block.split("-----").next().unwrap_or_default();
+            if label == "ENCRYPTED PRIVATE KEY" || block.contains("Proc-Type: 4,ENCRYPTED") {
+                self.encrypted = true;
+            } else if label.ends_with("PRIVATE KEY") {
+                self.keys.extend(PKey::private_key_from_pem(pem.as_bytes()));
+            } else if label.ends_with("CERTIFICATE") {
+                self.certificates.extend(X509::from_pem(pem.as_bytes()));
+            }
+        }
+        self.certificates.len() + self.keys.len() > before
+    }
+
+    /// Whether there is nothing in it.
+    pub fn is_empty(&self) -> bool {
+        self.certificates.is_empty() && self.keys.is_empty()
+    }
+
+    /// Each certificate that has its key here, with its issuers put in order after it.
+    pub fn bundles(&self) -> Vec<Bundle> {
+        let mut bundles: Vec<Bundle> = Vec::new();
+        for certificate in &self.certificates {
+            let bundle = self.key_of(certificate).and_then(|key| {
+                let facts = facts(certificate)?;
+                Some(Bundle { chain: self.chain_from(certificate), key: key.clone(), facts })
+            });
+            // certbot keeps the leaf in two files.
+            let new = |bundle: &Bundle| bundles.iter().all(|other| other.facts != bundle.facts);
+            bundles.extend(bundle.filter(new));
+        }
+        bundles
+    }
+
+    /// The DNS names of certificates whose key is not here. An intermediate has none.
+    pub fn keyless(&self) -> Vec<String> {
+        let keyless = self.certificates.iter().filter(|certificate| self.key_of(certificate).is_none());
+        let mut names: Vec<String> =
+            keyless.filter_map(|certificate| facts(certificate)).flat_map(|facts| facts.names).collect();
+        names.sort();
+        names.dedup();
+        names
+    }
+
+    fn key_of(&self, certificate: &X509Ref) -> Option<&PKey<Private>> {
+        let public = certificate.public_key().ok()?;
+        self.keys.iter().find(|key| public.public_eq(key))
+    }
+
+    fn chain_from(&self, leaf: &X509) -> Chain {
+        let mut chain = vec![leaf.clone()];
+        while chain.len() < CHAIN_MAX {
+            let Some(last) = chain.last() else { break };
+            let issuer = self.certificates.iter().find(|issuer| is_issuer(issuer, last) && !is_issuer(issuer, issuer));
+            match issuer {
+                Some(issuer) => chain.push(issuer.clone()),
+                None => break,
+            }
+        }
+        Chain(chain)
+    }
+}
+
+// === impl Bundle ===
+
+impl Bundle {
+    /// The key, PEM (PKCS #8).
+    pub fn key_pem(&self) -> Option<Vec<u8>> {
+        self.key.private_key_to_pem_pkcs8().ok()
+    }
+}
+
+/// What a certificate says; `None` = it has no key or validity that can be read.
+fn facts(certificate: &X509Ref) -> Option<Facts> {
+    let names = certificate.subject_alt_names().into_iter().flatten();
+    Some(Facts {
+        serial: certificate.serial_number().to_bn().ok()?.to_hex_str().ok()?.to_lowercase(),
+        issuer: common_name(certificate.issuer_name()),
+        names: names.filter_map(|name| name.dnsname().map(str::to_ascii_lowercase)).collect(),
+        not_before: unix_seconds(certificate.not_before())?,
+        not_after: unix_seconds(certificate.not_after())?,
+        key: key_kind(&*certificate.public_key().ok()?),
+    })
+}
+
+/// Whether one issued the other: its subject is the other's issuer, and its key made the signature.
+fn is_issuer(issuer: &X509Ref, certificate: &X509Ref) -> bool {
+    let signed = issuer.public_key().ok().and_then(|key| certificate.verify(&key).ok());
+    issuer.issued(certificate).is_ok() && signed == Some(true)
+}
+
+fn common_name(name: &X509NameRef) -> String {
+    let text = |nid| {
+        name.entries_by_nid(nid).next().and_then(|entry| entry.data().as_utf8().ok()).map(|text| text.to_string())
+    };
+    match (text(Nid::ORGANIZATIONNAME), text(Nid::COMMONNAME)) {
+        (Some(organisation), Some(name)) => format!("{organisation} {name}"),
+        (Some(one), None) | (None, Some(one)) => one,
+        (None, None) => "an issuer without a name".to_owned(),
+    }
+}
+
+fn key_kind(key: &PKeyRef<Public>) -> String {
+    match key.id() {
+        Id::EC => format!("ECDSA P-{}", key.bits()),
+        Id::RSA => format!("RSA {}", key.bits()),
+        Id::ED25519 => "Ed25519".to_owned(),
+        _ => "of a kind that TLS does not use".to_owned(),
+    }
+}
+
+fn unix_seconds(time: &Asn1TimeRef) -> Option<i64> {
+    let since = Asn1Time::from_unix(0).ok()?.diff(time).ok()?;
+    Some(i64::from(since.days) * 86_400 + i64::from(since.secs))
+}
+
+/// Unix seconds as RFC 3339, UTC; what lies outside of its years is cut to them.
+pub fn rfc3339(seconds: i64) -> String {
+    const YEAR_9999_ENDS: u64 = 253_402_300_799;
+    let since = Duration::from_secs(u64::try_from(seconds).unwrap_or_default().min(YEAR_9999_ENDS));
+    humantime::format_rfc3339_seconds(std::time::UNIX_EPOCH + since).to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::indexing_slicing)]
+    use super::*;
+    use crate::tls::testing::Issued;
+
+    /// The first second of 2026.
+    const NOW: i64 = 1_767_225_600;
+
+    #[test]
+    fn a_pile_is_put_in_order_whatever_the_order_of_its_parts() {
+        let (issued, other) = (Issued::new(&["a.example", "*.b.example"]), Issued::new(&["c.example"]));
+        let mut pile = Pile::default();
+        assert!(pile.is_empty() && !pile.add(b"# a README\n"));
+        let blocks: Vec<_> = issued.chain.split_inclusive("-----END CERTIFICATE-----\n").collect();
+        for part in [&issued.root, &other.chain, blocks[1], &issued.key, blocks[0], blocks[0]] {
+            assert!(pile.add(part.as_bytes()));
+        }
+        let bundles = pile.bundles();
+        assert_eq!(bundles.len(), 1, "the leaf was there twice");
+        let bundle = &bundles[0];
+        assert_eq!(bundle.chain.to_pem().unwrap(), issued.chain.as_bytes(), "without the root");
+        assert_eq!((bundle.facts.key.as_str(), bundle.facts.not_after), ("ECDSA P-256", 4_102_444_800));
+        assert!(bundle.facts.issuer.contains("Intermediate of a.example"));
+        let covers = |name: &str| bundle.facts.covers(&name.parse().unwrap());
+        assert!(covers("a.example") && covers("x.b.example") && !covers("b.example") && !covers("y.x.b.example"));
+        assert!(bundle.key_pem().unwrap().starts_with(b"-----BEGIN PRIVATE KEY-----"));
+        assert_eq!(pile.keyless(), ["c.example"]);
+    }
+
+    #[test]
+    fn a_chain_is_judged_by_order_and_end() {
+        let issued = Issued::new(&["a.example"]);
+        let judge = |pem: &str| Chain::from_pem(pem.as_bytes()).unwrap().judge(NOW);
+        let blocks: Vec<_> = issued.chain.split_inclusive("-----END CERTIFICATE-----\n").collect();
+        assert!(matches!(judge(&format!("{}{}", blocks[1], blocks[0])), Err(ChainFault::Order(1, _))));
+        assert!(matches!(judge(&issued.chain), Err(ChainFault::Unanchored(root)) if root.contains("Root")));
+        assert!(matches!(judge(blocks[0]), Err(ChainFault::Unanchored(name)) if name.contains("Intermediate")));
+        assert!(matches!(judge(&(issued.chain.clone() + &issued.root)), Err(ChainFault::UnknownRoot(_))));
+        assert!(Chain::from_pem(b"").is_none() && Chain::from_pem(issued.key.as_bytes()).is_none());
+    }
+
+    #[test]
+    fn a_key_with_a_passphrase_is_noticed() {
+        let issued = Issued::new(&["a.example"]);
+        let mut pile = Pile::default();
+        pile.add(issued.key.replace("PRIVATE KEY", "ENCRYPTED PRIVATE KEY").as_bytes());
+        assert!(pile.encrypted && pile.is_empty());
+    }
+}

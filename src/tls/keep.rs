@@ -1,0 +1,116 @@
+//! Putting a certificate where the store reads those that are not the operator's own:
+//! `<issued dir>/<name>/<serial>/`, and `live`, a link to the serial that is served, switched by one rename.
+
+use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::io::{self, ErrorKind, Write};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, symlink};
+use std::path::{Path, PathBuf};
+
+/// The link to what is served.
+pub const LIVE: &str = "live";
+/// A certificate, leaf first, and its key; `.rsa` for the twin of an ECDSA one.
+pub const FILES: [[&str; 2]; 2] = [["chain.pem", "key.pem"], ["chain.rsa.pem", "key.rsa.pem"]];
+
+/// Writes files (name and content) as `serial` of `name` and switches to them: the store reads the old ones or the new
+/// ones, and never half of them, also after a power cut. What was live before stays beside them; older serials go.
+///
+/// Run by root, all that is made belongs to the owner of the folder above `issued_dir`, so that the gateway can read it.
+///
+/// # Errors
+/// What the operating system says; what was live still is.
+pub fn keep(issued_dir: &Path, name: &str, serial: &str, files: &[(&str, &[u8])]) -> io::Result<PathBuf> {
+    let folder = issued_dir.join(name);
+    DirBuilder::new().recursive(true).mode(0o700).create(&folder)?;
+    let part = folder.join(format!(".{serial}.{}", std::process::id()));
+    remove_folder(&part)?;
+    DirBuilder::new().mode(0o700).create(&part)?;
+    for (file, content) in files {
+        let mut open = OpenOptions::new().write(true).create_new(true).mode(0o600).open(part.join(file))?;
+        open.write_all(content)?;
+        open.sync_all()?;
+    }
+    sync(&part)?;
+    let before = fs::read_link(folder.join(LIVE)).ok();
+    // The serial that is live may come again with other files: it must stay whole until the switch.
+    let taken = |serial: &String| folder.join(serial).exists();
+    let again = (1..).map(|n| format!("{serial}-{n}"));
+    let serial = std::iter::once(serial.to_owned()).chain(again).find(|serial| !taken(serial)).unwrap_or_default();
+    fs::rename(&part, folder.join(&serial))?;
+    let next = folder.join(format!(".live.{}", std::process::id()));
+    match fs::remove_file(&next) {
+        Err(error) if error.kind() != ErrorKind::NotFound => return Err(error),
+        _ => symlink(&serial, &next)?,
+    }
+    give_to_owner(issued_dir, &folder, &serial, files)?;
+    fs::rename(&next, folder.join(LIVE))?;
+    sync(&folder)?;
+    sync(issued_dir)?;
+    // What cannot be removed now is removed next time.
+    let _ = remove_older(&folder, &[Some(Path::new(&serial)), before.as_deref()]);
+    Ok(folder.join(serial))
+}
+
+/// As root: what was made belongs to whom the folder above belongs to.
+fn give_to_owner(issued_dir: &Path, folder: &Path, serial: &str, files: &[(&str, &[u8])]) -> io::Result<()> {
+    let above = fs::metadata(issued_dir.parent().unwrap_or(issued_dir))?;
+    if !rustix::process::geteuid().is_root() || above.uid() == 0 {
+        return Ok(());
+    }
+    let made = folder.join(serial);
+    let written = files.iter().map(|(file, _)| made.join(file));
+    for path in [issued_dir.to_owned(), folder.to_owned(), made.clone()].into_iter().chain(written) {
+        std::os::unix::fs::chown(&path, Some(above.uid()), Some(above.gid()))?;
+    }
+    Ok(())
+}
+
+/// Removes the folders of serials that are not kept. Others, such as that of an order under way, are left alone.
+fn remove_older(folder: &Path, kept: &[Option<&Path>]) -> io::Result<()> {
+    for entry in fs::read_dir(folder)? {
+        let entry = entry?;
+        let name = entry.file_name();
+        let is_serial = name.as_encoded_bytes().first().is_some_and(u8::is_ascii_hexdigit);
+        let is_kept = kept.iter().flatten().any(|kept| kept.as_os_str() == name);
+        if entry.file_type()?.is_dir() && is_serial && !is_kept {
+            fs::remove_dir_all(entry.path())?;
+        }
+    }
+    Ok(())
+}
+
+fn remove_folder(folder: &Path) -> io::Result<()> {
+    match fs::remove_dir_all(folder) {
+        Err(error) if error.kind() != ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
+}
+
+fn sync(folder: &Path) -> io::Result<()> {
+    File::open(folder)?.sync_all()
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+
+    #[test]
+    fn the_new_one_is_live_the_one_before_stays_and_nobody_else_may_read() {
+        let dir = tempfile::tempdir().unwrap();
+        let issued = dir.path().join("certs");
+        for (serial, content) in [("0a", "1"), ("0b", "2"), ("0c", "3"), ("0c", "4")] {
+            keep(&issued, "a.example", serial, &[("chain.pem", content.as_bytes())]).unwrap();
+            assert_eq!(fs::read_to_string(issued.join("a.example/live/chain.pem")).unwrap(), content);
+        }
+        fs::create_dir(issued.join("a.example/pending")).unwrap();
+        keep(&issued, "a.example", "0d", &[]).unwrap();
+        let entries = fs::read_dir(issued.join("a.example")).unwrap();
+        let mut left: Vec<_> = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+        left.sort();
+        assert_eq!(left, ["0c-1", "0d", "live", "pending"]);
+        let mode = |path: &str| fs::metadata(issued.join(path)).unwrap().permissions().mode() & 0o777;
+        assert_eq!((mode("a.example"), mode("a.example/0d"), mode("a.example/0c-1/chain.pem")), (0o700, 0o700, 0o600));
+    }
+}
