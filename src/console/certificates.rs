@@ -15,6 +15,7 @@ use crate::account::{AccountId, ServerName};
 use crate::clock::now_ms;
 use crate::console::Console;
 use crate::console::control::Refused;
+use crate::console::status::ExpiringName;
 use crate::reload::Reloader;
 use crate::snapshot::{Route, Snapshot};
 use crate::tls::chain::{Chain, rfc3339};
@@ -200,8 +201,20 @@ fn view(snapshot: &Snapshot, name: &ServerName, now_ms: i64) -> CertificateView 
         expires_soon: valid.is_some_and(|known| expires_soon(known, now_ms / 1_000)),
         next_action: None,
         next_action_at: None,
-        last_error: fault.filter(|_| is_served).map(|fault| format!("its own certificate is {}; a wildcard's stands in", label(fault))),
+        last_error: fault
+            .filter(|_| is_served)
+            .map(|fault| format!("its own certificate is {}; a wildcard's stands in", label(fault))),
     }
+}
+
+/// The names that are served with a certificate that expires soon.
+pub(super) fn expiring(snapshot: &Snapshot, now_ms: i64) -> impl Iterator<Item = ExpiringName> {
+    let domains = snapshot.tenants().flat_map(|tenant| &tenant.config.domains);
+    domains.chain([&snapshot.gateway.host.domain]).filter_map(move |name| {
+        let known = snapshot.certificates.state(name)?;
+        let soon = known.not_after > now_ms / 1_000 && expires_soon(&known, now_ms / 1_000);
+        soon.then(|| ExpiringName { not_after: rfc3339(known.not_after), name: name.to_string() })
+    })
 }
 
 /// Whether a certificate's end is near enough to be told: fourteen days, less for short-lived ones.
@@ -230,7 +243,8 @@ fn origin(origin: Origin) -> &'static str {
 }
 
 fn known(console: &Console, name: &str) -> Result<ServerName, Refused> {
-    let name: ServerName = name.parse().map_err(|_| Refused(StatusCode::NOT_FOUND, format!("{name} is no server name")))?;
+    let name: ServerName =
+        name.parse().map_err(|_| Refused(StatusCode::NOT_FOUND, format!("{name} is no server name")))?;
     match console.reloader.published().load().route(name.as_str()) {
         Some(_) => Ok(name),
         None => Err(Refused(StatusCode::NOT_FOUND, DeskError::UnknownName(name).to_string())),

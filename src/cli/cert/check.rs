@@ -159,7 +159,11 @@ impl Findings {
         let (now, until) = (now_ms() / 1_000, rfc3339(leaf.not_after));
         let left = leaf.not_after - now;
         if left < 0 {
-            self.error("expiry", format!("ended at {until}"), "renew it; `pixelgate cert issue`, or `pixelgate cert import`");
+            self.error(
+                "expiry",
+                format!("ended at {until}"),
+                "renew it; `pixelgate cert issue`, or `pixelgate cert import`",
+            );
         } else if left < (leaf.not_after - leaf.not_before) / 4 {
             let text = format!("ends at {until}, in {} days", left / 86_400);
             self.warning("expiry", text, "see that it is renewed: `pixelgate cert list` shows what comes next");
@@ -180,7 +184,11 @@ impl Findings {
                 self.warning(about, fault.to_string(), remedy);
             }
             Err(fault @ ChainFault::UnknownRoot(_)) => {
-                self.warning(about, fault.to_string(), "fine for a private CA that all clients trust, else get another certificate");
+                self.warning(
+                    about,
+                    fault.to_string(),
+                    "fine for a private CA that all clients trust, else get another certificate",
+                );
             }
             Err(fault) => self.error(about, fault.to_string(), "get another certificate"),
         }
@@ -192,12 +200,15 @@ impl Findings {
             Ok(answer) if answer.ok => {
                 let detail: CertificateDetail = serde_json::from_value(answer.body)?;
                 let view = &detail.certificate;
-                let next = view.next_action.as_ref().map(|action| {
-                    format!("; next: {action} {}", view.next_action_at.as_deref().unwrap_or_default())
-                });
+                let next = view
+                    .next_action
+                    .as_ref()
+                    .map(|action| format!("; next: {action} {}", view.next_action_at.as_deref().unwrap_or_default()));
                 let text = format!("it knows the name: {}{}", view.state, next.unwrap_or_default());
                 match &view.last_error {
-                    Some(error) => self.warning("gateway", format!("{text}; last error: {error}"), "see the lines below"),
+                    Some(error) => {
+                        self.warning("gateway", format!("{text}; last error: {error}"), "see the lines below")
+                    }
                     None => self.ok("gateway", text),
                 }
                 Ok(Some(detail))
@@ -230,7 +241,11 @@ impl Findings {
         let shown = format!("{} at {}", path.join(" → "), addresses.join(", "));
         if !report.findings.iter().any(|finding| finding.is_error) {
             self.ok("dns", shown);
-            let caa = if report.caa.is_empty() { "no CAA records: any CA may issue".to_owned() } else { report.caa.join(", ") };
+            let caa = if report.caa.is_empty() {
+                "no CAA records: any CA may issue".to_owned()
+            } else {
+                report.caa.join(", ")
+            };
             self.ok("caa", caa);
         }
         for finding in &report.findings {
@@ -265,10 +280,16 @@ impl Findings {
         for address in addresses {
             let url = format!("http://{}{CHALLENGE} at {address}", self.name);
             match ask(SocketAddr::new(*address, 80), &self.name, false).await {
-                Ok(answer) if Some(&answer) == ours.as_ref() => self.ok("port 80", format!("{url} leads to this gateway")),
+                Ok(answer) if Some(&answer) == ours.as_ref() => {
+                    self.ok("port 80", format!("{url} leads to this gateway"))
+                }
                 Ok(answer) => {
                     let text = format!("{url} is answered {} by something else than this gateway", answer.status);
-                    self.warning("port 80", text, "let port 80 of that address lead here, without a redirect or cache in between");
+                    self.warning(
+                        "port 80",
+                        text,
+                        "let port 80 of that address lead here, without a redirect or cache in between",
+                    );
                 }
                 Err(error) => {
                     let remedy = "open port 80 in the firewall; behind address translation try it from outside";
@@ -289,7 +310,11 @@ impl Findings {
                     ours = Some(served);
                 }
                 Err(error @ ProbeError::Handshake(_)) => {
-                    self.error("served", format!("{at} no certificate: {error}"), "see the lines above; the name has none that can be served");
+                    self.error(
+                        "served",
+                        format!("{at} no certificate: {error}"),
+                        "see the lines above; the name has none that can be served",
+                    );
                 }
                 Err(error) => self.error("served", format!("{at} no answer: {error}"), "see the gateway's log"),
             }
@@ -301,8 +326,16 @@ impl Findings {
                     self.ok("served", format!("a client at {at} gets the same"));
                 }
                 (Ok(served), _) => {
-                    let text = format!("a client at {at} gets another certificate, by {} until {}", served.issuer, rfc3339(served.not_after));
-                    self.warning("served", text, "let port 443 of that address lead to this gateway, with TLS passed through");
+                    let text = format!(
+                        "a client at {at} gets another certificate, by {} until {}",
+                        served.issuer,
+                        rfc3339(served.not_after)
+                    );
+                    self.warning(
+                        "served",
+                        text,
+                        "let port 443 of that address lead to this gateway, with TLS passed through",
+                    );
                 }
                 (Err(error), _) => {
                     let remedy = "open port 443 in the firewall; behind address translation try it from outside";
@@ -313,13 +346,26 @@ impl Findings {
     }
 
     fn compare(&mut self, at: &str, served: &Served, leaf: Option<&[u8]>) {
-        let text = format!("{at} {} certificates, the first by {} until {}", served.chain_der.len(), served.issuer, rfc3339(served.not_after));
+        let text = format!(
+            "{at} {} certificates, the first by {} until {}",
+            served.chain_der.len(),
+            served.issuer,
+            rfc3339(served.not_after)
+        );
         if leaf.is_none_or(|leaf| served.chain_der.first().is_some_and(|first| first == leaf)) {
             self.ok("served", text);
         } else {
-            self.warning("served", format!("{text}: not the one in the files"), "`pixelgate reload` makes the gateway take it up");
+            self.warning(
+                "served",
+                format!("{text}: not the one in the files"),
+                "`pixelgate reload` makes the gateway take it up",
+            );
         }
-        if !served.names.iter().any(|name| *name == self.name.as_str() || Some(name) == ServerName::wildcard(self.name.as_str()).as_ref()) {
+        if !served
+            .names
+            .iter()
+            .any(|name| *name == self.name.as_str() || Some(name) == ServerName::wildcard(self.name.as_str()).as_ref())
+        {
             self.error("served", format!("it is for {}", served.names.join(", ")), "get a certificate for this name");
         }
     }

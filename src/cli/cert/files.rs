@@ -37,7 +37,8 @@ impl Configured {
             Candidate::Good(account) => Some((id, account)),
             Candidate::Bad => None,
         });
-        let domains = accounts.flat_map(|(id, account)| account.domains.iter().map(|name| (name.clone(), Some(id.clone()))));
+        let domains =
+            accounts.flat_map(|(id, account)| account.domains.iter().map(|name| (name.clone(), Some(id.clone()))));
         domains.chain([(self.gateway.host.domain.clone(), None)]).collect()
     }
 

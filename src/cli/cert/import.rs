@@ -81,7 +81,8 @@ pub(super) fn run(gateway: &GatewayArgs, args: &ImportArgs) -> anyhow::Result<En
         }
         results.push(result);
     }
-    let gateway_says = if changed.is_empty() { None } else { take_up(gateway, &changed.into_iter().collect::<Vec<_>>())? };
+    let gateway_says =
+        if changed.is_empty() { None } else { take_up(gateway, &changed.into_iter().collect::<Vec<_>>())? };
     tell_served(&mut results, &choices, gateway_says.as_deref());
     report(args, &found, &results, gateway_says.is_some())?;
     let done = results.iter().any(|result| result.result != "refused");
@@ -131,7 +132,8 @@ impl Found {
         let keyless: Vec<_> = pile.keyless().into_iter().filter(|name| !with_key(name)).collect();
         if !keyless.is_empty() {
             let names = keyless.join(", ");
-            self.notes.push(format!("{path}: the key of the certificate for {names} is not there, or is another one's"));
+            self.notes
+                .push(format!("{path}: the key of the certificate for {names} is not there, or is another one's"));
         }
         self.bundles.extend(bundles);
     }
@@ -143,11 +145,13 @@ impl Found {
             let facts = &bundle.facts;
             let shown = facts.names.join(", ");
             if facts.not_after < now {
-                self.notes.push(format!("the certificate for {shown} has expired at {}: left out", rfc3339(facts.not_after)));
+                self.notes
+                    .push(format!("the certificate for {shown} has expired at {}: left out", rfc3339(facts.not_after)));
                 continue;
             }
             if facts.not_before > now {
-                self.notes.push(format!("the certificate for {shown} is valid from {}: left out", rfc3339(facts.not_before)));
+                self.notes
+                    .push(format!("the certificate for {shown} is valid from {}: left out", rfc3339(facts.not_before)));
                 continue;
             }
             let covered: Vec<&ServerName> = names.iter().filter(|name| facts.covers(name)).collect();
@@ -171,7 +175,13 @@ impl Found {
     }
 
     /// Judges one choice against what is in place, and puts it there.
-    fn put(&self, configured: &Configured, folder: &str, choice: &Choice, args: &ImportArgs) -> anyhow::Result<Imported> {
+    fn put(
+        &self,
+        configured: &Configured,
+        folder: &str,
+        choice: &Choice,
+        args: &ImportArgs,
+    ) -> anyhow::Result<Imported> {
         let bundle = |index: Option<usize>| index.and_then(|index| self.bundles.get(index));
         let (ecdsa, rsa) = (bundle(choice.ecdsa), bundle(choice.rsa));
         let (main, twin) = match ecdsa {
@@ -199,14 +209,22 @@ impl Found {
         }
         let until = in_place.and_then(|pem| Chain::from_pem(&pem)?.leaf()).map(|leaf| leaf.not_after);
         if let Some(until) = until.filter(|until| *until > main.facts.not_after && !args.force) {
-            result.notes.push(format!("the one in place is valid longer, until {}; --force puts this one there", rfc3339(until)));
+            result.notes.push(format!(
+                "the one in place is valid longer, until {}; --force puts this one there",
+                rfc3339(until)
+            ));
             return Ok(result);
         }
         result.result = if args.dry_run { "would_import" } else { "imported" };
         if !args.dry_run {
             let files: Vec<(&str, &[u8])> = files.iter().map(|(file, content)| (*file, content.as_slice())).collect();
             let kept = keep::keep(&issued_dir, folder, &main.facts.serial, &files);
-            kept.with_context(|| format!("{} cannot be written; run this as root or as the gateway's user", issued_dir.join(folder).display()))?;
+            kept.with_context(|| {
+                format!(
+                    "{} cannot be written; run this as root or as the gateway's user",
+                    issued_dir.join(folder).display()
+                )
+            })?;
         }
         Ok(result)
     }
@@ -218,7 +236,8 @@ fn notes(configured: &Configured, folder: &str, bundle: &Bundle) -> Vec<String> 
     match bundle.chain.judge(now_ms() / 1_000) {
         Ok(()) => {}
         Err(fault @ ChainFault::Unanchored(_)) => {
-            notes.push(format!("{fault}: put the CA's intermediate certificate beside it, unless this is a private CA"));
+            notes
+                .push(format!("{fault}: put the CA's intermediate certificate beside it, unless this is a private CA"));
         }
         Err(fault) => notes.push(fault.to_string()),
     }
@@ -276,7 +295,12 @@ fn report(args: &ImportArgs, found: &Found, results: &[Imported], running: bool)
     }
     for result in results {
         let served = if result.served.is_empty() { "" } else { ", served now" };
-        say(format_args!("{}: {}{served}, until {}", result.name, result.result, result.not_after.as_deref().unwrap_or_default()))?;
+        say(format_args!(
+            "{}: {}{served}, until {}",
+            result.name,
+            result.result,
+            result.not_after.as_deref().unwrap_or_default()
+        ))?;
         result.notes.iter().try_for_each(|note| say(format_args!("    {note}")))?;
     }
     found.notes.iter().try_for_each(|note| say(note))?;

@@ -107,7 +107,13 @@ fn list(gateway: &GatewayArgs, args: &ListArgs) -> anyhow::Result<Ended> {
     let certificates: Vec<CertificateView> = serde_json::from_value(answer.body)?;
     for view in &certificates {
         let text = |text: &Option<String>| text.clone().unwrap_or_else(|| "–".to_owned());
-        say(format_args!("{:<40} {:<13} until {:<20} {}", view.name.as_str(), view.state, text(&view.not_after), text(&view.issuer)))?;
+        say(format_args!(
+            "{:<40} {:<13} until {:<20} {}",
+            view.name.as_str(),
+            view.state,
+            text(&view.not_after),
+            text(&view.issuer)
+        ))?;
         if let Some(action) = &view.next_action {
             say(format_args!("    next: {action} {}", view.next_action_at.as_deref().unwrap_or_default()))?;
         }
