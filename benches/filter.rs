@@ -66,6 +66,7 @@ impl Bench {
             pixel: "1234567890".parse().unwrap(),
             host: "events.shop.example".to_owned(),
             signals: Vec::new(),
+            sources: Vec::new(),
         };
         Self {
             runtime: tokio::runtime::Builder::new_current_thread().build().unwrap(),

@@ -80,6 +80,8 @@ pub struct TlsConfig {
     pub certs_dir: PathBuf,
     /// The lowest TLS version that is spoken.
     pub min_version: TlsVersion,
+    /// Time after which session tickets are made with a new key.
+    pub ticket_rotation: Duration,
 }
 
 /// A version of TLS that may be the lowest one.
@@ -157,6 +159,8 @@ pub struct Limits {
     pub body_bytes_max: usize,
     /// Body of a request to the Graph-compatible routes, after inflation too.
     pub graph_body_bytes_max: usize,
+    /// Body of a request to an account's own servers, as it comes.
+    pub upstream_body_bytes_max: u64,
     /// Events in one request.
     pub events_per_request_max: usize,
     /// Open connections in all.
@@ -165,6 +169,8 @@ pub struct Limits {
     pub connections_per_ip_max: usize,
     /// TLS handshakes begun in a second; more are refused.
     pub handshakes_per_second: usize,
+    /// TLS handshakes that one address may begin in a second.
+    pub handshakes_per_second_per_ip: usize,
     /// From accept to the end of the TLS handshake.
     pub handshake_timeout: Duration,
     /// From the first byte of a request's header to its last; also how long an idle connection is kept.

@@ -74,7 +74,7 @@ impl<'a> Call<'a> {
         Self {
             context,
             pixel: context.pixel.to_string(),
-            signals: context.signals.iter().map(|(name, value)| (name.as_str(), Held::of_scalar(value))).collect(),
+            signals: signals(context, event),
             event,
             hashed: event
                 .user_data
@@ -125,6 +125,19 @@ impl<'a> Call<'a> {
             },
         )
     }
+}
+
+/// What the request said, then what the event itself carries under the names of consent sources: a server has no cookies.
+fn signals<'a>(context: &'a Context, event: &'a Event) -> Vec<Named<'a>> {
+    let mut signals: Vec<Named<'a>> =
+        context.signals.iter().map(|(name, value)| (name.as_str(), Held::of_scalar(value))).collect();
+    for source in &context.sources {
+        let carried = event.custom_data.get(source).or_else(|| event.extra.get(source));
+        if let Some(value) = carried.filter(|_| signals.iter().all(|(name, _)| name != source)) {
+            signals.push((source, Held::of_value(value)));
+        }
+    }
+    signals
 }
 
 fn members(map: &Map<String, Value>) -> Vec<Named<'_>> {

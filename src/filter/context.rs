@@ -14,8 +14,12 @@ pub struct Context {
     pub pixel: PixelId,
     /// The name that the request was sent to.
     pub host: String,
-    /// The cookies and keys that the account names as consent sources, and the visitor's `country` where it is known.
+    /// What the request said: the cookies that the account names as consent sources, and the visitor's `country` where
+    /// it is known.
     pub signals: Vec<(String, Scalar)>,
+    /// The consent sources themselves: a key of this name that an event carries is a signal of that event, if the
+    /// request has none of the name. Not written, a replay takes those of its time.
+    pub sources: Vec<String>,
 }
 
 /// [`Context`] as it is written.
@@ -58,7 +62,7 @@ impl Context {
     pub fn from_json(text: &str) -> Result<Self, serde_json::Error> {
         let Written { account, pixel, host, signals } = serde_json::from_str(text)?;
         let signals = signals.into_iter().map(|(name, value)| (name, value.into())).collect();
-        Ok(Self { account, pixel, host, signals })
+        Ok(Self { account, pixel, host, signals, sources: Vec::new() })
     }
 }
 
@@ -103,6 +107,7 @@ mod tests {
                 ("gpc".to_owned(), Scalar::Boolean(true)),
                 ("tcf".to_owned(), Scalar::Json("[1]".to_owned())),
             ],
+            sources: Vec::new(),
         };
         assert_eq!(Context::from_json(&context.to_json()).unwrap(), context);
         assert!(Context::from_json("{}").is_err());

@@ -210,6 +210,7 @@ impl Ingest {
             pixel: group.pixel,
             host: request.host.clone(),
             signals: signals(request, group.tenant),
+            sources: group.tenant.config.consent_sources.clone(),
         });
         let mut sorted = Sorted::default();
         for filtered in group.tenant.filters.run(context.clone(), events).await {

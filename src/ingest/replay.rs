@@ -61,12 +61,13 @@ impl Ingest {
         let Some(tenant) = snapshot.tenant(&letter.lane.account) else {
             return Again::Hold;
         };
-        let (Ok(context), Ok(event)) =
+        let (Ok(mut context), Ok(event)) =
             (Context::from_json(&letter.context), decode::graph::decode_stored(&letter.body))
         else {
             tracing::warn!(id = letter.id, lane = %letter.lane, "a held event cannot be read back; it stays");
             return Again::Hold;
         };
+        context.sources.clone_from(&tenant.config.consent_sources);
         match tenant.filters.run(Arc::new(context), vec![event]).await.pop() {
             Some(Filtered::Pass(event)) => Again::Send(stored(&letter.lane, &letter.envelope, &event)),
             Some(Filtered::Drop { filter, reason }) => {

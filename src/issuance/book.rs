@@ -52,7 +52,8 @@ impl Book {
         kept.map_err(|error| error.to_string())?.map_err(|error| error.to_string())
     }
 
-    fn write(&self, now_ms: i64) -> rusqlite::Result<()> {
+    /// As [`Book::keep`], and blocks meanwhile.
+    pub(super) fn write(&self, now_ms: i64) -> rusqlite::Result<()> {
         let mut file = self.file.lock().unwrap_or_else(PoisonError::into_inner);
         let (names, budgets) = self.with(|memory| {
             let changed = std::mem::take(&mut memory.changed);

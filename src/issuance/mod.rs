@@ -95,6 +95,20 @@ pub enum IssuanceError {
     },
 }
 
+/// Why a certificate is not ordered now.
+#[derive(Debug, thiserror::Error)]
+pub enum Refusal {
+    /// `[acme] enabled` is not set.
+    #[error("certificates are not ordered here")]
+    Disabled,
+    /// The name is in the domains of no active account.
+    #[error("the name is in the domains of no active account")]
+    UnknownName,
+    /// It cannot be written down.
+    #[error("the order cannot be written down: {0}")]
+    State(#[from] rusqlite::Error),
+}
+
 /// What it shares with the other parts.
 pub struct Parts {
     /// `[host] data_dir`
@@ -199,24 +213,24 @@ impl Issuance {
         tasks.shutdown().await;
     }
 
-    /// Orders a certificate for a name now, whatever it has.
+    /// Orders a certificate for a name now, whatever it has. Blocks until that is written down.
     ///
     /// # Errors
-    /// Why not, for a person to read.
-    pub async fn order_now(&self, name: &ServerName) -> Result<(), String> {
+    /// Why nothing will come of it.
+    pub fn order_now(&self, name: &ServerName) -> Result<(), Refusal> {
         let snapshot = self.shared.reloader.published().load_full();
         if !snapshot.gateway.acme.enabled {
-            return Err("certificates are not ordered here: set [acme] enabled = true".to_owned());
+            return Err(Refusal::Disabled);
         }
         if !listed(&snapshot).iter().any(|listed| listed.name == *name) {
-            return Err(format!("{name} is in the domains of no active account"));
+            return Err(Refusal::UnknownName);
         }
         self.shared.book.with(|memory| {
             let state = memory.change(name);
             state.forced = true;
             state.not_before_ms = 0;
         });
-        self.shared.book.keep(now_ms()).await?;
+        self.shared.book.write(now_ms())?;
         self.shared.woken.notify_one();
         Ok(())
     }

@@ -47,6 +47,23 @@ pub enum NextAction {
     Retry,
 }
 
+// === impl NextAction ===
+
+impl NextAction {
+    /// As `cert list` says it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Off => "off",
+            Self::Operator => "operator",
+            Self::Visitor => "wait for a visitor",
+            Self::Running => "ordering",
+            Self::Order => "order",
+            Self::Renew => "renew",
+            Self::Retry => "retry",
+        }
+    }
+}
+
 // === impl Issuance ===
 
 impl Issuance {

@@ -277,9 +277,9 @@ impl Shared {
 
     /// Publishes the certificate that lies in the store now.
     async fn refresh(&self, name: &ServerName) -> Result<(), Trouble> {
-        let (reloader, _name) = (self.reloader.clone(), name.clone());
-        let refreshed = tokio::task::spawn_blocking(move || reloader.reload(now_ms())).await;
-        refreshed.map(drop).map_err(|error| Trouble::Local(error.to_string()))
+        let (reloader, name) = (self.reloader.clone(), name.clone());
+        let refreshed = tokio::task::spawn_blocking(move || reloader.refresh_certificates(&[name], now_ms())).await;
+        refreshed.map_err(|error| Trouble::Local(error.to_string()))
     }
 
     /// Connects to ourselves as a client would: only what it sees is issued.

@@ -65,7 +65,7 @@ pub(super) struct Forward {
     /// Servers that were tried, the last one being the one it goes to.
     pub(super) tried: Vec<SocketAddr>,
     /// Bytes of its body so far.
-    pub(super) body_bytes: usize,
+    pub(super) body_bytes: u64,
 }
 
 // === impl Context ===

@@ -96,9 +96,9 @@ impl ProxyHttp for Service {
         _end_of_stream: bool,
         ctx: &mut Context,
     ) -> pingora::Result<()> {
-        let bytes_max = ctx.snapshot.gateway.limits.graph_body_bytes_max;
+        let bytes_max = ctx.snapshot.gateway.limits.upstream_body_bytes_max;
         if let (Some(forward), Some(chunk)) = (&mut ctx.forward, body) {
-            forward.body_bytes += chunk.len();
+            forward.body_bytes += chunk.len() as u64;
             if forward.body_bytes > bytes_max {
                 return Err(Error::new_down(ErrorType::HTTPStatus(413)));
             }

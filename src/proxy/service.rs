@@ -166,7 +166,7 @@ impl Service {
             return Err(Refusal::AccountInactive.into());
         }
         let gateway = &ctx.snapshot.gateway;
-        if body::declared_bytes(session).is_some_and(|bytes| bytes > gateway.limits.graph_body_bytes_max as u64) {
+        if body::declared_bytes(session).is_some_and(|bytes| bytes > gateway.limits.upstream_body_bytes_max) {
             return Err(Rejection::Body(BodyError::TooLarge));
         }
         if forwarded::is_looping(session.req_header()) {

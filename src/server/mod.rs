@@ -1,5 +1,6 @@
 //! The composition root: the one place that names every part, and the life of the process on one screen.
 
+mod desk;
 mod housekeeping;
 mod life;
 mod listen;
@@ -27,11 +28,12 @@ use crate::issuance::{self, Issuance, IssuanceError};
 use crate::outbox::{self, Outbox};
 use crate::proxy::{Edge, EdgeError};
 use crate::reload::{Reloader, Report, Unusable};
+use crate::server::desk::OrderingDesk;
 use crate::server::listen::Listeners;
 use crate::server::observers::Counting;
 use crate::snapshot::{self, Inputs};
 use crate::telemetry::{LogError, Metrics, start_log};
-use crate::tls::Challenges;
+use crate::tls::{Challenges, Wanted};
 
 pub use listen::ListenError;
 pub(crate) use options::filter_options;
@@ -117,7 +119,7 @@ pub fn check(config_dir: &Path) -> Result<Report, RunError> {
     let last_good = LastGood::open(&config.host.data_dir);
     let (previous, now_ms) = (None, now_ms());
     let inputs = Inputs { gateway: config, reading, previous, last_good: &last_good, filters: &filters, now_ms };
-    Ok(Report { revision: 0, problems: snapshot::compile(inputs).problems })
+    Ok(Report { revision: 0, problems: snapshot::compile(inputs).problems() })
 }
 
 /// Every part, built and connected, not yet serving.
@@ -146,7 +148,7 @@ impl Gateway {
         let last_good = LastGood::open(&config.host.data_dir);
         let reloader = Reloader::start(source, reading, last_good, filters, metrics.clone(), now_ms());
         let reloader = Arc::new(reloader.map_err(|Unusable(problems)| RunError::Configuration(problems))?);
-        life::log_problems(&reloader.published().load().problems);
+        life::log_problems(&reloader.published().load().problems());
         let ingest = Arc::new(Ingest::new(outbox.clone(), metrics.clone()));
         let delivery = Delivery::new(outbox.clone(), reloader.published().clone(), counting.clone())?;
         Ok(Self { metrics, counting, outbox, reloader, ingest, delivery, started: Instant::now() })
@@ -163,15 +165,15 @@ impl Gateway {
         let (stop_edge, stop_delivery, stop_console) =
             (CancellationToken::new(), CancellationToken::new(), CancellationToken::new());
 
-        let published = self.reloader.published().clone();
-        let challenges: Arc<Challenges> = Arc::default();
+        let (challenges, wanted) = (Arc::new(Challenges::default()), Arc::new(Wanted::default()));
+        let (reloader, ingest) = (self.reloader.clone(), self.ingest.clone());
         let edge =
-            Edge::new(listeners.edge, published, self.ingest.clone(), challenges.clone(), self.counting.clone())?;
+            Edge::new(listeners.edge, reloader, ingest, challenges.clone(), wanted.clone(), self.counting.clone())?;
         let issuance = Issuance::open(issuance::Parts {
             data_dir: config.host.data_dir.clone(),
             reloader: self.reloader.clone(),
             challenges,
-            wanted: Arc::default(),
+            wanted,
             edge: ready_file.https.clone(),
             observer: self.counting,
         })?;
@@ -186,11 +188,19 @@ impl Gateway {
             readiness: Readiness::new(followed),
             further_problems: Arc::new(move || ordering.problems()),
             started: self.started,
+            desk: Arc::new(OrderingDesk { reloader: self.reloader.clone(), issuance: issuance.clone() }),
+            https: ready_file.https.clone(),
+            http: ready_file.http.clone(),
         };
         tokio::spawn(console.clone().serve_control(control, stop_console.clone()));
         tokio::spawn(console.serve_ops(ops, stop_console.clone()));
         tokio::spawn(systemd::watchdog(stop_console.clone()));
-        tokio::spawn(housekeeping::run(self.outbox.clone(), config.delivery.age_max, stop_console.clone()));
+        tokio::spawn(housekeeping::run(
+            self.outbox.clone(),
+            self.reloader.clone(),
+            config.delivery.age_max,
+            stop_console.clone(),
+        ));
 
         let issuing = tokio::spawn(issuance.run(stop_delivery.clone()));
 
@@ -213,7 +223,12 @@ impl Gateway {
         let _ = delivery.await;
         let _ = issuing.await;
         stop_console.cancel();
-        let closed = tokio::task::spawn_blocking(move || self.outbox.close()).await;
+        let reloader = self.reloader;
+        let closed = tokio::task::spawn_blocking(move || {
+            reloader.keep_certificate_index();
+            self.outbox.close();
+        })
+        .await;
         closed.map_err(|error| RunError::Process(error.into()))?;
         tracing::info!("stopped");
         Ok(())

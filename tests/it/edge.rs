@@ -26,7 +26,13 @@ impl<'a> Hello<'a> {
 
     /// Shakes hands; the error is what the server's refusal looks like to a client.
     fn shake(&self, gateway: SocketAddr) -> Result<SslStream<TcpStream>, String> {
-        let stream = TcpStream::connect(gateway).map_err(|error| error.to_string())?;
+        self.shake_after(b"", gateway)
+    }
+
+    /// The same on a connection that begins with these bytes, as a load balancer's does.
+    fn shake_after(&self, before: &[u8], gateway: SocketAddr) -> Result<SslStream<TcpStream>, String> {
+        let mut stream = TcpStream::connect(gateway).map_err(|error| error.to_string())?;
+        stream.write_all(before).map_err(|error| error.to_string())?;
         stream.set_read_timeout(Some(PATIENCE)).unwrap();
         let mut builder = SslConnector::builder(SslMethod::tls()).unwrap();
         builder.set_verify(SslVerifyMode::NONE);
@@ -176,6 +182,66 @@ async fn slow_clients_are_let_go() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_body_may_take_longer_than_a_header() {
+    let standin = Standin::start().await;
+    let (_site, gateway) = shop(&standin, "[limits]\nheader_timeout = \"300ms\"\nbody_timeout = \"20s\"\n").await;
+    let mut stream = Hello::to(NAME).shake(gateway.https()).unwrap();
+    let body = page_view(PIXEL, "slow").to_string();
+    let head = format!("POST /events HTTP/1.1\r\nHost: {NAME}\r\nContent-Length: {}\r\n", body.len());
+    write!(stream, "{head}Connection: close\r\n\r\n{}", &body[..20]).unwrap();
+    // Waits three times the header's limit: an answer or an end of the connection would come now.
+    stream.get_ref().set_read_timeout(Some(Duration::from_millis(900))).unwrap();
+    let early = stream.read(&mut [0; 1]).map_err(|error| error.kind());
+    assert_eq!(early, Err(std::io::ErrorKind::WouldBlock));
+    stream.get_ref().set_read_timeout(Some(PATIENCE)).unwrap();
+    stream.write_all(&body.as_bytes()[20..]).unwrap();
+    let mut answer = String::new();
+    let _ = stream.read_to_string(&mut answer);
+    assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+    standin.took(PIXEL, &["slow"]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn only_a_trusted_proxy_says_who_the_visitor_is() {
+    let standin = Standin::start().await;
+    for (trusted, ip) in [("[\"127.0.0.0/8\"]", "203.0.113.7"), ("[]", "absent")] {
+        let site = Site::new(&standin.url)
+            .listen(&format!("trusted_proxies = {trusted}"))
+            .account(Account::new("shoes", PIXEL).domain(NAME));
+        let gateway = Gateway::start(&site).await;
+        let event = page_view(PIXEL, ip);
+        let request = gateway.browser().post(NAME, "/events").header("x-forwarded-for", "198.51.100.9, 203.0.113.7");
+        assert_eq!(request.body(event.to_string()).send().await.unwrap().status(), 200);
+        let user = standin.event(PIXEL, ip).await["user_data"].clone();
+        assert_eq!(user["client_ip_address"].as_str().unwrap_or("absent"), ip, "{user}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_balancer_that_must_says_who_the_visitor_is_before_the_handshake() {
+    let standin = Standin::start().await;
+    let site = Site::new(&standin.url)
+        .listen("proxy_protocol = [\"127.0.0.0/8\"]")
+        .account(Account::new("shoes", PIXEL).domain(NAME));
+    let gateway = Gateway::start(&site).await;
+    let mut binary = b"\r\n\r\n\0\r\nQUIT\n\x21\x11\x00\x0c".to_vec();
+    binary.extend([203, 0, 113, 8, 127, 0, 0, 1, 0x13, 0x88, 0x01, 0xbb]);
+    let line = b"PROXY TCP4 203.0.113.7 127.0.0.1 5000 443\r\n".to_vec();
+    for (header, ip) in [(line, "203.0.113.7"), (binary, "203.0.113.8")] {
+        let mut stream = Hello::to(NAME).shake_after(&header, gateway.https()).unwrap();
+        let body = page_view(PIXEL, ip).to_string();
+        let head = format!("POST /events HTTP/1.1\r\nHost: {NAME}\r\nContent-Length: {}\r\n", body.len());
+        write!(stream, "{head}X-Forwarded-For: 198.51.100.9\r\nConnection: close\r\n\r\n{body}").unwrap();
+        let mut answer = String::new();
+        let _ = stream.read_to_string(&mut answer);
+        assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+        assert_eq!(standin.event(PIXEL, ip).await["user_data"]["client_ip_address"], ip);
+    }
+    assert!(Hello::to(NAME).shake(gateway.https()).is_err(), "without the header there is no connection");
+    assert_eq!(gateway.metric("pixelgate_events_rejected_total", "proxy_header").await, 1.0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn one_address_may_hold_so_many_connections_and_no_more() {
     let standin = Standin::start().await;
     let (_site, gateway) = shop(&standin, "[limits]\nconnections_per_ip_max = 5\n").await;
@@ -208,6 +274,7 @@ async fn what_is_no_event_goes_to_the_accounts_own_servers() {
     let standin = Standin::start().await;
     let (one, two) = (origin("one").await, origin("two").await);
     let site = Site::new(&standin.url)
+        .with("[limits]\nupstream_body_bytes_max = 1_024\n")
         .account(
             Account::new("shoes", PIXEL).domain(NAME).top(&format!("upstream = [\"http://{one}\", \"http://{two}\"]")),
         )
@@ -226,6 +293,10 @@ async fn what_is_no_event_goes_to_the_accounts_own_servers() {
     }
     assert_eq!(seen.len(), 2, "both servers are used: {seen:?}");
     assert_eq!(gateway.browser().get("events.hats.example", "/shop").send().await.unwrap().status(), 404);
+    for (bytes, status) in [(1_024, 200), (1_025, 413)] {
+        let request = gateway.browser().post(NAME, "/upload").body(vec![b'a'; bytes]);
+        assert_eq!(request.send().await.unwrap().status(), status);
+    }
     assert_eq!(gateway.browser().send(NAME, &page_view(PIXEL, "beside")).await.0, 200);
 }
 

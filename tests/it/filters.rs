@@ -43,14 +43,18 @@ async fn two_accounts_with_different_filters_do_not_mix() {
     let send = async |name: &str, pixel: u64, id: &str, cookie: &str| {
         let mut event = page_view(pixel, id);
         event["custom_data"] = json!({ "secret": "s", "colour": "red" });
+        if id == "said" {
+            event["custom_data"]["consent"] = "marketing".into();
+        }
         let request = browser.post(name, "/events").header("cookie", cookie).body(event.to_string());
         assert_eq!(request.send().await.unwrap().status(), 200);
     };
     send(NAME, PIXEL, "no-consent", "other=marketing").await;
     send(NAME, PIXEL, "consent", "consent=marketing").await;
+    send(NAME, PIXEL, "said", "").await;
     send("events.hats.example", 5002, "hat", "").await;
     send("events.plain.example", 5003, "plain", "").await;
-    standin.took(PIXEL, &["consent"]).await;
+    standin.took(PIXEL, &["consent", "said"]).await;
     standin.took(5002, &["hat"]).await;
     standin.took(5003, &["plain"]).await;
     assert!(!standin.events(PIXEL).await.contains_key("no-consent"));

@@ -61,8 +61,13 @@ pub(super) fn run(args: Args) -> anyhow::Result<Ended> {
             return Ok(Ended::Bad);
         }
     };
-    let context =
-        Context { account, pixel: "1".parse()?, host: "events.shop.example".to_owned(), signals: args.signals.clone() };
+    let context = Context {
+        account,
+        pixel: "1".parse()?,
+        host: "events.shop.example".to_owned(),
+        signals: args.signals.clone(),
+        sources: Vec::new(),
+    };
     let event = event(args.event.as_deref())?;
     let filtered = run_once(&chain, context, event)?;
     print(filtered, args.json)

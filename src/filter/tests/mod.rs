@@ -120,6 +120,7 @@ fn context() -> Arc<Context> {
         pixel: "1234567890".parse().unwrap(),
         host: "events.shop.example".to_owned(),
         signals: vec![("consent".to_owned(), crate::event::Scalar::Text("all".to_owned()))],
+        sources: Vec::new(),
     })
 }
 

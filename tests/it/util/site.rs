@@ -15,7 +15,9 @@ pub(crate) struct Site {
     dir: TempDir,
     pub(crate) authority: Authority,
     graph_url: String,
-    listen: [String; 2],
+    listen: String,
+    /// Where TLS and plain HTTP are taken.
+    edge: [String; 2],
     extra: String,
 }
 
@@ -36,9 +38,9 @@ impl Site {
     /// An empty site that delivers to a Graph API at this URL.
     pub(crate) fn new(graph_url: &str) -> Self {
         let dir = tempfile::tempdir().expect("a temporary folder");
-        let listen = ["127.0.0.1:0".to_owned(), "127.0.0.1:0".to_owned()];
-        let (authority, graph_url) = (Authority::new(), graph_url.to_owned());
-        let site = Self { dir, authority, graph_url, listen, extra: String::new() };
+        let (listen, extra) = (String::new(), String::new());
+        let edge = ["127.0.0.1:0".to_owned(), "127.0.0.1:0".to_owned()];
+        let site = Self { dir, authority: Authority::new(), graph_url: graph_url.to_owned(), listen, edge, extra };
         std::fs::create_dir_all(site.path("accounts")).expect("a folder");
         site.authority.issue(&site.path("certs"), HOST_DOMAIN, 90);
         site.write_gateway_file();
@@ -48,7 +50,7 @@ impl Site {
     /// An empty site that takes part in the world of a CA: it listens where the CA looks, and orders there.
     pub(crate) fn issuing(pebble: &Pebble, acme: &str) -> Self {
         let mut site = Self::new("http://127.0.0.1:9");
-        site.listen = [pebble.https().to_string(), pebble.http().to_string()];
+        site.edge = [pebble.https().to_string(), pebble.http().to_string()];
         let (directory, ca_file, resolver) = (pebble.directory(), pebble.ca_file(), pebble.dns());
         site.with(&format!(
             "[acme]\nenabled = true\nterms_agreed = true\nemail = \"ops@agency.example\"\ndirectory = \"{directory}\"\n\
@@ -59,6 +61,13 @@ impl Site {
     /// Adds TOML to `pixelgate.toml`.
     pub(crate) fn with(mut self, toml: &str) -> Self {
         self.extra.push_str(toml);
+        self.write_gateway_file();
+        self
+    }
+
+    /// Adds a line to the `[listen]` table.
+    pub(crate) fn listen(mut self, line: &str) -> Self {
+        self.listen = format!("{line}\n");
         self.write_gateway_file();
         self
     }
@@ -98,9 +107,9 @@ impl Site {
     fn write_gateway_file(&self) {
         let mut toml = format!(
             "[host]\nname = \"Example Agency\"\ndomain = \"{HOST_DOMAIN}\"\ndata_dir = \"data\"\nupstream_private = true\n\n\
-             [listen]\nhttps = [\"{}\"]\nhttp = [\"{}\"]\nops = \"127.0.0.1:0\"\n\n\
+             [listen]\nhttps = [\"{}\"]\nhttp = [\"{}\"]\nops = \"127.0.0.1:0\"\n{}\n\
              [delivery]\ngraph_url = \"{}\"\n",
-            self.listen[0], self.listen[1], self.graph_url
+            self.edge[0], self.edge[1], self.listen, self.graph_url
         );
         toml.push_str(&self.extra);
         self.write("pixelgate.toml", toml);

@@ -19,10 +19,14 @@ pub(crate) struct Standin {
 
 impl Standin {
     pub(crate) async fn start() -> Self {
+        Self::start_with(&["--keep-body-bytes", "10000000"]).await
+    }
+
+    pub(crate) async fn start_with(arguments: &[&str]) -> Self {
         let dir = tempfile::tempdir().expect("a temporary folder");
         let ready_file = dir.path().join("ready.json");
         let mut command = Command::new(built("graph-standin"));
-        command.arg("--ready-file").arg(&ready_file).args(["--keep-body-bytes", "10000000"]);
+        command.arg("--ready-file").arg(&ready_file).args(arguments);
         let process = Process::start(&mut command, &dir.path().join("log"));
         let ready: Value = eventually("the stand-in is ready", async || {
             serde_json::from_slice(&std::fs::read(&ready_file).ok()?).ok()
