@@ -99,7 +99,7 @@ impl World {
             }
             let ends = self.running.iter().map(|(at, ..)| *at).min();
             let next = [ends, plan.next_ms, Some(end_ms)].into_iter().flatten().min().unwrap();
-            self.now_ms = next.max(self.now_ms + 5 * SECOND_MS);
+            self.now_ms = next.max(self.now_ms + 30 * SECOND_MS);
         }
     }
 

@@ -16,6 +16,7 @@ pub(crate) struct Site {
     pub(crate) authority: Authority,
     graph_url: String,
     listen: String,
+    host: String,
     /// Where TLS and plain HTTP are taken.
     edge: [String; 2],
     extra: String,
@@ -38,9 +39,10 @@ impl Site {
     /// An empty site that delivers to a Graph API at this URL.
     pub(crate) fn new(graph_url: &str) -> Self {
         let dir = tempfile::tempdir().expect("a temporary folder");
-        let (listen, extra) = (String::new(), String::new());
+        let (listen, host, extra) = (String::new(), String::new(), String::new());
         let edge = ["127.0.0.1:0".to_owned(), "127.0.0.1:0".to_owned()];
-        let site = Self { dir, authority: Authority::new(), graph_url: graph_url.to_owned(), listen, edge, extra };
+        let site =
+            Self { dir, authority: Authority::new(), graph_url: graph_url.to_owned(), listen, host, edge, extra };
         std::fs::create_dir_all(site.path("accounts")).expect("a folder");
         site.authority.issue(&site.path("certs"), HOST_DOMAIN, 90);
         site.write_gateway_file();
@@ -61,6 +63,20 @@ impl Site {
     /// Adds TOML to `pixelgate.toml`.
     pub(crate) fn with(mut self, toml: &str) -> Self {
         self.extra.push_str(toml);
+        self.write_gateway_file();
+        self
+    }
+
+    /// Adds a line to the `[host]` table.
+    pub(crate) fn host(mut self, line: &str) -> Self {
+        self.host = format!("{line}\n");
+        self.write_gateway_file();
+        self
+    }
+
+    /// Takes plain HTTP where the CA does not look.
+    pub(crate) fn without_port_80(mut self) -> Self {
+        "127.0.0.1:0".clone_into(&mut self.edge[1]);
         self.write_gateway_file();
         self
     }
@@ -106,10 +122,10 @@ impl Site {
 
     fn write_gateway_file(&self) {
         let mut toml = format!(
-            "[host]\nname = \"Example Agency\"\ndomain = \"{HOST_DOMAIN}\"\ndata_dir = \"data\"\nupstream_private = true\n\n\
+            "[host]\nname = \"Example Agency\"\ndomain = \"{HOST_DOMAIN}\"\ndata_dir = \"data\"\nupstream_private = true\n{}\n\
              [listen]\nhttps = [\"{}\"]\nhttp = [\"{}\"]\nops = \"127.0.0.1:0\"\n{}\n\
              [delivery]\ngraph_url = \"{}\"\n",
-            self.edge[0], self.edge[1], self.listen, self.graph_url
+            self.host, self.edge[0], self.edge[1], self.listen, self.graph_url
         );
         toml.push_str(&self.extra);
         self.write("pixelgate.toml", toml);
