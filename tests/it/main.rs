@@ -22,6 +22,8 @@ mod filters;
 mod layers;
 /// Starting, stopping, signals, systemd, the log.
 mod life;
+/// What a scanner for weak TLS says.
+mod rating;
 /// Problems of the configuration, and taking up a new one under load.
 mod reload;
 /// The ways in: gateway, pixel and Graph formats, good input and bad.
