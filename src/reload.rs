@@ -11,6 +11,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use arc_swap::ArcSwap;
 use serde::{Deserialize, Serialize};
 
+use crate::account::ServerName;
 use crate::config::{GatewayConfig, LastGood, Problem, Reading, Source};
 use crate::filter::FilterHost;
 use crate::snapshot::{self, Inputs, Published, Snapshot};
@@ -65,6 +66,7 @@ impl Reloader {
         let snapshot = snapshot::compile(inputs);
         tell(&metrics, &snapshot, now_ms);
         keep(&last_good, &snapshot);
+        keep_index(&snapshot);
         let published = Arc::new(ArcSwap::from_pointee(snapshot));
         Ok(Self { published, filters, metrics, state: Mutex::new(State { source, last_good }) })
     }
@@ -84,9 +86,10 @@ impl Reloader {
                 return report;
             }
         };
-        let report = Report { revision: snapshot.revision, problems: snapshot.problems.clone() };
+        let report = Report { revision: snapshot.revision, problems: snapshot.problems() };
         tell(&self.metrics, &snapshot, now_ms);
         keep(&state.last_good, &snapshot);
+        keep_index(&snapshot);
         self.published.store(Arc::new(snapshot));
         self.metrics.reload(if report.has_errors() { "partial" } else { "ok" });
         report
@@ -96,9 +99,25 @@ impl Reloader {
     pub fn check(&self, now_ms: i64) -> Report {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         match self.compile(&mut state, now_ms) {
-            Ok(snapshot) => Report { revision: self.published.load().revision, problems: snapshot.problems },
+            Ok(snapshot) => Report { revision: self.published.load().revision, problems: snapshot.problems() },
             Err(report) => report,
         }
+    }
+
+    /// Looks at these names' certificates again, and publishes what it finds with all else as it is. Names that are not
+    /// in the configuration are left out. Blocks while their files are read.
+    pub fn refresh_certificates(&self, names: &[ServerName], now_ms: i64) {
+        // A reload that is compiling has judged certificates already: what it publishes must not undo this.
+        let _state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let before = self.published.load();
+        let refreshed = before.with_certificates(before.certificates.refreshed(names, now_ms / 1_000));
+        tell(&self.metrics, &refreshed, now_ms);
+        self.published.store(Arc::new(refreshed));
+    }
+
+    /// Writes down what is known of certificates, for the next start, if it changed.
+    pub fn keep_certificate_index(&self) {
+        keep_index(&self.published.load());
     }
 
     fn compile(&self, state: &mut State, now_ms: i64) -> Result<Snapshot, Report> {
@@ -113,10 +132,10 @@ impl Reloader {
         let inputs = Inputs { gateway, reading, previous: Some(&previous), last_good, filters, now_ms };
         let mut snapshot = snapshot::compile(inputs);
         // Such as a new host.domain that an account has: a bad pixelgate.toml changes nothing.
-        if snapshot.problems.iter().any(|problem| problem.is_error() && problem.file == gateway_file) {
-            return Err(Report { revision: previous.revision, problems: snapshot.problems });
+        if snapshot.file_problems.iter().any(|problem| problem.is_error() && problem.file == gateway_file) {
+            return Err(Report { revision: previous.revision, problems: snapshot.problems() });
         }
-        snapshot.problems.extend(restart);
+        Arc::make_mut(&mut snapshot.file_problems).extend(restart);
         Ok(snapshot)
     }
 }
@@ -141,19 +160,17 @@ fn restart_needed(running: &GatewayConfig, written: &GatewayConfig, file: &Path)
 
 /// Tells metrics what is wrong and which certificates are served.
 fn tell(metrics: &Metrics, snapshot: &Snapshot, now_ms: i64) {
-    let problems = &snapshot.problems;
-    let errors = problems.iter().filter(|problem| problem.is_error()).count();
-    metrics.config_problems(errors, problems.len() - errors);
+    let (errors, warnings) = snapshot.problem_counts();
+    metrics.config_problems(errors, warnings);
     let names = snapshot.certificates.summary();
-    let states = [
-        ("valid", names.valid),
-        ("missing", names.missing),
-        ("expired", names.expired),
-        ("not_yet_valid", names.not_yet_valid),
-        ("mismatch", names.mismatch),
-        ("unreadable", names.unreadable),
-    ];
-    metrics.certificates(&states, names.first_expiry.map(|at| at - now_ms / 1_000));
+    metrics.certificates(&names.states(), names.first_expiry.map(|at| at - now_ms / 1_000));
+}
+
+/// Failing to is not failing the reload: the next start parses more.
+fn keep_index(snapshot: &Snapshot) {
+    if let Err(error) = snapshot.certificates.keep_index() {
+        tracing::warn!(%error, "the index of certificates could not be written; the next start will take longer");
+    }
 }
 
 /// Keeps the accounts in force for a restart. Failing to is not failing the reload: it is said in the log.

@@ -75,6 +75,8 @@ pub struct TlsConfig {
     pub certs_dir: PathBuf,
     /// The lowest TLS version that is spoken.
     pub min_version: TlsVersion,
+    /// Time after which session tickets are made with a new key.
+    pub ticket_rotation: Duration,
 }
 
 /// A version of TLS that may be the lowest one.
@@ -162,6 +164,8 @@ pub struct Limits {
     pub connections_per_ip_max: usize,
     /// TLS handshakes begun in a second; more are refused.
     pub handshakes_per_second: usize,
+    /// TLS handshakes that one address may begin in a second.
+    pub handshakes_per_second_per_ip: usize,
     /// From accept to the end of the TLS handshake.
     pub handshake_timeout: Duration,
     /// From the first byte of a request's header to its last; also how long an idle connection is kept.

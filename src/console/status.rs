@@ -104,7 +104,7 @@ pub(super) fn status(console: &Console) -> Status {
         uptime_seconds: console.started.elapsed().as_secs(),
         ready: why.is_empty(),
         why,
-        problems: snapshot.problems.clone(),
+        problems: snapshot.problems(),
         certificates: CertificatesStatus {
             served: certificates.valid,
             not_served: certificates.missing

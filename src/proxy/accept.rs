@@ -18,7 +18,7 @@ use tokio_util::task::TaskTracker;
 use crate::config::GatewayConfig;
 use crate::proxy::context::{Connection, ConnectionApp};
 use crate::proxy::handshake::TlsAcceptor;
-use crate::proxy::limits::{ConnectionLimits, ConnectionPermit, HandshakeRate};
+use crate::proxy::limits::{ConnectionLimits, ConnectionPermit, HandshakeRate, SourceRates};
 use crate::proxy::service::Service;
 use crate::proxy::wire::{Pace, Wire};
 use crate::proxy::{Observer, forwarded, proxy_protocol};
@@ -45,6 +45,7 @@ pub(super) struct Acceptor {
     pub(super) tls: TlsAcceptor,
     pub(super) limits: Arc<ConnectionLimits>,
     pub(super) handshakes: HandshakeRate,
+    pub(super) handshakes_by_source: SourceRates,
     pub(super) proxy: Arc<HttpProxy<Service>>,
     pub(super) observer: Arc<dyn Observer>,
     /// Turns true when the gateway stops: Pingora then ends kept-alive connections after their request.
@@ -149,6 +150,13 @@ impl Acceptor {
         if scheme == Scheme::Http {
             let connection = Connection { peer: client, server_name: None, pace };
             return Some(Established { stream: Box::new(wire), connection });
+        }
+        let per_ip = gateway.limits.handshakes_per_second_per_ip;
+        if !forwarded::is_within(&gateway.listen.trusted_proxies, client.ip())
+            && !self.handshakes_by_source.take(client.ip(), per_ip, Instant::now())
+        {
+            self.observer.handshake("limited_per_ip");
+            return None;
         }
         if !self.handshakes.take(gateway.limits.handshakes_per_second, Instant::now()) {
             self.observer.handshake("limited");

@@ -1,27 +1,53 @@
 //! TLS handshakes: the server name chooses the certificate, and a name that is not served ends it at once.
+//!
+//! A name that nobody asked for since the start has no credential in memory: its handshake is put aside in the
+//! ClientHello (before anything was computed), the files are read on a blocking thread, and the handshake goes on.
 
 use std::io;
 use std::sync::Arc;
 
 use boring::ex_data::Index;
+use pingora::protocols::Shutdown;
 use pingora::protocols::tls::SslStream;
 use pingora::tls::error::ErrorStack;
 use pingora::tls::ssl::{
-    AlpnError, ClientHello, NameType, SelectCertError, Ssl, SslAcceptor, SslMethod, SslSessionCacheMode, SslVersion,
-    select_next_proto,
+    AlpnError, ClientHello, ErrorCode, ExtensionType, NameType, SelectCertError, Ssl, SslAcceptor, SslMethod,
+    SslSessionCacheMode, SslVersion, select_next_proto,
 };
+use sha2::{Digest, Sha256};
+use tokio::sync::Semaphore;
+use tokio::task::spawn_blocking;
 
+use crate::account::ServerName;
 use crate::config::TlsVersion;
 use crate::proxy::wire::Wire;
-use crate::tls::{self, Credential};
+use crate::tls::{self, Challenges, Cold, Lookup, TicketKeys};
 
 /// HTTP/2 before HTTP/1.1 (RFC 7301, 3.1: each protocol with its length before it).
 const PROTOCOLS: &[u8] = b"\x02h2\x08http/1.1";
+/// The protocol of a TLS-ALPN-01 challenge (RFC 8737, 3).
+const CHALLENGE: &[u8] = b"acme-tls/1";
+/// The ALPN extension of a client that speaks nothing else.
+const ONLY_CHALLENGE: &[u8] = b"\x00\x0b\x0aacme-tls/1";
+/// Credentials that are loaded at one time.
+const LOADS_MAX: usize = 16;
+/// How often one handshake may ask for its credential: files that change all the time are not waited for.
+const TRIES_MAX: usize = 4;
 
 /// Makes TLS of sockets, for every server name.
 pub(super) struct TlsAcceptor {
     acceptor: SslAcceptor,
     choice: Index<Ssl, Choice>,
+    stale: Arc<dyn Fn(ServerName) + Send + Sync>,
+    loads: Semaphore,
+}
+
+/// What is known of server names.
+pub(super) struct Names {
+    /// What serves a name.
+    pub(super) lookup: Box<dyn Fn(&str) -> Lookup + Send + Sync>,
+    /// Told that a name's files are not what they were when they were judged. May block.
+    pub(super) stale: Arc<dyn Fn(ServerName) + Send + Sync>,
 }
 
 /// What the ClientHello led to.
@@ -30,6 +56,10 @@ enum Choice {
     Open,
     /// This name's certificate.
     Serve(Arc<str>),
+    /// This name's certificate, once it is loaded.
+    Load(Arc<str>, Cold),
+    /// The answer to a TLS-ALPN-01 challenge.
+    Challenge,
     /// The handshake was refused.
     Refuse(HandshakeError),
 }
@@ -41,6 +71,10 @@ pub(super) enum HandshakeError {
     NoName,
     /// The client named a server that has no certificate here.
     UnknownName,
+    /// The server's certificate changes faster than it can be read.
+    NotLoadable,
+    /// It was an ACME server, which wanted to see the handshake only.
+    Challenge,
     /// It is no TLS, of a version or with ciphers that are not spoken here, or the client gave up.
     Failed,
 }
@@ -48,31 +82,37 @@ pub(super) enum HandshakeError {
 // === impl TlsAcceptor ===
 
 impl TlsAcceptor {
-    /// Mozilla's "intermediate" profile, version 5, with the certificates that `lookup` finds by name.
+    /// Mozilla's "intermediate" profile, version 5, with the certificates of `names`.
     ///
     /// # Errors
     /// When BoringSSL has no memory left.
-    pub(super) fn new<F>(lookup: F) -> Result<Self, ErrorStack>
-    where
-        F: Fn(&str) -> Option<Arc<Credential>> + Send + Sync + 'static,
-    {
+    pub(super) fn new(names: Names, challenges: Arc<Challenges>, tickets: Arc<TicketKeys>) -> Result<Self, ErrorStack> {
+        let Names { lookup, stale } = names;
         let choice = Ssl::new_ex_index()?;
         let mut builder = SslAcceptor::mozilla_intermediate_v5(SslMethod::tls())?;
         builder.set_curves_list("X25519MLKEM768:X25519:P-256:P-384")?;
-        // Sessions are resumed by tickets, which cost the server no memory.
+        // Sessions are resumed by tickets, which cost the server no memory. Data before the handshake's end (0-RTT) stays
+        // off, as it is without being asked for: it can be replayed.
         builder.set_session_cache_mode(SslSessionCacheMode::OFF);
-        builder.set_session_id_context(b"pixelgate")?;
-        builder.set_alpn_select_callback(|_, offered| {
+        tickets.install(&mut builder);
+        builder.set_alpn_select_callback(move |ssl, offered| {
+            if matches!(ssl.ex_data(choice), Some(Choice::Challenge)) {
+                return offered.get(1..).filter(|offered| *offered == CHALLENGE).ok_or(AlpnError::ALERT_FATAL);
+            }
             // A client that offers protocols and none of ours meant another service (RFC 7301, 3.2).
             select_next_proto(PROTOCOLS, offered).ok_or(AlpnError::ALERT_FATAL)
         });
         builder.set_select_certificate_callback(move |mut hello| {
-            let chosen = choose(&lookup, &mut hello);
-            let refused = matches!(chosen, Choice::Refuse(_));
+            let chosen = choose(&*lookup, &challenges, &mut hello);
+            let result = match chosen {
+                Choice::Load(..) => Err(SelectCertError::RETRY),
+                Choice::Refuse(_) => Err(SelectCertError::ERROR),
+                _ => Ok(()),
+            };
             hello.ssl_mut().set_ex_data(choice, chosen);
-            if refused { Err(SelectCertError::ERROR) } else { Ok(()) }
+            result
         });
-        Ok(Self { acceptor: builder.build(), choice })
+        Ok(Self { acceptor: builder.build(), choice, stale, loads: Semaphore::new(LOADS_MAX) })
     }
 
     /// Shakes hands, and says for which server name.
@@ -85,15 +125,26 @@ impl TlsAcceptor {
         min_version: TlsVersion,
     ) -> Result<(SslStream<Wire>, Arc<str>), HandshakeError> {
         let mut stream = self.prepare(wire, min_version).map_err(|_| HandshakeError::Failed)?;
-        let accepted = stream.accept().await;
-        match (accepted, stream.ssl().ex_data(self.choice)) {
-            (Ok(()), Some(Choice::Serve(name))) => {
-                let name = name.clone();
-                Ok((stream, name))
-            }
-            (Err(_), Some(Choice::Refuse(error))) => Err(*error),
-            _ => Err(HandshakeError::Failed),
+        for _ in 0..TRIES_MAX {
+            let accepted = stream.accept().await;
+            let (name, cold) = match (accepted, stream.ssl().ex_data(self.choice)) {
+                (Ok(()), Some(Choice::Serve(name))) => {
+                    let name = name.clone();
+                    return Ok((stream, name));
+                }
+                (Ok(()), Some(Choice::Challenge)) => {
+                    stream.shutdown().await;
+                    return Err(HandshakeError::Challenge);
+                }
+                (Err(_), Some(Choice::Refuse(error))) => return Err(*error),
+                (Err(error), Some(Choice::Load(name, cold))) if error.code() == ErrorCode::PENDING_CERTIFICATE => {
+                    (name.clone(), cold.clone())
+                }
+                _ => return Err(HandshakeError::Failed),
+            };
+            self.load(&name, cold).await;
         }
+        Err(HandshakeError::NotLoadable)
     }
 
     fn prepare(&self, wire: Wire, min_version: TlsVersion) -> io::Result<SslStream<Wire>> {
@@ -105,18 +156,41 @@ impl TlsAcceptor {
         ssl.set_ex_data(self.choice, Choice::Open);
         SslStream::new(ssl, wire).map_err(io::Error::other)
     }
+
+    /// Loads a credential. If its files are not what they were, the name is judged again: what comes of that, another
+    /// certificate or none, the next look-up finds.
+    async fn load(&self, name: &str, cold: Cold) {
+        let (Ok(_permit), Ok(name)) = (self.loads.acquire().await, name.parse()) else {
+            return;
+        };
+        let stale = self.stale.clone();
+        let loaded = spawn_blocking(move || cold.load().unwrap_or_else(|_| stale(name))).await;
+        if let Err(error) = loaded {
+            tracing::error!(%error, "loading a certificate broke off");
+        }
+    }
 }
 
 /// Finds the certificate of the name that a client asks for, and makes the handshake use it.
-fn choose(lookup: impl Fn(&str) -> Option<Arc<Credential>>, hello: &mut ClientHello<'_>) -> Choice {
+fn choose(lookup: impl Fn(&str) -> Lookup, challenges: &Challenges, hello: &mut ClientHello<'_>) -> Choice {
     let Some(name) = hello.servername(NameType::HOST_NAME).and_then(tls::normalise) else {
         return Choice::Refuse(HandshakeError::NoName);
     };
     let name: Arc<str> = name.into();
-    let Some(credential) = lookup(&name) else {
-        return Choice::Refuse(HandshakeError::UnknownName);
+    let alpn = hello.get_extension(ExtensionType::APPLICATION_LAYER_PROTOCOL_NEGOTIATION);
+    let challenge = (alpn == Some(ONLY_CHALLENGE)).then(|| challenges.tls_alpn_answer(&name)).flatten();
+    let is_challenge = challenge.is_some();
+    let credential = match challenge.map_or_else(|| lookup(&name), Lookup::Ready) {
+        Lookup::Ready(credential) => credential,
+        Lookup::Cold(cold) => return Choice::Load(name, cold),
+        Lookup::Unknown => return Choice::Refuse(HandshakeError::UnknownName),
     };
-    match credential.install(hello.ssl_mut()) {
+    // A session is resumed only under the name that it was begun under: names are of different tenants.
+    let context = Sha256::digest(name.as_bytes()).into();
+    let installed =
+        tls::set_session_context(hello.ssl_mut(), &context).and_then(|()| credential.install(hello.ssl_mut()));
+    match installed {
+        Ok(()) if is_challenge => Choice::Challenge,
         Ok(()) => Choice::Serve(name),
         Err(_) => Choice::Refuse(HandshakeError::Failed),
     }
@@ -130,126 +204,12 @@ impl HandshakeError {
         match self {
             HandshakeError::NoName => "no_name",
             HandshakeError::UnknownName => "unknown_name",
+            HandshakeError::NotLoadable => "not_loadable",
+            HandshakeError::Challenge => "challenge",
             HandshakeError::Failed => "failed",
         }
     }
 }
 
 #[cfg(test)]
-mod tests {
-    #![allow(clippy::unwrap_used)]
-    use std::net::SocketAddr;
-    use std::time::Duration;
-
-    use boring::ssl::{SslConnector, SslStream as ClientStream, SslVerifyMode};
-    use tokio::net::TcpListener;
-    use tokio::task::{JoinHandle, spawn_blocking};
-
-    use super::*;
-    use crate::proxy::limits::ConnectionLimits;
-    use crate::proxy::testing::Uncounted;
-    use crate::proxy::wire::Pace;
-    use crate::tls::testing::Issued;
-
-    type Accepted = Result<Arc<str>, HandshakeError>;
-
-    /// How a client shakes hands.
-    struct Client {
-        name: Option<&'static str>,
-        protocols: &'static [u8],
-        max_version: SslVersion,
-    }
-
-    const CLIENT: Client = Client { name: Some("a.example"), protocols: PROTOCOLS, max_version: SslVersion::TLS1_3 };
-
-    /// Accepts one connection for `a.example`.
-    async fn server(min_version: TlsVersion) -> (SocketAddr, String, JoinHandle<Accepted>) {
-        let issued = Issued::new(&["a.example"]);
-        let credential = Credential::parse(issued.chain.as_bytes(), issued.key.as_bytes()).unwrap();
-        let acceptor = TlsAcceptor::new(move |name| (name == "a.example").then(|| credential.clone())).unwrap();
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let address = listener.local_addr().unwrap();
-        let accepting = tokio::spawn(async move {
-            let (tcp, _) = listener.accept().await.unwrap();
-            let permit = ConnectionLimits::new(Arc::new(Uncounted)).admit(1).unwrap();
-            let wire = Wire::new(tcp, Pace::new(), Duration::from_secs(5), permit);
-            acceptor.accept(wire, min_version).await.map(|(_, name)| name)
-        });
-        (address, issued.root, accepting)
-    }
-
-    /// Shakes hands; the client's side, and how the server saw it.
-    async fn shake(client: Client, min_version: TlsVersion) -> (Option<ClientStream<std::net::TcpStream>>, Accepted) {
-        let (address, root, accepting) = server(min_version).await;
-        let connecting = spawn_blocking(move || {
-            let mut builder = SslConnector::builder(SslMethod::tls()).unwrap();
-            let root = boring::x509::X509::from_pem(root.as_bytes()).unwrap();
-            builder.cert_store_mut().add_cert(&root).unwrap();
-            builder.set_max_proto_version(Some(client.max_version)).unwrap();
-            builder.set_alpn_protos(client.protocols).unwrap();
-            builder.set_verify(if client.name.is_some() { SslVerifyMode::PEER } else { SslVerifyMode::NONE });
-            let tcp = std::net::TcpStream::connect(address).unwrap();
-            let mut configured = builder.build().configure().unwrap();
-            configured.set_use_server_name_indication(client.name.is_some());
-            configured.connect(client.name.unwrap_or("a.example"), tcp).ok()
-        });
-        (connecting.await.unwrap(), accepting.await.unwrap())
-    }
-
-    #[tokio::test]
-    async fn a_served_name_gets_its_whole_chain_and_http_2() {
-        let (stream, accepted) = shake(CLIENT, TlsVersion::Tls12).await;
-        assert_eq!(accepted.as_deref(), Ok("a.example"));
-        let stream = stream.unwrap();
-        assert_eq!(stream.ssl().peer_cert_chain().unwrap().len(), 2);
-        assert_eq!(stream.ssl().selected_alpn_protocol(), Some(&b"h2"[..]));
-        assert_eq!(stream.ssl().version_str(), "TLSv1.3");
-    }
-
-    #[tokio::test]
-    async fn names_are_served_in_any_case() {
-        let (stream, accepted) = shake(Client { name: Some("A.Example"), ..CLIENT }, TlsVersion::Tls12).await;
-        assert_eq!((stream.is_some(), accepted.as_deref()), (true, Ok("a.example")));
-    }
-
-    #[tokio::test]
-    async fn an_unknown_name_and_none_are_told_apart_and_refused() {
-        let (stream, accepted) = shake(Client { name: Some("b.example"), ..CLIENT }, TlsVersion::Tls12).await;
-        assert_eq!((stream.is_none(), accepted), (true, Err(HandshakeError::UnknownName)));
-        let (stream, accepted) = shake(Client { name: None, ..CLIENT }, TlsVersion::Tls12).await;
-        assert_eq!((stream.is_none(), accepted), (true, Err(HandshakeError::NoName)));
-    }
-
-    #[tokio::test]
-    async fn versions_below_the_lowest_are_refused() {
-        for (max_version, min_version, served) in [
-            (SslVersion::TLS1_1, TlsVersion::Tls12, false),
-            (SslVersion::TLS1_2, TlsVersion::Tls12, true),
-            (SslVersion::TLS1_2, TlsVersion::Tls13, false),
-            (SslVersion::TLS1_3, TlsVersion::Tls13, true),
-        ] {
-            let (stream, accepted) = shake(Client { max_version, ..CLIENT }, min_version).await;
-            assert_eq!((stream.is_some(), accepted.is_ok()), (served, served), "{max_version:?} {min_version:?}");
-        }
-    }
-
-    #[tokio::test]
-    async fn another_services_protocol_is_refused() {
-        let (stream, accepted) = shake(Client { protocols: b"\x04imap", ..CLIENT }, TlsVersion::Tls12).await;
-        assert_eq!((stream.is_none(), accepted), (true, Err(HandshakeError::Failed)));
-        let (stream, _) = shake(Client { protocols: b"\x08http/1.1", ..CLIENT }, TlsVersion::Tls12).await;
-        assert_eq!(stream.unwrap().ssl().selected_alpn_protocol(), Some(&b"http/1.1"[..]));
-    }
-
-    #[tokio::test]
-    async fn what_is_no_tls_fails() {
-        let (address, _, accepting) = server(TlsVersion::Tls12).await;
-        spawn_blocking(move || {
-            use std::io::Write;
-            std::net::TcpStream::connect(address).unwrap().write_all(b"GET / HTTP/1.1\r\n\r\n").unwrap();
-        })
-        .await
-        .unwrap();
-        assert_eq!(accepting.await.unwrap(), Err(HandshakeError::Failed));
-    }
-}
+mod tests;

@@ -46,18 +46,25 @@ use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::clock::now_ms;
 use crate::ingest::Ingest;
 use crate::proxy::accept::{Acceptor, Scheme};
-use crate::proxy::handshake::TlsAcceptor;
+use crate::proxy::handshake::{Names, TlsAcceptor};
 use crate::proxy::hooks::TRIES_MAX;
-use crate::proxy::limits::{ConnectionLimits, HandshakeRate};
+use crate::proxy::limits::{ConnectionLimits, HandshakeRate, SourceRates};
 use crate::proxy::script::Script;
 use crate::proxy::service::Service;
 use crate::proxy::upstream::Upstreams;
+use crate::reload::Reloader;
 use crate::snapshot::Published;
+use crate::tls::{Challenges, TicketKeys};
 
 /// Time that requests in flight get when the gateway stops.
 const DRAIN_MAX: Duration = Duration::from_secs(8);
+/// The file of the session tickets' keys, in `data_dir`.
+const TICKET_KEYS: &str = "ticket.keys";
+/// How often it is seen whether they are due for a change.
+const TICKET_KEYS_EVERY: Duration = Duration::from_secs(30);
 /// Requests at one time on one HTTP/2 connection.
 const H2_STREAMS_MAX: u32 = 64;
 /// Bytes that a client may send before they are taken, for one request and for one HTTP/2 connection.
@@ -76,7 +83,8 @@ pub struct EdgeListeners {
 pub trait Observer: Send + Sync {
     /// Connections opened (1) and closed (-1).
     fn connections(&self, change: i64);
-    /// A TLS handshake by its result: `ok`, `no_name`, `unknown_name`, `failed`, `timeout`, `limited`.
+    /// A TLS handshake by its result: `ok`, `no_name`, `unknown_name`, `not_loadable`, `challenge`, `failed`, `timeout`,
+    /// `limited`, `limited_per_ip`.
     fn handshake(&self, result: &'static str);
     /// A request answered with an error, or a connection refused, by reason.
     fn rejected(&self, reason: &'static str);
@@ -99,6 +107,7 @@ pub struct Edge {
     acceptor: Arc<Acceptor>,
     published: Arc<Published>,
     upstreams: Arc<Upstreams>,
+    tickets: Arc<TicketKeys>,
     stopping: watch::Sender<bool>,
 }
 
@@ -111,10 +120,12 @@ impl Edge {
     /// When a socket is of another kind, or BoringSSL fails.
     pub fn new(
         listeners: EdgeListeners,
-        published: Arc<Published>,
+        reloader: Arc<Reloader>,
         ingest: Arc<Ingest>,
+        challenges: Arc<Challenges>,
         observer: Arc<dyn Observer>,
     ) -> Result<Self, EdgeError> {
+        let published = reloader.published().clone();
         let https = listeners.https.into_iter().map(|listener| (listener, Scheme::Https));
         let http = listeners.http.into_iter().map(|listener| (listener, Scheme::Http));
         let listeners = https
@@ -138,25 +149,33 @@ impl Edge {
         h2.initial_window_size(H2_STREAM_WINDOW).initial_connection_window_size(H2_CONNECTION_WINDOW);
         proxy.h2_options = Some(h2);
         let (stopping, watched) = watch::channel(false);
+        let tickets = Arc::new(TicketKeys::open(published.load().gateway.host.data_dir.join(TICKET_KEYS)));
+        rotate(&tickets, &published);
         let certificates = published.clone();
+        let names = Names {
+            lookup: Box::new(move |name| certificates.load().certificates.lookup(name)),
+            stale: Arc::new(move |name| reloader.refresh_certificates(&[name], now_ms())),
+        };
         let acceptor = Arc::new(Acceptor {
             published: published.clone(),
-            tls: TlsAcceptor::new(move |name| certificates.load().certificates.lookup(name))?,
+            tls: TlsAcceptor::new(names, challenges, tickets.clone())?,
             limits: ConnectionLimits::new(observer.clone()),
             handshakes: HandshakeRate::new(Instant::now()),
+            handshakes_by_source: SourceRates::new(Instant::now()),
             proxy: Arc::new(proxy),
             observer,
             stopping: watched,
             cut: CancellationToken::new(),
             tasks: TaskTracker::new(),
         });
-        Ok(Self { listeners, acceptor, published, upstreams, stopping })
+        Ok(Self { listeners, acceptor, published, upstreams, tickets, stopping })
     }
 
     /// Serves until `stop`, then lets requests in flight end for a few seconds, and closes what is left.
     pub async fn run(self, stop: CancellationToken) {
-        let Self { listeners, acceptor, published, upstreams, stopping } = self;
+        let Self { listeners, acceptor, published, upstreams, tickets, stopping } = self;
         let accepting = TaskTracker::new();
+        accepting.spawn(keep_rotating(tickets, published.clone(), stop.clone()));
         for (listener, scheme) in listeners {
             accepting.spawn(acceptor.clone().run(listener, scheme, stop.clone()));
         }
@@ -171,5 +190,24 @@ impl Edge {
             acceptor.cut.cancel();
             acceptor.tasks.wait().await;
         }
+    }
+}
+
+/// Changes the keys of session tickets when they are due, until `stop`.
+async fn keep_rotating(tickets: Arc<TicketKeys>, published: Arc<Published>, stop: CancellationToken) {
+    let mut ticks = tokio::time::interval(TICKET_KEYS_EVERY);
+    loop {
+        tokio::select! {
+            () = stop.cancelled() => return,
+            _ = ticks.tick() => {}
+        }
+        let (tickets, published) = (tickets.clone(), published.clone());
+        let _ = tokio::task::spawn_blocking(move || rotate(&tickets, &published)).await;
+    }
+}
+
+fn rotate(tickets: &TicketKeys, published: &Published) {
+    if let Err(error) = tickets.rotate(published.load().gateway.tls.ticket_rotation, now_ms() / 1_000) {
+        tracing::warn!(%error, "the keys of session tickets cannot be kept: visitors shake hands in full after a restart");
     }
 }

@@ -1,17 +1,20 @@
 //! What must be done now and then.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 
 use crate::clock::now_ms;
 use crate::outbox::Outbox;
+use crate::reload::Reloader;
 
 /// How often.
 const EVERY: Duration = Duration::from_secs(600);
 
-/// Drops dead letters past the age at which Meta would refuse them anyway, until told to stop.
-pub(super) async fn run(outbox: Outbox, age_max: Duration, stop: CancellationToken) {
+/// Drops dead letters past the age at which Meta would refuse them anyway, and writes down what is known of
+/// certificates, until told to stop.
+pub(super) async fn run(outbox: Outbox, reloader: Arc<Reloader>, age_max: Duration, stop: CancellationToken) {
     let mut ticks = tokio::time::interval(EVERY);
     let age_ms = i64::try_from(age_max.as_millis()).unwrap_or(i64::MAX);
     loop {
@@ -19,6 +22,8 @@ pub(super) async fn run(outbox: Outbox, age_max: Duration, stop: CancellationTok
             () = stop.cancelled() => return,
             _ = ticks.tick() => {}
         }
+        let reloader = reloader.clone();
+        let _ = tokio::task::spawn_blocking(move || reloader.keep_certificate_index()).await;
         match outbox.purge_dead_letters(now_ms().saturating_sub(age_ms)).await {
             Ok(0) => {}
             Ok(letters) => tracing::warn!(letters, "dead letters past [delivery] age_max were dropped"),

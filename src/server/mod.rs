@@ -30,6 +30,7 @@ use crate::server::listen::Listeners;
 use crate::server::observers::Counting;
 use crate::snapshot::{self, Inputs};
 use crate::telemetry::{LogError, Metrics, start_log};
+use crate::tls::Challenges;
 
 pub use listen::ListenError;
 pub(crate) use options::filter_options;
@@ -112,7 +113,7 @@ pub fn check(config_dir: &Path) -> Result<Report, RunError> {
     let last_good = LastGood::open(&config.host.data_dir);
     let (previous, now_ms) = (None, now_ms());
     let inputs = Inputs { gateway: config, reading, previous, last_good: &last_good, filters: &filters, now_ms };
-    Ok(Report { revision: 0, problems: snapshot::compile(inputs).problems })
+    Ok(Report { revision: 0, problems: snapshot::compile(inputs).problems() })
 }
 
 /// Every part, built and connected, not yet serving.
@@ -141,7 +142,7 @@ impl Gateway {
         let last_good = LastGood::open(&config.host.data_dir);
         let reloader = Reloader::start(source, reading, last_good, filters, metrics.clone(), now_ms());
         let reloader = Arc::new(reloader.map_err(|Unusable(problems)| RunError::Configuration(problems))?);
-        life::log_problems(&reloader.published().load().problems);
+        life::log_problems(&reloader.published().load().problems());
         let ingest = Arc::new(Ingest::new(outbox.clone(), metrics.clone()));
         let delivery = Delivery::new(outbox.clone(), reloader.published().clone(), counting.clone())?;
         Ok(Self { metrics, counting, outbox, reloader, ingest, delivery, started: Instant::now() })
@@ -158,8 +159,8 @@ impl Gateway {
         let (stop_edge, stop_delivery, stop_console) =
             (CancellationToken::new(), CancellationToken::new(), CancellationToken::new());
 
-        let published = self.reloader.published().clone();
-        let edge = Edge::new(listeners.edge, published, self.ingest.clone(), self.counting)?;
+        let challenges = Arc::new(Challenges::default());
+        let edge = Edge::new(listeners.edge, self.reloader.clone(), self.ingest.clone(), challenges, self.counting)?;
         let edge = tokio::spawn(edge.run(stop_edge.clone()));
         let delivery = tokio::spawn(self.delivery.run(stop_delivery.clone()));
         let console = Console {
@@ -173,7 +174,12 @@ impl Gateway {
         tokio::spawn(console.clone().serve_control(control, stop_console.clone()));
         tokio::spawn(console.serve_ops(ops, stop_console.clone()));
         tokio::spawn(systemd::watchdog(stop_console.clone()));
-        tokio::spawn(housekeeping::run(self.outbox.clone(), config.delivery.age_max, stop_console.clone()));
+        tokio::spawn(housekeeping::run(
+            self.outbox.clone(),
+            self.reloader.clone(),
+            config.delivery.age_max,
+            stop_console.clone(),
+        ));
 
         phase.send_replace(Phase::Serving);
         if let Some(path) = &options.ready_file {
@@ -193,7 +199,12 @@ impl Gateway {
         stop_delivery.cancel();
         let _ = delivery.await;
         stop_console.cancel();
-        let closed = tokio::task::spawn_blocking(move || self.outbox.close()).await;
+        let reloader = self.reloader;
+        let closed = tokio::task::spawn_blocking(move || {
+            reloader.keep_certificate_index();
+            self.outbox.close();
+        })
+        .await;
         closed.map_err(|error| RunError::Process(error.into()))?;
         tracing::info!("stopped");
         Ok(())

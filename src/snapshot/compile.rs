@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
-use crate::account::{AccountId, ServerName};
+use crate::account::AccountId;
 use crate::config::{
     self, AccountConfig, Accounts, FilterConfig, FilterProgram, GatewayConfig, LastGood, Problem, Reading,
 };
@@ -11,7 +11,7 @@ use crate::filter::{Chain, FilterHost, Program, Stage};
 use crate::snapshot::budget::Budget;
 use crate::snapshot::websites::WebsiteRules;
 use crate::snapshot::{Snapshot, Tenant};
-use crate::tls::{CertStore, CertificateProblem};
+use crate::tls::{CertFolders, CertStore};
 
 /// What a snapshot is made from.
 pub struct Inputs<'a> {
@@ -54,8 +54,7 @@ pub fn compile(inputs: Inputs<'_>) -> Snapshot {
     tenants.retain(|id, tenant: &mut Arc<Tenant>| {
         accounts.get(id).is_some_and(|config| config.digest == tenant.config.digest)
     });
-    let (certificates, certificate_problems) = certificates(&gateway, &accounts, previous, now_ms);
-    problems.extend(certificate_problems);
+    let certificates = certificates(&gateway, &accounts, previous, now_ms);
     problems.sort();
     problems.dedup();
     let revision = previous.map_or(1, |previous| previous.revision + 1);
@@ -136,28 +135,17 @@ fn program_key(filter: Option<&FilterConfig>) -> &'static str {
     }
 }
 
-/// Loads the certificate of every name that is served. What is wrong with one is a warning on that name.
-fn certificates(
-    gateway: &GatewayConfig,
-    accounts: &Accounts,
-    previous: Option<&Snapshot>,
-    now_ms: i64,
-) -> (CertStore, Vec<Problem>) {
-    let mut names: BTreeMap<ServerName, Option<AccountId>> = BTreeMap::new();
-    names.insert(gateway.host.domain.clone(), None);
-    for (id, account) in accounts {
-        names.extend(account.domains.iter().map(|name| (name.clone(), Some(id.clone()))));
-    }
-    let running = previous.map(|snapshot| &*snapshot.certificates);
-    let (store, problems) = CertStore::load(&gateway.tls.certs_dir, names.keys(), running, now_ms / 1_000);
-    let warning = |problem: CertificateProblem| {
-        let made = Problem::warning(&problem.file, problem.name.as_str(), problem.to_string(), problem.remedy());
-        match names.get(&problem.name).cloned().flatten() {
-            Some(account) => made.of_account(&account),
-            None => made,
-        }
+/// Judges the certificate of every name. What is wrong with one is a warning on that name.
+fn certificates(gateway: &GatewayConfig, accounts: &Accounts, previous: Option<&Snapshot>, now_ms: i64) -> CertStore {
+    let data_dir = &gateway.host.data_dir;
+    let folders = CertFolders {
+        certs_dir: gateway.tls.certs_dir.clone(),
+        issued_dir: data_dir.join("certs"),
+        index: data_dir.join("certificates.index"),
     };
-    (store, problems.into_iter().map(warning).collect())
+    let names = accounts.values().flat_map(|account| &account.domains).chain([&gateway.host.domain]);
+    let running = previous.map(|snapshot| &*snapshot.certificates);
+    CertStore::load(&folders, names, running, now_ms / 1_000)
 }
 
 fn assemble(
@@ -173,5 +161,13 @@ fn assemble(
         names.extend(tenant.config.domains.iter().map(|name| (name.clone(), tenant.clone())));
         pixels.extend(tenant.config.pixels.iter().map(|pixel| (pixel.id, tenant.clone())));
     }
-    Snapshot { revision, gateway, certificates: Arc::new(certificates), problems, tenants, names, pixels }
+    Snapshot {
+        revision,
+        gateway,
+        certificates: Arc::new(certificates),
+        file_problems: Arc::new(problems),
+        tenants: Arc::new(tenants),
+        names: Arc::new(names),
+        pixels: Arc::new(pixels),
+    }
 }

@@ -15,7 +15,7 @@ use arc_swap::ArcSwap;
 
 use crate::account::{AccountId, LaneKey, PixelId, ServerName};
 use crate::config::{GatewayConfig, PixelConfig, Problem};
-use crate::tls::CertStore;
+use crate::tls::{CertStore, CertificateProblem};
 
 pub use compile::{Inputs, compile};
 pub use tenant::Tenant;
@@ -23,7 +23,8 @@ pub use tenant::Tenant;
 /// The snapshot that requests take now.
 pub type Published = ArcSwap<Snapshot>;
 
-/// All that a request, a handshake or a sender needs to know of the configuration.
+/// All that a request, a handshake or a sender needs to know of the configuration. A clone shares everything.
+#[derive(Clone)]
 pub struct Snapshot {
     /// Counts what was published since the start, from 1.
     pub revision: u64,
@@ -31,11 +32,12 @@ pub struct Snapshot {
     pub gateway: Arc<GatewayConfig>,
     /// Server name → credential.
     pub certificates: Arc<CertStore>,
-    /// What is wrong with the configuration that this was made from, warnings included.
-    pub problems: Vec<Problem>,
-    tenants: BTreeMap<AccountId, Arc<Tenant>>,
-    names: HashMap<ServerName, Arc<Tenant>>,
-    pixels: HashMap<PixelId, Arc<Tenant>>,
+    /// What is wrong with the files that this was made from, warnings included. What is wrong with certificates is
+    /// known by the store: see [`Snapshot::problems`].
+    pub file_problems: Arc<Vec<Problem>>,
+    tenants: Arc<BTreeMap<AccountId, Arc<Tenant>>>,
+    names: Arc<HashMap<ServerName, Arc<Tenant>>>,
+    pixels: Arc<HashMap<PixelId, Arc<Tenant>>>,
 }
 
 /// Whose request it is, by its Host.
@@ -50,6 +52,34 @@ pub enum Route {
 // === impl Snapshot ===
 
 impl Snapshot {
+    /// The same configuration with other certificates.
+    #[must_use]
+    pub fn with_certificates(&self, certificates: CertStore) -> Self {
+        Self { certificates: Arc::new(certificates), ..self.clone() }
+    }
+
+    /// All that is wrong, in order: with the files, and with the certificate of each name.
+    pub fn problems(&self) -> Vec<Problem> {
+        let warning = |problem: CertificateProblem| {
+            let made = Problem::warning(&problem.file, problem.name.as_str(), problem.to_string(), problem.remedy());
+            match self.names.get(&problem.name) {
+                Some(tenant) => made.of_account(&tenant.config.id),
+                None => made,
+            }
+        };
+        let mut problems: Vec<_> = self.certificates.problems().map(warning).collect();
+        problems.extend(self.file_problems.iter().cloned());
+        problems.sort();
+        problems.dedup();
+        problems
+    }
+
+    /// How many errors and warnings there are among [`Snapshot::problems`].
+    pub fn problem_counts(&self) -> (usize, usize) {
+        let errors = self.file_problems.iter().filter(|problem| problem.is_error()).count();
+        (errors, self.file_problems.len() - errors + self.certificates.summary().problems)
+    }
+
     /// The route of a Host, compared as [`ServerName`] is; `None` = a name this gateway does not know.
     pub fn route(&self, host: &str) -> Option<Route> {
         if host == self.gateway.host.domain.as_str() {

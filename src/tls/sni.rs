@@ -55,4 +55,34 @@ mod tests {
         assert!(normalise(&longest).is_some());
         assert!(normalise(&format!("{longest}.")).is_some());
     }
+
+    proptest::proptest! {
+        #![proptest_config(proptest::prelude::ProptestConfig { failure_persistence: None, ..Default::default() })]
+
+        #[test]
+        fn a_configured_name_is_found_however_a_client_writes_it(
+            name in "[a-z0-9]([a-z0-9-]{0,10}[a-z0-9])?(\\.[a-z0-9]([a-z0-9-]{0,10}[a-z0-9])?){0,4}\\.[a-z]{2,8}",
+            upper in proptest::prelude::any::<u64>(),
+            dot in proptest::prelude::any::<bool>(),
+        ) {
+            // Labels such as `ab--c` and `xn--a` are no names to configure.
+            let Ok(configured) = name.parse::<crate::account::ServerName>() else { return Ok(()) };
+            let mut asked: String = name.char_indices().map(|(at, c)| if upper >> (at % 64) & 1 == 1 { c.to_ascii_uppercase() } else { c }).collect();
+            if dot {
+                asked.push('.');
+            }
+            let found = normalise(&asked);
+            proptest::prop_assert_eq!(found.as_deref(), Some(configured.as_str()));
+        }
+
+        #[test]
+        fn what_is_accepted_is_in_one_form_and_in_bounds(text in "\\PC{0,300}|[a-zA-Z0-9.-]{0,300}") {
+            if let Some(name) = normalise(&text) {
+                proptest::prop_assert_eq!(normalise(&name), Some(name.clone()));
+                proptest::prop_assert!(!name.is_empty() && name.len() <= 253 && !name.ends_with('.'));
+                proptest::prop_assert!(name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-' || b == b'.'));
+                proptest::prop_assert!(name.parse::<std::net::IpAddr>().is_err());
+            }
+        }
+    }
 }

@@ -23,8 +23,17 @@ impl Issued {
         Self::valid(names, 2020, 2100)
     }
 
+    /// The same with an RSA key.
+    pub(crate) fn rsa(names: &[&str]) -> Self {
+        Self::with_key(names, 2020, 2100, KeyPair::generate_for(&rcgen::PKCS_RSA_SHA256).unwrap())
+    }
+
     /// For these DNS names, valid from the first day of one year to the first day of another.
     pub(crate) fn valid(names: &[&str], from: i32, until: i32) -> Self {
+        Self::with_key(names, from, until, KeyPair::generate().unwrap())
+    }
+
+    fn with_key(names: &[&str], from: i32, until: i32, leaf_key: KeyPair) -> Self {
         // Each of its own name: a client that trusts several tells them apart by it.
         let authority = |kind: &str| authority(&format!("Test {kind} of {}", names.join(" ")));
         let root = CertifiedIssuer::self_signed(authority("Root"), KeyPair::generate().unwrap()).unwrap();
@@ -33,9 +42,8 @@ impl Issued {
         let mut leaf = CertificateParams::new(names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>()).unwrap();
         leaf.not_before = date_time_ymd(from, 1, 1);
         leaf.not_after = date_time_ymd(until, 1, 1);
-        let key = KeyPair::generate().unwrap();
-        let leaf = leaf.signed_by(&key, &intermediate).unwrap();
-        Self { root: root.pem(), chain: leaf.pem() + &intermediate.pem(), key: key.serialize_pem() }
+        let leaf = leaf.signed_by(&leaf_key, &intermediate).unwrap();
+        Self { root: root.pem(), chain: leaf.pem() + &intermediate.pem(), key: leaf_key.serialize_pem() }
     }
 
     /// Writes the two files into `<certs_dir>/<folder>/`.

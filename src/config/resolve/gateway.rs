@@ -150,6 +150,7 @@ fn tls(table: &mut Table<'_>) -> TlsConfig {
     TlsConfig {
         certs_dir: table.path("certs_dir").unwrap_or_else(|| folder.join("certs")),
         min_version: table.choice("min_version", TlsVersion::Tls12, &versions),
+        ticket_rotation: table.duration("ticket_rotation", DAY, MINUTE..=7 * DAY),
     }
 }
 
@@ -215,6 +216,7 @@ fn limits(table: &mut Table<'_>) -> Limits {
         connections_max: table.count("connections_max", 65_536, 1..=10_000_000),
         connections_per_ip_max: table.count("connections_per_ip_max", 1_024, 1..=10_000_000),
         handshakes_per_second: table.count("handshakes_per_second", 2_000, 1..=1_000_000),
+        handshakes_per_second_per_ip: table.count("handshakes_per_second_per_ip", 500, 1..=1_000_000),
         handshake_timeout: table.duration("handshake_timeout", 10 * SECOND, while_served.clone()),
         header_timeout: table.duration("header_timeout", 10 * SECOND, while_served.clone()),
         body_timeout: table.duration("body_timeout", 30 * SECOND, while_served.clone()),

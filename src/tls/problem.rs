@@ -1,0 +1,177 @@
+//! What can be wrong with certificates, and how that is told and counted.
+
+use std::fmt;
+use std::io;
+use std::path::PathBuf;
+use std::time::{Duration, UNIX_EPOCH};
+
+use crate::account::ServerName;
+use crate::tls::credential::CredentialError;
+use crate::tls::folder::Cause;
+
+/// The last second that X.509 and RFC 3339 can write.
+const YEAR_9999_ENDS: u64 = 253_402_300_799;
+
+/// The names of a store by the state of their certificate.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Summary {
+    /// Served.
+    pub valid: usize,
+    /// There is none.
+    pub missing: usize,
+    /// No longer valid.
+    pub expired: usize,
+    /// Not valid yet.
+    pub not_yet_valid: usize,
+    /// The key or the name is another one's.
+    pub mismatch: usize,
+    /// Cannot be read or parsed.
+    pub unreadable: usize,
+    /// When the first of those served expires, Unix seconds.
+    pub first_expiry: Option<i64>,
+    /// Names with a problem to tell, also those that are served all the same.
+    pub problems: usize,
+}
+
+/// What is wrong with the certificate of a name. It is a warning: the name is not served until it is mended, or is
+/// served with the wildcard's certificate if there is a good one.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CertificateProblem {
+    /// The name.
+    pub name: ServerName,
+    /// The file to look at.
+    pub file: PathBuf,
+    /// What is wrong with it.
+    pub fault: CertificateFault,
+    /// Last second of its validity, Unix time, where it could be read.
+    pub not_after: Option<i64>,
+}
+
+/// The ways in which a certificate can be wrong.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CertificateFault {
+    /// The file is not there.
+    Missing,
+    /// The file cannot be read.
+    Unreadable(io::ErrorKind),
+    /// The file is not what it should be.
+    Malformed(CredentialError),
+    /// The certificate is not for this name.
+    NameMismatch,
+    /// Its validity has ended.
+    Expired,
+    /// Its validity begins later.
+    NotYetValid,
+}
+
+// === impl Summary ===
+
+impl Summary {
+    /// All names, served or not.
+    pub fn names(&self) -> usize {
+        self.states().iter().map(|(_, names)| names).sum()
+    }
+
+    /// The names by state, as the labels of a metric.
+    pub fn states(&self) -> [(&'static str, usize); 6] {
+        [
+            ("valid", self.valid),
+            ("missing", self.missing),
+            ("expired", self.expired),
+            ("not_yet_valid", self.not_yet_valid),
+            ("mismatch", self.mismatch),
+            ("unreadable", self.unreadable),
+        ]
+    }
+
+    /// Counts a name: until when it is served, and what is wrong with it.
+    pub(super) fn count(&mut self, served_until: Option<i64>, fault: Option<CertificateFault>) {
+        self.problems += usize::from(fault.is_some());
+        if let Some(until) = served_until {
+            self.valid += 1;
+            self.first_expiry = Some(self.first_expiry.map_or(until, |first| first.min(until)));
+            return;
+        }
+        match fault {
+            Some(CertificateFault::Expired) => self.expired += 1,
+            Some(CertificateFault::NotYetValid) => self.not_yet_valid += 1,
+            Some(CertificateFault::NameMismatch | CertificateFault::Malformed(CredentialError::KeyMismatch)) => {
+                self.mismatch += 1;
+            }
+            Some(CertificateFault::Unreadable(_) | CertificateFault::Malformed(_)) => self.unreadable += 1,
+            Some(CertificateFault::Missing) | None => self.missing += 1,
+        }
+    }
+
+    /// Adds the names of another.
+    pub(super) fn add(&mut self, other: &Self) {
+        self.valid += other.valid;
+        self.missing += other.missing;
+        self.expired += other.expired;
+        self.not_yet_valid += other.not_yet_valid;
+        self.mismatch += other.mismatch;
+        self.unreadable += other.unreadable;
+        self.problems += other.problems;
+        let expiries = self.first_expiry.into_iter().chain(other.first_expiry);
+        self.first_expiry = expiries.min();
+    }
+}
+
+// === impl CertificateProblem ===
+
+impl CertificateProblem {
+    /// What to do about it.
+    pub fn remedy(&self) -> &'static str {
+        match self.fault {
+            CertificateFault::Missing => "put the chain (leaf first) and its key there, both PEM, then reload",
+            CertificateFault::Unreadable(_) => "let the gateway's user read the file, then reload",
+            CertificateFault::Malformed(CredentialError::Chain) => {
+                "write the certificate and its intermediates as PEM, leaf first, then reload"
+            }
+            CertificateFault::Malformed(CredentialError::Key) => {
+                "write the key as PEM without a passphrase, then reload"
+            }
+            CertificateFault::Malformed(CredentialError::KeyMismatch) => {
+                "put the key of exactly this certificate beside it, then reload"
+            }
+            CertificateFault::Malformed(CredentialError::Unsupported) => {
+                "get a certificate with an ECDSA P-256 or RSA key of at least 2048 bits, then reload"
+            }
+            CertificateFault::NameMismatch => "get a certificate that has this name as a DNS name, then reload",
+            CertificateFault::Expired => "renew the certificate, then reload",
+            CertificateFault::NotYetValid => "check the machine's clock, or reload once the certificate is valid",
+        }
+    }
+
+    fn until(&self) -> humantime::Rfc3339Timestamp {
+        let not_after = self.not_after.and_then(|seconds| u64::try_from(seconds).ok()).unwrap_or_default();
+        humantime::format_rfc3339_seconds(UNIX_EPOCH + Duration::from_secs(not_after.min(YEAR_9999_ENDS)))
+    }
+}
+
+impl fmt::Display for CertificateProblem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let name = &self.name;
+        match &self.fault {
+            CertificateFault::Missing => write!(f, "there is no certificate for {name}")?,
+            CertificateFault::Unreadable(kind) => write!(f, "the certificate for {name} cannot be read: {kind}")?,
+            CertificateFault::Malformed(error) => write!(f, "the certificate for {name} cannot be used: {error}")?,
+            CertificateFault::NameMismatch => write!(f, "the certificate is not for {name}")?,
+            CertificateFault::Expired => write!(f, "the certificate for {name} was valid until {}", self.until())?,
+            CertificateFault::NotYetValid => write!(f, "the certificate for {name} is not valid yet")?,
+        }
+        f.write_str("; the name is not served with it")
+    }
+}
+
+// === impl CertificateFault ===
+
+impl From<Cause> for CertificateFault {
+    fn from(cause: Cause) -> Self {
+        match cause {
+            Cause::Absent => CertificateFault::Missing,
+            Cause::Io(kind) => CertificateFault::Unreadable(kind),
+            Cause::Content(error) => CertificateFault::Malformed(error),
+        }
+    }
+}
