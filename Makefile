@@ -45,10 +45,10 @@ setup:
 	scripts/install-packages cmake libclang-dev git g++ pkg-config openssl
 
 setup-test: setup
-	scripts/install-packages chromium python3-venv util-linux systemd curl
+	scripts/install-packages chromium python3-venv util-linux systemd curl bind9-host bsdextrautils
 	command -v cargo-nextest >/dev/null || cargo install cargo-nextest --locked
 	scripts/python-tools $(TOOLS)
-	scripts/sid-tools $(TOOLS) pebble
+	scripts/sid-tools $(TOOLS) pebble testssl.sh
 	cd tests/browser && npm ci --no-audit --no-fund --silent
 
 fmt:

@@ -10,7 +10,7 @@
 //!
 //! CPU is that of the gateway's process alone, as the kernel counts it; the client and the stand-in share the machine's
 //! cores, so rates are lower than the CPU column allows: `100,000 / CPU s per 100k` is what one core takes.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic, dead_code)]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic, dead_code, unused_imports)]
 
 #[path = "../tests/it/util/mod.rs"]
 mod util;

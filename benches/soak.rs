@@ -6,7 +6,7 @@
 //! asked for that nobody has, certificates renewed, accounts added, changed and removed, a reload after each change. Every
 //! event must be answered 200 and delivered. It fails if the memory of the last quarter is more than that of the second
 //! one by a tenth and 8 MiB.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic, dead_code)]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic, dead_code, unused_imports)]
 
 #[path = "../tests/it/util/mod.rs"]
 mod util;

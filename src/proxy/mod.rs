@@ -111,19 +111,6 @@ pub struct Edge {
     stopping: watch::Sender<bool>,
 }
 
-/// A name's certificate. A name of the configuration that has none is noted as asked for.
-fn look_up(snapshot: &Snapshot, wanted: &Wanted, name: &str) -> Lookup {
-    let found = snapshot.certificates.lookup(name);
-    if matches!(found, Lookup::Unknown)
-        && snapshot.gateway.acme.on_demand
-        && snapshot.route(name).is_some()
-        && let Ok(name) = name.parse()
-    {
-        wanted.ask(&name);
-    }
-    found
-}
-
 // === impl Edge ===
 
 impl Edge {
@@ -206,6 +193,18 @@ impl Edge {
             acceptor.tasks.wait().await;
         }
     }
+}
+
+/// What serves a name. A name of the configuration without a certificate is noted, so that one may be ordered for it.
+fn look_up(snapshot: &Snapshot, wanted: &Wanted, name: &str) -> Lookup {
+    let found = snapshot.certificates.lookup(name);
+    if matches!(found, Lookup::Unknown)
+        && snapshot.route(name).is_some()
+        && let Ok(name) = name.parse()
+    {
+        wanted.ask(&name);
+    }
+    found
 }
 
 /// Changes the keys of session tickets when they are due, until `stop`.

@@ -24,7 +24,11 @@ mod issuance;
 mod layers;
 /// Starting, stopping, signals, systemd, the log.
 mod life;
+/// What a scanner for weak TLS says.
+mod rating;
 /// Problems of the configuration, and taking up a new one under load.
 mod reload;
+/// Certificates as they are served: broken since the start, issued here, sessions resumed.
+mod serving;
 /// The ways in: gateway, pixel and Graph formats, good input and bad.
 mod ways_in;

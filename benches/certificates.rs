@@ -1,0 +1,229 @@
+//! The certificate store at scale: start, memory, one change among many, a burst of renewals.
+//!
+//! `cargo bench --bench certificates [-- --dir DIR] [--names N]`, or `NAMES=N` in the environment
+//!
+//! Each name has a P-256 certificate of its own below one intermediate, written as issuance does. *Start* is the time until
+//! every name is judged: without an index every file is parsed, with one only stamps are compared; files are in the page
+//! cache. *Memory* is the growth of the process's resident memory, and of what the allocator handed out. A *refresh* is
+//! what a renewal costs after its files are in place: files looked at, parsed, judged, one shard copied, and published.
+//!
+//! CPU is the whole process's, as the kernel counts it.
+#![allow(clippy::expect_used, clippy::indexing_slicing)]
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Instant;
+
+use arc_swap::ArcSwap;
+use pixelgate::account::ServerName;
+use pixelgate::tls::{CertFolders, CertStore, Lookup};
+use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, Issuer, KeyPair, date_time_ymd};
+
+#[global_allocator]
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
+
+const NOW: i64 = 1_784_000_000;
+const ROUNDS: usize = 5;
+const BURST: usize = 1_000;
+
+struct Arguments {
+    dir: PathBuf,
+    names: usize,
+    /// Only measure memory, with files that are there.
+    measure: bool,
+}
+
+/// Who signs leaves.
+struct Authority {
+    issuer: Issuer<'static, KeyPair>,
+    pem: String,
+}
+
+fn main() {
+    let arguments = arguments();
+    let dir = arguments.dir.join("pixelgate-bench-certificates");
+    let folders = CertFolders {
+        certs_dir: dir.join("operator"),
+        issued_dir: dir.join("certs"),
+        index: dir.join("certificates.index"),
+    };
+    let names: Vec<ServerName> =
+        (0..arguments.names).map(|n| format!("events.shop{n}.example").parse().expect("a name")).collect();
+    if arguments.measure {
+        return measure(&folders, &names);
+    }
+    let _ = std::fs::remove_dir_all(&dir);
+    std::fs::create_dir_all(&folders.certs_dir).expect("a folder");
+    let authority = Authority::new();
+    let begun = Instant::now();
+    in_threads(&names, |name| authority.issue(&folders.issued_dir, name, 1));
+    println!("{} names, issued in {:.1} s, in {}", names.len(), begun.elapsed().as_secs_f64(), dir.display());
+
+    starts(&folders, &names);
+    // In a process of its own, where nothing else has left its traces in the allocator.
+    let mut measured = std::process::Command::new(std::env::current_exe().expect("a program"));
+    measured.arg("--measure").arg("--dir").arg(&arguments.dir).args(["--names", &names.len().to_string()]);
+    assert!(measured.status().expect("a program").success());
+
+    let store = CertStore::load(&folders, &names, None, NOW);
+    visit(&store, &names);
+    let published = ArcSwap::from_pointee(store);
+    lookups(&published.load(), &names);
+    refreshes(&published, &folders, &authority, &names);
+    let begun = Instant::now();
+    let again = CertStore::load(&folders, &names, Some(&published.load()), NOW);
+    println!("reload, nothing changed: {:.0} ms", ms(begun));
+    drop(again);
+    let begun = Instant::now();
+    published.load().keep_index().expect("an index");
+    println!("index written: {:.0} ms", ms(begun));
+    let _ = std::fs::remove_dir_all(&dir);
+}
+
+/// What a store costs in memory, started with an index.
+fn measure(folders: &CertFolders, names: &[ServerName]) {
+    let before = resident();
+    let told = |what: &str| {
+        let now = resident();
+        let grown = now.saturating_sub(before) / names.len() as u64;
+        println!("memory, {what}: {grown} bytes a name, {} MiB resident in all", now >> 20);
+    };
+    let store = CertStore::load(folders, names, None, NOW);
+    told("never visited");
+    let begun = (Instant::now(), cpu_seconds());
+    visit(&store, names);
+    told("all visited");
+    let each = |seconds: f64| seconds * 1e6 / names.len() as f64;
+    let (wall, cpu) = (begun.0.elapsed().as_secs_f64(), cpu_seconds() - begun.1);
+    println!("first visit of every name: {:.0} µs each on all cores, {:.0} µs CPU", each(wall), each(cpu));
+}
+
+fn visit(store: &CertStore, names: &[ServerName]) {
+    in_threads(names, |name| {
+        if let Lookup::Cold(cold) = store.lookup(name.as_str()) {
+            cold.load().expect("a credential");
+        }
+    });
+}
+
+fn starts(folders: &CertFolders, names: &[ServerName]) {
+    for (kind, rounds) in [("without an index", 2), ("with an index", ROUNDS)] {
+        let mut times = Vec::new();
+        for _ in 0..rounds {
+            if kind == "without an index" {
+                let _ = std::fs::remove_file(&folders.index);
+            }
+            let begun = (Instant::now(), cpu_seconds());
+            let store = CertStore::load(folders, names, None, NOW);
+            times.push((begun.0.elapsed().as_secs_f64(), cpu_seconds() - begun.1));
+            assert_eq!(store.summary().valid, names.len());
+            store.keep_index().expect("an index");
+        }
+        times.sort_by(|a, b| a.0.total_cmp(&b.0));
+        let (wall, cpu) = times[rounds / 2];
+        println!("start {kind}: {wall:.2} s, CPU {cpu:.2} s (median of {rounds})");
+    }
+}
+
+fn lookups(store: &CertStore, names: &[ServerName]) {
+    let begun = Instant::now();
+    let found = names.iter().filter(|name| matches!(store.lookup(name.as_str()), Lookup::Ready(_))).count();
+    assert_eq!(found, names.len());
+    println!("look-up: {:.0} ns each", begun.elapsed().as_secs_f64() * 1e9 / names.len() as f64);
+}
+
+fn refreshes(published: &ArcSwap<CertStore>, folders: &CertFolders, authority: &Authority, names: &[ServerName]) {
+    let renewed: Vec<ServerName> = names.iter().step_by((names.len() / BURST).max(1)).take(BURST).cloned().collect();
+    in_threads(&renewed, |name| authority.issue(&folders.issued_dir, name, 2));
+    let refresh = |name: &ServerName| {
+        let begun = Instant::now();
+        let before = published.load();
+        published.store(Arc::new(before.refreshed(std::slice::from_ref(name), NOW)));
+        let served = published.load();
+        assert!(matches!(served.lookup(name.as_str()), Lookup::Ready(_)));
+        begun.elapsed().as_secs_f64() * 1e3
+    };
+    let begun = (Instant::now(), cpu_seconds());
+    let mut times: Vec<f64> = renewed.iter().map(refresh).collect();
+    let (wall, cpu) = (begun.0.elapsed().as_secs_f64(), cpu_seconds() - begun.1);
+    times.sort_by(f64::total_cmp);
+    let at = |share: f64| times[((times.len() - 1) as f64 * share) as usize];
+    println!("one refresh: median {:.3} ms, p99 {:.3} ms, longest {:.3} ms", at(0.5), at(0.99), at(1.0));
+    println!("{} refreshes in a burst, one by one: {:.0} ms, CPU {:.0} ms", renewed.len(), wall * 1e3, cpu * 1e3);
+}
+
+// === impl Authority ===
+
+impl Authority {
+    fn new() -> Self {
+        let authority = |name: &str| {
+            let mut params = CertificateParams::default();
+            params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+            params.distinguished_name.push(DnType::CommonName, name);
+            params
+        };
+        let root =
+            CertifiedIssuer::self_signed(authority("Root"), KeyPair::generate().expect("a key")).expect("a root");
+        let (params, key) = (authority("Intermediate"), KeyPair::generate().expect("a key"));
+        let pem = params.signed_by(&key, &root).expect("an intermediate").pem();
+        Self { issuer: Issuer::new(params, key), pem }
+    }
+
+    /// Writes a certificate and switches to it.
+    fn issue(&self, folder: &Path, name: &ServerName, serial: u32) {
+        let mut leaf = CertificateParams::new(vec![name.to_string()]).expect("a name");
+        leaf.not_after = date_time_ymd(2100, 1, 1);
+        let key = KeyPair::generate().expect("a key");
+        let leaf = leaf.signed_by(&key, &self.issuer).expect("a leaf");
+        let folder = folder.join(name.as_str());
+        let place = folder.join(serial.to_string());
+        std::fs::create_dir_all(&place).expect("a folder");
+        std::fs::write(place.join("chain.pem"), leaf.pem() + &self.pem).expect("a file");
+        std::fs::write(place.join("key.pem"), key.serialize_pem()).expect("a file");
+        std::os::unix::fs::symlink(serial.to_string(), folder.join("live.new")).expect("a link");
+        std::fs::rename(folder.join("live.new"), folder.join("live")).expect("a link");
+    }
+}
+
+fn in_threads<T: Sync>(items: &[T], work: impl Fn(&T) + Sync) {
+    let threads = std::thread::available_parallelism().map_or(1, usize::from);
+    let work = &work;
+    std::thread::scope(|scope| {
+        for part in items.chunks(items.len().div_ceil(threads).max(1)) {
+            scope.spawn(move || part.iter().for_each(work));
+        }
+    });
+}
+
+fn resident() -> u64 {
+    let pages = std::fs::read_to_string("/proc/self/statm").expect("procfs");
+    pages.split_whitespace().nth(1).and_then(|pages| pages.parse::<u64>().ok()).unwrap_or(0) * 4_096
+}
+
+fn ms(begun: Instant) -> f64 {
+    begun.elapsed().as_secs_f64() * 1e3
+}
+
+fn cpu_seconds() -> f64 {
+    let ticks = std::fs::read_to_string("/proc/self/stat").expect("procfs");
+    // utime and stime, 100 ticks a second (proc_pid_stat(5)); the name before them is in parentheses.
+    let fields = ticks.rsplit(')').next().expect("fields").split_whitespace();
+    fields.skip(11).take(2).filter_map(|field| field.parse::<f64>().ok()).sum::<f64>() / 100.0
+}
+
+fn arguments() -> Arguments {
+    let names = std::env::var("NAMES").ok().and_then(|names| names.parse().ok()).unwrap_or(5_000);
+    let mut arguments = Arguments { dir: std::env::temp_dir(), names, measure: false };
+    let mut given = std::env::args().skip(1);
+    while let Some(argument) = given.next() {
+        match argument.as_str() {
+            "--dir" => arguments.dir = given.next().expect("a folder").into(),
+            "--names" => arguments.names = given.next().and_then(|value| value.parse().ok()).expect("a number"),
+            "--measure" => arguments.measure = true,
+            // What cargo passes to every bench.
+            "--bench" => {}
+            other => eprintln!("{other} is not known"),
+        }
+    }
+    arguments
+}
