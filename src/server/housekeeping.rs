@@ -1,24 +1,27 @@
 //! What must be done now and then.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 
 use crate::clock::now_ms;
 use crate::outbox::Outbox;
+use crate::snapshot::Published;
 
 /// How often.
 const EVERY: Duration = Duration::from_secs(600);
 
 /// Drops dead letters past the age at which Meta would refuse them anyway, until told to stop.
-pub(super) async fn run(outbox: Outbox, age_max: Duration, stop: CancellationToken) {
+pub(super) async fn run(outbox: Outbox, published: Arc<Published>, stop: CancellationToken) {
     let mut ticks = tokio::time::interval(EVERY);
-    let age_ms = i64::try_from(age_max.as_millis()).unwrap_or(i64::MAX);
     loop {
         tokio::select! {
             () = stop.cancelled() => return,
             _ = ticks.tick() => {}
         }
+        let age_max = published.load().gateway.delivery.age_max;
+        let age_ms = i64::try_from(age_max.as_millis()).unwrap_or(i64::MAX);
         match outbox.purge_dead_letters(now_ms().saturating_sub(age_ms)).await {
             Ok(0) => {}
             Ok(letters) => tracing::warn!(letters, "dead letters past [delivery] age_max were dropped"),

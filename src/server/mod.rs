@@ -159,7 +159,7 @@ impl Gateway {
             (CancellationToken::new(), CancellationToken::new(), CancellationToken::new());
 
         let published = self.reloader.published().clone();
-        let edge = Edge::new(listeners.edge, published, self.ingest.clone(), self.counting)?;
+        let edge = Edge::new(listeners.edge, published.clone(), self.ingest.clone(), self.counting)?;
         let edge = tokio::spawn(edge.run(stop_edge.clone()));
         let delivery = tokio::spawn(self.delivery.run(stop_delivery.clone()));
         let console = Console {
@@ -173,7 +173,7 @@ impl Gateway {
         tokio::spawn(console.clone().serve_control(control, stop_console.clone()));
         tokio::spawn(console.serve_ops(ops, stop_console.clone()));
         tokio::spawn(systemd::watchdog(stop_console.clone()));
-        tokio::spawn(housekeeping::run(self.outbox.clone(), config.delivery.age_max, stop_console.clone()));
+        tokio::spawn(housekeeping::run(self.outbox.clone(), published.clone(), stop_console.clone()));
 
         phase.send_replace(Phase::Serving);
         if let Some(path) = &options.ready_file {

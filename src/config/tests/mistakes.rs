@@ -223,6 +223,17 @@ fn addresses_of_the_host_are_checked() {
 }
 
 #[test]
+fn a_default_address_may_be_another_keys() {
+    let told = |listen: &str| of_gateway(&format!("{GATEWAY}[listen]\n{listen}\n"));
+    let expected = "error pixelgate.toml:4 listen.http[0]: the default of listen.https is the same address → remove one of the two";
+    assert_eq!(told("http = [\"0.0.0.0:443\"]"), [expected]);
+    let expected = "error pixelgate.toml:3 listen.http: listen.https[0] is 0.0.0.0:80, which is this key's default → write both keys";
+    assert_eq!(told("https = [\"0.0.0.0:80\"]"), [expected]);
+    let expected = "error pixelgate.toml:3 listen.ops: listen.https[0] is 127.0.0.1:9090, which is this key's default → write both keys";
+    assert_eq!(told("https = [\"127.0.0.1:9090\"]"), [expected]);
+}
+
+#[test]
 fn a_socket_has_a_short_path() {
     let long = "d".repeat(100);
     let told = of_gateway(&format!("[host]\ndomain = \"gw.agency.example\"\ndata_dir = \"/{long}\"\n"));
