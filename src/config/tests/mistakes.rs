@@ -92,7 +92,7 @@ fn what_is_no_toml_is_one_clear_problem_a_line() {
     }
     assert_eq!(
         of_account(format!("#{}", "x".repeat(1 << 20))),
-        ["error shoes : the file is larger than 1048576 bytes → put it there, readable for the gateway's user"]
+        ["error shoes : the file is larger than 1048576 bytes → write it again as text in UTF-8 of at most 1 MiB"]
     );
 }
 

@@ -8,6 +8,9 @@ use super::{Decoded, RenewedCookies, clean, commerce};
 use crate::account::PixelId;
 use crate::event::{Arrival, DataProcessing, Event, UserData, click_id, plain};
 
+/// Options of data processing that are kept; Meta defines one.
+const OPTIONS_MAX: usize = 16;
+
 /// The parts of an event that a browser's request names.
 pub(super) struct BrowserEvent {
     pub(super) pixel: PixelId,
@@ -40,6 +43,9 @@ impl BrowserEvent {
             arrival.client_ip.filter(|ip| plain::is_public(*ip)).map(|ip| ip.to_canonical().to_string());
         if let Some(user_agent) = &arrival.user_agent {
             user_data.set_user_agent(user_agent.clone());
+        }
+        if let Some(processing) = &mut self.data_processing {
+            processing.options.truncate(OPTIONS_MAX);
         }
         commerce::settle_value(&self.name, &mut self.custom_data);
         (0..clean::drop_surplus(&mut self.custom_data)).for_each(|_| user_data.count_dropped());

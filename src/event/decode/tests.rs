@@ -209,6 +209,9 @@ fn a_junk_of_keys_is_cut_for_browsers_and_refused_for_servers() {
     let body = json!({"event_name": "A", "fb.pixel_id": "1", "custom_data": junk}).to_string();
     let event = gateway::decode(body.as_bytes(), &arrival()).unwrap().event;
     assert_eq!((event.custom_data.len(), event.user_data.dropped()), (256, 29_744));
+    let query = format!("id=1&ev=A&dpo={}", "LDU,".repeat(30_000));
+    let event = pixel::decode(Form { query: &query, ..Form::default() }, &arrival()).unwrap().remove(0).event;
+    assert_eq!(event.data_processing.unwrap().options.len(), 16);
     for key in ["custom_data", "app_data"] {
         let event = json!({"event_name": "A", "event_time": 1, "user_data": {}, key: junk});
         let error = graph(json!({"data": [event]}).to_string().as_bytes()).unwrap_err();
