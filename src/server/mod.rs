@@ -174,12 +174,7 @@ impl Gateway {
         tokio::spawn(console.clone().serve_control(control, stop_console.clone()));
         tokio::spawn(console.serve_ops(ops, stop_console.clone()));
         tokio::spawn(systemd::watchdog(stop_console.clone()));
-        tokio::spawn(housekeeping::run(
-            self.outbox.clone(),
-            self.reloader.clone(),
-            config.delivery.age_max,
-            stop_console.clone(),
-        ));
+        tokio::spawn(housekeeping::run(self.outbox.clone(), self.reloader.clone(), stop_console.clone()));
 
         phase.send_replace(Phase::Serving);
         if let Some(path) = &options.ready_file {
