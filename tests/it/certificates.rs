@@ -12,11 +12,13 @@ use pixelgate::issuance::Dns;
 use pixelgate::tls::probe::served_leaf;
 use rcgen::KeyPair;
 use serde_json::{Value, json};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpListener;
 
 use crate::util::client::page_view;
 use crate::util::gateway::pixelgate;
-use crate::util::pebble::{Manners, Pebble};
-use crate::util::{Account, Authority, Gateway, Site, Standin};
+use crate::util::pebble::Manners;
+use crate::util::{Account, Authority, Gateway, Pebble, Site, Standin};
 
 const NAME: &str = "events.shoes.example";
 const PIXEL: u64 = 7001;
@@ -34,12 +36,17 @@ async fn pebble_and_its_dns_answer() {
     let pebble = Pebble::start().await;
     let ca = std::fs::read(pebble.ca_file()).unwrap();
     let client = reqwest::Client::builder().tls_certs_only([reqwest::Certificate::from_pem(&ca).unwrap()]);
-    let answer =
-        client.user_agent("Tester/0").no_proxy().build().unwrap().get(pebble.directory()).send().await.unwrap();
+    let client = client.user_agent("Tester/0").no_proxy().build().unwrap();
+    let answer = client.get(pebble.directory()).send().await.unwrap();
     let directory: serde_json::Value = serde_json::from_slice(&answer.bytes().await.unwrap()).unwrap();
     assert!(directory["newOrder"].is_string() && directory["renewalInfo"].is_string(), "{directory}");
     assert!(directory["meta"]["profiles"]["shortlived"].is_string(), "{directory}");
     assert!(pebble.root().await.contains("BEGIN CERTIFICATE"));
+    pebble.sleep();
+    let asleep = tokio::time::timeout(Duration::from_millis(300), client.get(pebble.directory()).send()).await;
+    assert!(asleep.is_err(), "{asleep:?}");
+    pebble.wake();
+    assert!(client.get(pebble.directory()).send().await.is_ok());
 
     let addresses = async |name: &str| {
         let found = resolver(pebble.dns()).lookup_ip(name).await.unwrap();
@@ -53,7 +60,8 @@ async fn pebble_and_its_dns_answer() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn pebble_revokes_and_hastens_renewals() {
-    let pebble = Pebble::start_with(&Manners { trusting: true, nonces_refused: 30, ..Manners::default() }).await;
+    let pebble =
+        Pebble::start_with(&Manners { nonces_refused: 30, validation_delay_max: 1, ..Manners::default() }).await;
     let (chain, key) = order(&pebble, "events.shoes.example").await;
     let serial = X509::from_pem(chain.as_bytes()).unwrap().serial_number().to_bn().unwrap().to_hex_str().unwrap();
     assert_eq!(pebble.status(&serial).await, "Valid");
@@ -149,9 +157,20 @@ async fn order(pebble: &Pebble, name: &str) -> (String, String) {
     let (account, _) = builder.create(&account, pebble.directory(), None).await.unwrap();
     let mut order = account.new_order(&NewOrder::new(&[Identifier::Dns(name.to_owned())])).await.unwrap();
     let mut authorizations = order.authorizations();
-    while let Some(authorization) = authorizations.next().await {
-        authorization.unwrap().challenge(ChallengeType::Http01).unwrap().set_ready().await.unwrap();
-    }
+    let mut authorization = authorizations.next().await.unwrap().unwrap();
+    let mut challenge = authorization.challenge(ChallengeType::Http01).unwrap();
+    let answer = challenge.key_authorization().as_str().to_owned();
+    let listener = TcpListener::bind(pebble.http()).await.unwrap();
+    tokio::spawn(async move {
+        loop {
+            let (mut socket, _) = listener.accept().await.unwrap();
+            let length = answer.len();
+            let text = format!("HTTP/1.1 200 OK\r\nContent-Length: {length}\r\nConnection: close\r\n\r\n{answer}");
+            let _ = socket.read(&mut [0; 1_024]).await;
+            let _ = socket.write_all(text.as_bytes()).await;
+        }
+    });
+    challenge.set_ready().await.unwrap();
     let retries = RetryPolicy::default();
     assert_eq!(order.poll_ready(&retries).await.unwrap(), OrderStatus::Ready);
     let key = order.finalize().await.unwrap();
@@ -260,6 +279,24 @@ async fn what_is_imported_without_a_gateway_is_served_by_the_next_one() {
     let origin =
         |name: &str| listed.as_array().unwrap().iter().find(|view| view["name"] == name).unwrap()["origin"].clone();
     assert_eq!((origin(NAME), origin("a.hats.example")), (json!("issued"), json!("issued_wildcard")));
+
+    // An RSA certificate and an ECDSA one for the same name go side by side.
+    let twins = tempfile::tempdir().unwrap();
+    let rsa = KeyPair::generate_rsa_for(&rcgen::PKCS_RSA_SHA256, rcgen::RsaKeySize::_2048).unwrap();
+    for (folder, key) in [(NAME.to_owned(), &rsa), (format!("{NAME}_ecc"), &key)] {
+        let folder = twins.path().join(folder);
+        std::fs::create_dir(&folder).unwrap();
+        std::fs::write(folder.join("fullchain.cer"), site.authority.sign(&[NAME], key, 2, 70)).unwrap();
+        std::fs::write(folder.join("private.key"), key.serialize_pem()).unwrap();
+    }
+    assert_eq!(gateway.command(&["cert", "import", twins.path().to_str().unwrap()]).status.code(), Some(0));
+    let live = site.path("data/certs").join(NAME).join("live");
+    let key_of = |file: &str| {
+        let leaf = X509::from_pem(&std::fs::read(live.join(file)).unwrap()).unwrap();
+        leaf.public_key().unwrap().id()
+    };
+    assert_eq!((key_of("chain.pem"), key_of("chain.rsa.pem")), (boring::pkey::Id::EC, boring::pkey::Id::RSA));
+    assert!(live.join("key.rsa.pem").is_file());
 
     let nothing = tempfile::tempdir().unwrap();
     std::fs::write(

@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 pub(crate) use certificates::Authority;
 pub(crate) use client::Browser;
 pub(crate) use gateway::Gateway;
+pub(crate) use pebble::Pebble;
 pub(crate) use site::{Account, Site};
 pub(crate) use standin::Standin;
 
