@@ -61,7 +61,7 @@ async fn pebble_and_its_dns_answer() {
 #[tokio::test(flavor = "multi_thread")]
 async fn pebble_revokes_and_hastens_renewals() {
     let pebble =
-        Pebble::start_with(&Manners { nonces_refused: 30, validation_delay_max: 1, ..Manners::default() }).await;
+        Pebble::start_with(&Manners { nonces_refused: 5, validation_delay_max: 1, ..Manners::default() }).await;
     let (chain, key) = order(&pebble, "events.shoes.example").await;
     let serial = X509::from_pem(chain.as_bytes()).unwrap().serial_number().to_bn().unwrap().to_hex_str().unwrap();
     assert_eq!(pebble.status(&serial).await, "Valid");
