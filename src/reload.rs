@@ -5,7 +5,6 @@
 //! everything as it was. Nothing is half done: what is published is one snapshot, swapped in one step. Requests in
 //! flight end on the one they began with.
 
-use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use arc_swap::ArcSwap;
@@ -64,8 +63,11 @@ impl Reloader {
         };
         let inputs = Inputs { gateway, reading, previous: None, last_good: &last_good, filters: &filters, now_ms };
         let snapshot = snapshot::compile(inputs);
+        if is_refused(&snapshot) {
+            return Err(Unusable(snapshot.problems()));
+        }
         tell(&metrics, &snapshot, now_ms);
-        keep(&last_good, &snapshot);
+        keep(&last_good, &snapshot, &source);
         keep_index(&snapshot);
         let published = Arc::new(ArcSwap::from_pointee(snapshot));
         Ok(Self { published, filters, metrics, state: Mutex::new(State { source, last_good }) })
@@ -88,7 +90,7 @@ impl Reloader {
         };
         let report = Report { revision: snapshot.revision, problems: snapshot.problems() };
         tell(&self.metrics, &snapshot, now_ms);
-        keep(&state.last_good, &snapshot);
+        keep(&state.last_good, &snapshot, &state.source);
         keep_index(&snapshot);
         self.published.store(Arc::new(snapshot));
         self.metrics.reload(if report.has_errors() { "partial" } else { "ok" });
@@ -126,13 +128,11 @@ impl Reloader {
         let Some(gateway) = reading.gateway.clone() else {
             return Err(Report { revision: previous.revision, problems: reading.problems });
         };
-        let gateway_file = state.source.gateway_file();
-        let restart = restart_needed(&previous.gateway, &gateway, &gateway_file);
+        let restart = restart_needed(&previous.gateway, &gateway);
         let (last_good, filters) = (&state.last_good, &*self.filters);
         let inputs = Inputs { gateway, reading, previous: Some(&previous), last_good, filters, now_ms };
         let mut snapshot = snapshot::compile(inputs);
-        // Such as a new host.domain that an account has: a bad pixelgate.toml changes nothing.
-        if snapshot.file_problems.iter().any(|problem| problem.is_error() && problem.file == gateway_file) {
+        if is_refused(&snapshot) {
             return Err(Report { revision: previous.revision, problems: snapshot.problems() });
         }
         Arc::make_mut(&mut snapshot.file_problems).extend(restart);
@@ -140,20 +140,37 @@ impl Reloader {
     }
 }
 
+/// Whether compiling found an error in `pixelgate.toml`, such as a `host.domain` that an account has: a bad one changes
+/// nothing, and starts nothing.
+fn is_refused(snapshot: &Snapshot) -> bool {
+    snapshot.file_problems.iter().any(|problem| problem.is_error() && problem.file == snapshot.gateway.file)
+}
+
 /// What a reload cannot change in a running process, and would change now.
-fn restart_needed(running: &GatewayConfig, written: &GatewayConfig, file: &Path) -> Vec<Problem> {
+fn restart_needed(running: &GatewayConfig, written: &GatewayConfig) -> Vec<Problem> {
+    let per_lane = |config: &GatewayConfig| config.delivery.requests_in_flight_per_lane_max;
+    let backlog = |config: &GatewayConfig| config.limits.account_backlog_bytes_max;
     let parts = [
         ("host.data_dir", running.host.data_dir != written.host.data_dir),
         ("host.control", running.host.control != written.host.control),
         ("host.watch", running.host.watch != written.host.watch),
-        ("listen", running.listen != written.listen),
+        ("listen.https", running.listen.https != written.listen.https),
+        ("listen.http", running.listen.http != written.listen.http),
+        ("listen.ops", running.listen.ops != written.listen.ops),
         ("outbox", running.outbox != written.outbox),
+        ("delivery.requests_in_flight_per_lane_max", per_lane(running) != per_lane(written)),
+        ("limits.account_backlog_bytes_max", backlog(running) != backlog(written)),
         ("filters", running.filters != written.filters),
         ("log", running.log != written.log),
     ];
     let changed = parts.into_iter().filter(|(_, changed)| *changed);
     let problem = |(key, _)| {
-        Problem::warning(file, key, "changed, but is read at the start only", "restart the gateway to take it up")
+        Problem::warning(
+            &written.file,
+            key,
+            "changed, but is read at the start only",
+            "restart the gateway to take it up",
+        )
     };
     changed.map(problem).collect()
 }
@@ -174,9 +191,9 @@ fn keep_index(snapshot: &Snapshot) {
 }
 
 /// Keeps the accounts in force for a restart. Failing to is not failing the reload: it is said in the log.
-fn keep(last_good: &LastGood, snapshot: &Snapshot) {
+fn keep(last_good: &LastGood, snapshot: &Snapshot, source: &Source) {
     let accounts: Vec<_> = snapshot.tenants().map(|tenant| tenant.config.clone()).collect();
-    if let Err(error) = last_good.keep(&accounts) {
+    if let Err(error) = last_good.keep(&accounts, &source.accounts()) {
         tracing::error!(%error, "the accounts in force could not be kept for a restart with bad files");
     }
 }
@@ -187,5 +204,36 @@ impl Report {
     /// Whether something is wrong enough to be refused.
     pub fn has_errors(&self) -> bool {
         self.problems.iter().any(Problem::is_error)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn a_restart_is_asked_for_where_it_is_needed_and_nowhere_else() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::create_dir(dir.path().join("accounts")).unwrap();
+        let config = |tables: &str| {
+            let text = format!("[host]\ndomain = \"gw.agency.example\"\n{tables}");
+            std::fs::write(dir.path().join("pixelgate.toml"), text).unwrap();
+            Source::new(dir.path()).read().gateway.unwrap()
+        };
+        let running = config("");
+        let keys = |tables: &str| {
+            restart_needed(&running, &config(tables)).into_iter().map(|problem| problem.key).collect::<Vec<_>>()
+        };
+        for live in [
+            "[listen]\ntrusted_proxies = [\"10.0.0.0/8\"]\nproxy_protocol = [\"10.0.0.0/8\"]\n",
+            "[delivery]\nage_max = \"1d\"\nrequests_in_flight_max = 3\n",
+            "[limits]\nconnections_max = 7\n",
+        ] {
+            assert_eq!(keys(live), [""; 0], "{live}");
+        }
+        assert_eq!(keys("[listen]\nhttp = []\n"), ["listen.http"]);
+        let late = "[delivery]\nrequests_in_flight_per_lane_max = 2\n[limits]\naccount_backlog_bytes_max = 2_000_000\n";
+        assert_eq!(keys(late), ["delivery.requests_in_flight_per_lane_max", "limits.account_backlog_bytes_max"]);
     }
 }

@@ -54,8 +54,8 @@ pub struct KeepError {
 struct Known {
     /// The digests of the accounts that are kept as they are.
     digests: HashMap<AccountId, [u8; 32]>,
-    /// Whether the folder holds nothing else.
-    complete: bool,
+    /// The accounts that the folder may hold beside them: it holds nothing else.
+    with_files: Option<BTreeSet<AccountId>>,
 }
 
 /// The first line of a kept file.
@@ -89,11 +89,7 @@ impl LastGood {
     }
 
     /// An account as it was last in force; `None` if it is not kept, or what is kept cannot be used any more.
-    pub fn load(&self, id: &AccountId) -> Option<Arc<AccountConfig>> {
-        self.load_from(id, &mut Disk::new())
-    }
-
-    fn load_from(&self, id: &AccountId, disk: &mut Disk) -> Option<Arc<AccountConfig>> {
+    fn load(&self, id: &AccountId, disk: &mut Disk) -> Option<Arc<AccountConfig>> {
         let bytes = self.read(id)?;
         let (header, text) = split(&bytes)?;
         let copy = |(path, digest): (&String, &String)| (PathBuf::from(path), self.programs_dir.join(digest));
@@ -117,23 +113,24 @@ impl LastGood {
                     known.digests.insert(id.clone(), config.digest);
                     owners.insert(id.clone(), config.clone());
                 }
-                _ => owners.extend(self.load_from(id, &mut disk).map(|kept| (id.clone(), kept))),
+                _ => owners.extend(self.load(id, &mut disk).map(|kept| (id.clone(), kept))),
             }
         }
         owners
     }
 
-    /// Keeps these accounts and no others. What is kept already is not written again.
+    /// Keeps these accounts. What is kept already is not written again. What is kept of another one stays as long as it
+    /// has a file: it may be what that account falls back to once the reason is gone that it is not in force.
     ///
     /// # Errors
     /// When the folder or a file in it cannot be written; what was kept before is kept still.
-    pub fn keep(&self, accounts: &[Arc<AccountConfig>]) -> Result<(), KeepError> {
+    pub fn keep(&self, accounts: &[Arc<AccountConfig>], with_files: &BTreeSet<AccountId>) -> Result<(), KeepError> {
         let mut known = self.known();
-        let is_known = |account: &&Arc<AccountConfig>| known.digests.get(&account.id) == Some(&account.digest);
-        if known.complete && known.digests.len() == accounts.len() && accounts.iter().all(|account| is_known(&account))
-        {
+        let digests = accounts.iter().map(|account| (account.id.clone(), account.digest)).collect();
+        if known.with_files.as_ref() == Some(with_files) && known.digests == digests {
             return Ok(());
         }
+        let is_known = |account: &&Arc<AccountConfig>| known.digests.get(&account.id) == Some(&account.digest);
         for path in [&self.accounts_dir, &self.programs_dir] {
             let made = DirBuilder::new().recursive(true).mode(0o700).create(path);
             made.map_err(|error| KeepError { path: path.clone(), error })?;
@@ -151,9 +148,8 @@ impl LastGood {
         // Programs first: an account that is kept never names one that is not there.
         programs.finish()?;
         files.finish()?;
-        self.remove_others(accounts)?;
-        known.digests = accounts.iter().map(|account| (account.id.clone(), account.digest)).collect();
-        known.complete = true;
+        self.remove_others(accounts, with_files)?;
+        *known = Known { digests, with_files: Some(with_files.clone()) };
         Ok(())
     }
 
@@ -166,12 +162,20 @@ impl LastGood {
         read_file(&self.accounts_dir.join(file_name(id)), FILE_BYTES_MAX + HEADER_BYTES_MAX).ok()
     }
 
-    fn remove_others(&self, accounts: &[Arc<AccountConfig>]) -> Result<(), KeepError> {
-        let files = accounts.iter().map(|account| file_name(&account.id)).collect();
+    fn remove_others(
+        &self,
+        accounts: &[Arc<AccountConfig>],
+        with_files: &BTreeSet<AccountId>,
+    ) -> Result<(), KeepError> {
+        let in_force: BTreeSet<_> = accounts.iter().map(|account| &account.id).collect();
+        let files = in_force.iter().copied().chain(with_files).map(file_name).collect();
         remove_all_but(&self.accounts_dir, &files)?;
         let filters = accounts.iter().flat_map(|account| &account.filters);
-        let programs: BTreeSet<_> = filters.map(|filter| filter.program_digest).collect();
-        remove_all_but(&self.programs_dir, &programs.iter().map(hex::encode).collect())
+        let mut programs: BTreeSet<_> = filters.map(|filter| hex::encode(filter.program_digest)).collect();
+        for bytes in with_files.iter().filter(|id| !in_force.contains(id)).filter_map(|id| self.read(id)) {
+            programs.extend(split(&bytes).into_iter().flat_map(|(header, _)| header.programs.into_values()));
+        }
+        remove_all_but(&self.programs_dir, &programs)
     }
 
     fn known(&self) -> MutexGuard<'_, Known> {

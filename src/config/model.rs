@@ -173,7 +173,7 @@ pub struct Limits {
     pub handshakes_per_second_per_ip: usize,
     /// From accept to the end of the TLS handshake.
     pub handshake_timeout: Duration,
-    /// From the first byte of a request's header to its last; also how long an idle connection is kept.
+    /// From the first byte of a request's header to its last.
     pub header_timeout: Duration,
     /// From the end of the header to the end of the body.
     pub body_timeout: Duration,

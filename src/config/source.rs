@@ -1,6 +1,6 @@
 //! The folder that an operator writes, and reading it again and again.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsStr;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
@@ -80,6 +80,11 @@ impl Source {
         }
     }
 
+    /// Every account that had a file at the last reading.
+    pub fn accounts(&self) -> BTreeSet<AccountId> {
+        self.known.keys().cloned().collect()
+    }
+
     /// The path of `pixelgate.toml`.
     pub fn gateway_file(&self) -> PathBuf {
         self.dir.join(GATEWAY_FILE)
@@ -135,7 +140,13 @@ impl Source {
 }
 
 fn unreadable(path: &Path, error: FileError) -> Problem {
-    Problem::error(path, "", format!("the file {error}"), "put it there, readable for the gateway's user")
+    let remedy = match error {
+        FileError::Missing => "put it there, readable for the gateway's user",
+        FileError::Refused(_) => "make it readable for the gateway's user",
+        FileError::NoFile => "put a file of text in its place",
+        FileError::TooLarge(_) | FileError::NotUtf8 => "write it again as text in UTF-8 of at most 1 MiB",
+    };
+    Problem::error(path, "", format!("the file {error}"), remedy)
 }
 
 /// The accounts' files by id; `None` if the folder cannot be read, which must not look like "no accounts".

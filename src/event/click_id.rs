@@ -13,25 +13,13 @@ const FBCLID_MAX: usize = 500;
 /// The longest value of all, in bytes.
 const VALUE_MAX: usize = 600;
 
-/// A well-formed `fbp` or `fbc`, in parts.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Parts<'a> {
-    /// Dots in the cookie's domain.
-    pub subdomain_index: &'a str,
-    /// When it was made, Unix milliseconds.
-    pub created_ms: &'a str,
-    /// The click id, or the browser's number.
-    pub payload: &'a str,
-    /// The mark of Meta's parameter builder: passed on untouched, never made here.
-    pub appendix: Option<&'a str>,
-}
-
-/// Takes a value apart; `None` if it is not well-formed, which counts as absent.
+/// The click id, or the browser's number, of a well-formed `fbc` or `fbp`; `None` if it is not, which counts as absent.
 ///
 /// Nothing but the characters of a cookie's value gets through (RFC 6265, 4.1.1), so the text can be sent as one.
-pub fn parse(value: &str) -> Option<Parts<'_>> {
+pub fn parse(value: &str) -> Option<&str> {
     let mut parts = value.split('.');
     let (version, subdomain_index, created_ms, payload) = (parts.next()?, parts.next()?, parts.next()?, parts.next()?);
+    // The mark of Meta's parameter builder: passed on untouched, never made here.
     let appendix = parts.next();
     let digits = |text: &str, max| (1..=max).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_digit());
     let well_formed = version == "fb"
@@ -41,17 +29,17 @@ pub fn parse(value: &str) -> Option<Parts<'_>> {
         && appendix.is_none_or(plain::is_appendix)
         && parts.next().is_none()
         && value.len() <= VALUE_MAX;
-    well_formed.then_some(Parts { subdomain_index, created_ms, payload, appendix })
+    well_formed.then_some(payload)
 }
 
-/// Makes an `fbc` of a bare `fbclid`. `None` if it is empty, too long or not of a cookie's characters.
+/// Makes an `fbc` of a bare `fbclid`. `None` if it is empty, too long, not of a cookie's characters, or a broken `fbc`.
 pub fn wrap(fbclid: &str, now_ms: i64) -> Option<String> {
-    if fbclid.len() > FBCLID_MAX {
+    if fbclid.len() > FBCLID_MAX || fbclid.starts_with("fb.") {
         return None;
     }
     // A dot would end the payload; the pixel writes it like this too.
-    let payload = if fbclid.contains('.') { Cow::from(fbclid.replace('.', "__DOT__")) } else { Cow::from(fbclid) };
-    is_payload(&payload).then(|| format!("fb.1.{}.{payload}", now_ms.max(0)))
+    let fbc = format!("fb.1.{}.{}", now_ms.max(0), fbclid.replace('.', "__DOT__"));
+    parse(&fbc).is_some().then_some(fbc)
 }
 
 /// Makes an `fbp` for a browser that has none, of a random number.
@@ -66,7 +54,7 @@ pub fn renew(click: &str, cookie: Option<&str>, now_ms: i64) -> Option<String> {
         return Some(click.to_owned());
     }
     let fresh = wrap(click, now_ms)?;
-    let same_click = |kept: &&str| payload(kept).is_some() && payload(kept) == payload(&fresh);
+    let same_click = |kept: &&str| parse(kept).is_some() && parse(kept) == parse(&fresh);
     match cookie.filter(same_click) {
         Some(kept) => Some(kept.to_owned()),
         None => Some(fresh),
@@ -82,10 +70,6 @@ pub fn of_url(url: &str) -> Option<Cow<'_, str>> {
     form_urlencoded::parse(query.as_bytes()).find(|(key, value)| key == "fbclid" && !value.is_empty()).map(|(_, id)| id)
 }
 
-fn payload(value: &str) -> Option<&str> {
-    parse(value).map(|parts| parts.payload)
-}
-
 fn is_payload(text: &str) -> bool {
     let octet = |b: u8| b.is_ascii_graphic() && !matches!(b, b'"' | b',' | b';' | b'\\' | b'@' | b'.');
     !text.is_empty() && text.bytes().all(octet)
@@ -99,12 +83,10 @@ mod tests {
     const NOW: i64 = 1_700_000_000_000;
 
     #[test]
-    fn well_formed_values_come_apart() {
-        let parts = parse("fb.2.1677024568192.AbC_aem_x-y.AQQCAQIB").unwrap();
-        assert_eq!((parts.subdomain_index, parts.created_ms), ("2", "1677024568192"));
-        assert_eq!((parts.payload, parts.appendix), ("AbC_aem_x-y", Some("AQQCAQIB")));
-        assert!(parse("fb.1.1677024568192.220088425").is_some());
-        assert!(parse("fb.1.1677024568192.220088425.Bg").is_some());
+    fn well_formed_values_give_their_payload() {
+        assert_eq!(parse("fb.2.1677024568192.AbC_aem_x-y.AQQCAQIB"), Some("AbC_aem_x-y"));
+        assert_eq!(parse("fb.1.1677024568192.220088425"), Some("220088425"));
+        assert_eq!(parse("fb.1.1677024568192.220088425.Bg"), Some("220088425"));
     }
 
     #[test]
@@ -136,7 +118,8 @@ mod tests {
     fn a_bare_click_id_is_wrapped_unmodified() {
         assert_eq!(wrap("IwAR0_AbC", NOW).unwrap(), "fb.1.1700000000000.IwAR0_AbC");
         assert_eq!(wrap("a.b", NOW).unwrap(), "fb.1.1700000000000.a__DOT__b");
-        for bad in ["", "a b", "a;b", "jane@shop", &"a".repeat(501)] {
+        let dots = ".".repeat(100);
+        for bad in ["", "a b", "a;b", "jane@shop", &"a".repeat(501), "fb.1.1700000000000", "fb.1.x.AbC", &dots] {
             assert_eq!(wrap(bad, NOW), None, "{bad}");
         }
     }

@@ -320,7 +320,8 @@ mod tests {
     fn event(json: &str) -> Event {
         let body = format!(r#"{{"data":[{json}]}}"#);
         let request = decode::GraphRequest { content_type: None, query: "", bearer: None, body: body.as_bytes() };
-        decode::graph::decode(request, &Default::default(), 1).unwrap().events.remove(0)
+        let arrival = crate::event::Arrival { now_ms: 1_000, ..Default::default() };
+        decode::graph::decode(request, &arrival, 1).unwrap().events.remove(0)
     }
 
     fn bare() -> Event {

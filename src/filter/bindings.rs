@@ -78,8 +78,8 @@ impl<'a> Call<'a> {
             event,
             hashed: event
                 .user_data
-                .hashed()
-                .map(|(key, digests)| (key.name(), digests.map(|digest| digest.to_string()).collect()))
+                .digests()
+                .map(|(key, digests)| (key, digests.iter().map(ToString::to_string).collect()))
                 .collect(),
             custom_data: members(&event.custom_data),
             app_data: members(&event.app_data),

@@ -48,14 +48,19 @@ impl Breaker {
         }
     }
 
-    /// A call ended, well or by a fault of the filter.
-    pub(super) fn ended(&mut self, well: bool, now: Instant) -> Option<Change> {
+    /// A call ended, well or by a fault of the filter; `None` if it says nothing about the filter.
+    pub(super) fn ended(&mut self, well: Option<bool>, now: Instant) -> Option<Change> {
         match (&mut *self, well) {
-            (Self::Closed { faults_in_a_row }, true) => {
+            (Self::Closed { .. }, None) => None,
+            (Self::Trying, None) => {
+                *self = Self::Open { until: now };
+                None
+            }
+            (Self::Closed { faults_in_a_row }, Some(true)) => {
                 *faults_in_a_row = 0;
                 None
             }
-            (Self::Closed { faults_in_a_row }, false) => {
+            (Self::Closed { faults_in_a_row }, Some(false)) => {
                 *faults_in_a_row += 1;
                 if *faults_in_a_row < FAULTS_MAX {
                     return None;
@@ -63,11 +68,11 @@ impl Breaker {
                 *self = Self::Open { until: now + OPEN };
                 Some(Change::Opened)
             }
-            (Self::Trying, true) => {
+            (Self::Trying, Some(true)) => {
                 *self = Self::default();
                 Some(Change::Closed)
             }
-            (Self::Trying, false) => {
+            (Self::Trying, Some(false)) => {
                 *self = Self::Open { until: now + OPEN };
                 None
             }
@@ -92,9 +97,9 @@ mod tests {
         let (mut breaker, now) = (Breaker::default(), Instant::now());
         for well in [false, false, false, false, true, false, false, false, false] {
             assert!(breaker.admits(now));
-            assert_eq!(breaker.ended(well, now), None);
+            assert_eq!(breaker.ended(Some(well), now), None);
         }
-        assert_eq!(breaker.ended(false, now), Some(Change::Opened));
+        assert_eq!(breaker.ended(Some(false), now), Some(Change::Opened));
         assert!(!breaker.admits(now + Duration::from_millis(9_999)));
     }
 
@@ -103,18 +108,30 @@ mod tests {
         let (mut breaker, now) = (Breaker::Open { until: Instant::now() }, Instant::now() + OPEN);
         assert!(breaker.admits(now));
         assert!(!breaker.admits(now), "only one");
-        assert_eq!(breaker.ended(false, now), None);
+        assert_eq!(breaker.ended(Some(false), now), None);
         assert!(!breaker.admits(now));
         assert!(breaker.admits(now + OPEN));
-        assert_eq!(breaker.ended(true, now + OPEN), Some(Change::Closed));
+        assert_eq!(breaker.ended(Some(true), now + OPEN), Some(Change::Closed));
         assert!(breaker.admits(now + OPEN));
+    }
+
+    #[test]
+    fn a_call_that_says_nothing_about_the_filter_changes_nothing() {
+        let (mut breaker, now) = (Breaker::Closed { faults_in_a_row: FAULTS_MAX - 1 }, Instant::now());
+        assert_eq!(breaker.ended(None, now), None);
+        assert_eq!(breaker.ended(Some(false), now), Some(Change::Opened));
+        let now = now + OPEN;
+        assert!(breaker.admits(now));
+        assert_eq!(breaker.ended(None, now), None);
+        assert!(breaker.admits(now), "it is tried again");
+        assert!(!breaker.admits(now), "once");
     }
 
     #[test]
     fn a_late_answer_does_not_close_it() {
         let now = Instant::now();
         let mut breaker = Breaker::Open { until: now + OPEN };
-        assert_eq!(breaker.ended(true, now), None);
+        assert_eq!(breaker.ended(Some(true), now), None);
         assert!(!breaker.admits(now));
     }
 }

@@ -51,8 +51,9 @@ impl Chain {
 
     /// Sends events through the filters, on a thread of theirs, and says of each, in order, what became of it.
     ///
-    /// Takes at most a few times the host's waiting time and the request's budget of time; what exceeds them has the
-    /// fault [`FaultKind::Overloaded`]. Dropping the future gives the rest of the events up.
+    /// What exceeds the request's budget of time has the fault [`FaultKind::Overloaded`], as has what waits longer than
+    /// the host's waiting time for a thread: at first, and again each time that others are let in between, which is
+    /// after a deadline's time at the earliest. Dropping the future gives the rest of the events up.
     pub async fn run(&self, context: Arc<Context>, events: Vec<Event>) -> Vec<Filtered> {
         if self.is_empty() {
             return events.into_iter().map(Filtered::Pass).collect();

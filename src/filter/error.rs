@@ -121,6 +121,16 @@ impl LoadError {
         Self::Invalid(printable(&format!("{error:#}"), DETAIL_BYTES_MAX))
     }
 
+    /// The same error, if the component is to blame for it, so that compiling again would most likely end in it too.
+    pub(super) fn of_component(&self) -> Option<Self> {
+        match self {
+            Self::Invalid(why) => Some(Self::Invalid(why.clone())),
+            Self::CompilerFailed(why) => Some(Self::CompilerFailed(why.clone())),
+            Self::CompileTimeout { seconds } => Some(Self::CompileTimeout { seconds: *seconds }),
+            _ => None,
+        }
+    }
+
     /// What to do about it.
     pub fn remedy(&self) -> &'static str {
         match self {

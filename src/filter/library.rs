@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use wasmtime::Engine;
 use wasmtime::component::{Component, HasSelf, Linker};
@@ -17,6 +17,9 @@ use super::{Compiler, LoadError, Options, Program, StartError};
 /// Entries of the map by content before those that nobody uses are swept.
 const SWEEP_MIN: usize = 64;
 
+/// How long a component that could not be compiled is not tried again: a busy machine may have been the reason.
+const FAILED: Duration = Duration::from_secs(600);
+
 /// Where programs come from.
 pub(super) struct Library {
     engine: Engine,
@@ -29,8 +32,9 @@ pub(super) struct Library {
     components: Mutex<Components>,
     /// The runner of scripts, once a script was met.
     runner: Mutex<Option<Arc<Code>>>,
-    /// Held while the compiler runs: one at a time, whatever number of accounts wait for it.
-    compiling: Mutex<()>,
+    /// What could not be compiled, and until when that is believed. Held while the compiler runs: one at a time, whatever
+    /// number of accounts wait for it.
+    failed: Mutex<HashMap<ContentHash, (LoadError, Instant)>>,
 }
 
 /// What accounts use now, by content.
@@ -63,7 +67,7 @@ impl Library {
             runner_path: options.script_runner.clone(),
             components: Mutex::new(Components { by_hash: HashMap::new(), sweep_at: SWEEP_MIN }),
             runner: Mutex::default(),
-            compiling: Mutex::default(),
+            failed: Mutex::default(),
         })
     }
 
@@ -127,12 +131,21 @@ impl Library {
         if let Some(component) = kept() {
             return Ok(component);
         }
-        let _one_at_a_time = self.compiling.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut failed = self.failed.lock().unwrap_or_else(PoisonError::into_inner);
         // Another account with the same file may have been first.
         if let Some(component) = kept() {
             return Ok(component);
         }
-        let code = self.compiler.compile(&self.engine, bytes, self.compile_timeout)?;
+        let now = Instant::now();
+        failed.retain(|_, (_, until)| *until > now);
+        if let Some(error) = failed.get(hash).and_then(|(error, _)| error.of_component()) {
+            return Err(error);
+        }
+        let compiled = self.compiler.compile(&self.engine, bytes, self.compile_timeout);
+        if let Some(error) = compiled.as_ref().err().and_then(LoadError::of_component) {
+            failed.insert(*hash, (error, Instant::now() + FAILED));
+        }
+        let code = compiled?;
         let keep = || self.cache.as_ref()?.store(&self.engine, hash, &code);
         match keep() {
             Some(component) => Ok(component),

@@ -92,10 +92,10 @@ impl LoadedStage {
         let decided = catch_unwind(AssertUnwindSafe(|| self.call(context, event)))
             .unwrap_or_else(|_| Err(Fault::new(FaultKind::Internal, "the gateway failed while it called the filter")));
         let (ended, well) = match &decided {
-            Ok(Decision::Keep) => (CallEnd::Pass, true),
-            Ok(Decision::Replace(_)) => (CallEnd::Modify, true),
-            Ok(Decision::Drop(_)) => (CallEnd::Drop, true),
-            Err(fault) => (CallEnd::Fault(fault.kind), !fault.kind.blames_filter()),
+            Ok(Decision::Keep) => (CallEnd::Pass, Some(true)),
+            Ok(Decision::Replace(_)) => (CallEnd::Modify, Some(true)),
+            Ok(Decision::Drop(_)) => (CallEnd::Drop, Some(true)),
+            Err(fault) => (CallEnd::Fault(fault.kind), fault.kind.blames_filter().then_some(false)),
         };
         let now = Instant::now();
         self.shared.observer.on_call(&self.recipe.speaker.account, self.name(), ended, now - begun);

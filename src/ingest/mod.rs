@@ -163,8 +163,11 @@ impl Ingest {
             let taken = self.accept(request, group, vec![event]).await?;
             accepted.received += taken.received;
             // What the account's rules did not let pass leaves no trace in the browser either.
-            if taken.passed > 0 {
-                accepted.cookies = cookies;
+            if taken.kept_fbp {
+                accepted.cookies.fbp = cookies.fbp;
+            }
+            if taken.kept_fbc {
+                accepted.cookies.fbc = cookies.fbc;
             }
         }
         Ok(accepted)
@@ -182,7 +185,7 @@ impl Ingest {
         let account = &group.tenant.config.id;
         let unusable: u64 = events.iter().map(|event| u64::from(event.user_data.dropped())).sum();
         let sorted = self.filter(request, &group, events).await;
-        let passed = sorted.passed.len();
+        let (kept_fbp, kept_fbc) = (sorted.kept_fbp, sorted.kept_fbc);
         // Dead letters first: if they are refused the sender tries again, and nothing of the group is there twice.
         let held = sorted.held.len() as u64;
         self.outbox.hold(sorted.held).await?;
@@ -195,15 +198,16 @@ impl Ingest {
             self.metrics.unusable_values(account, unusable);
         }
         self.metrics.accepted(account, group.format.label(), received as u64, begun.elapsed());
-        Ok(Taken { received, passed })
+        Ok(Taken { received, kept_fbp, kept_fbc })
     }
 
     /// Runs the account's filters, and makes of each event what is stored of it.
     async fn filter(&self, request: &Request, group: &Group<'_>, events: Vec<Event>) -> Sorted {
         let lane = group.tenant.lane(group.pixel);
+        let mut sorted = Sorted::default();
         if group.tenant.filters.is_empty() {
-            let passed = events.iter().map(|event| stored(&lane, &group.envelope, event)).collect();
-            return Sorted { passed, ..Sorted::default() };
+            events.iter().for_each(|event| sorted.pass(event, stored(&lane, &group.envelope, event)));
+            return sorted;
         }
         let context = Arc::new(Context {
             account: group.tenant.config.id.clone(),
@@ -212,10 +216,9 @@ impl Ingest {
             signals: signals(request, group.tenant),
             sources: group.tenant.config.consent_sources.clone(),
         });
-        let mut sorted = Sorted::default();
         for filtered in group.tenant.filters.run(context.clone(), events).await {
             match filtered {
-                Filtered::Pass(event) => sorted.passed.push(stored(&lane, &group.envelope, &event)),
+                Filtered::Pass(event) => sorted.pass(&event, stored(&lane, &group.envelope, &event)),
                 Filtered::Drop { filter, reason } => sorted.dropped.push(format!("{filter}: {reason}")),
                 Filtered::Hold { event, reason, message } => {
                     let event = stored(&lane, &group.envelope, &event);
@@ -239,8 +242,10 @@ struct Group<'a> {
 /// What became of a group.
 struct Taken {
     received: usize,
-    /// Those that the filters let go on.
-    passed: usize,
+    /// Whether an event that goes on has an `fbp`.
+    kept_fbp: bool,
+    /// Whether one has an `fbc`.
+    kept_fbc: bool,
 }
 
 /// What filters made of a group.
@@ -250,6 +255,18 @@ struct Sorted {
     held: Vec<DeadLetter>,
     /// Why each dropped event was dropped.
     dropped: Vec<String>,
+    kept_fbp: bool,
+    kept_fbc: bool,
+}
+
+// === impl Sorted ===
+
+impl Sorted {
+    fn pass(&mut self, event: &Event, stored: NewEvent) {
+        self.kept_fbp |= event.user_data.fbp.is_some();
+        self.kept_fbc |= event.user_data.fbc.is_some();
+        self.passed.push(stored);
+    }
 }
 
 /// The tenant that serves this pixel under the request's name, if it and the pixel are switched on.

@@ -14,14 +14,15 @@ const EVERY: Duration = Duration::from_secs(600);
 
 /// Drops dead letters past the age at which Meta would refuse them anyway, and writes down what is known of
 /// certificates, until told to stop.
-pub(super) async fn run(outbox: Outbox, reloader: Arc<Reloader>, age_max: Duration, stop: CancellationToken) {
+pub(super) async fn run(outbox: Outbox, reloader: Arc<Reloader>, stop: CancellationToken) {
     let mut ticks = tokio::time::interval(EVERY);
-    let age_ms = i64::try_from(age_max.as_millis()).unwrap_or(i64::MAX);
     loop {
         tokio::select! {
             () = stop.cancelled() => return,
             _ = ticks.tick() => {}
         }
+        let age_max = reloader.published().load().gateway.delivery.age_max;
+        let age_ms = i64::try_from(age_max.as_millis()).unwrap_or(i64::MAX);
         let reloader = reloader.clone();
         let _ = tokio::task::spawn_blocking(move || reloader.keep_certificate_index()).await;
         match outbox.purge_dead_letters(now_ms().saturating_sub(age_ms)).await {

@@ -20,7 +20,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::clock::now_ms;
 use crate::config::{GatewayConfig, LastGood, Problem, Reading, Source};
-use crate::console::{Console, Phase, Readiness};
+use crate::console::{Console, Phase, Readiness, StoreDesk};
 use crate::delivery::{Delivery, DeliveryError};
 use crate::filter::{self, FilterHost};
 use crate::ingest::Ingest;
@@ -195,12 +195,7 @@ impl Gateway {
         tokio::spawn(console.clone().serve_control(control, stop_console.clone()));
         tokio::spawn(console.serve_ops(ops, stop_console.clone()));
         tokio::spawn(systemd::watchdog(stop_console.clone()));
-        tokio::spawn(housekeeping::run(
-            self.outbox.clone(),
-            self.reloader.clone(),
-            config.delivery.age_max,
-            stop_console.clone(),
-        ));
+        tokio::spawn(housekeeping::run(self.outbox.clone(), self.reloader.clone(), stop_console.clone()));
 
         let issuing = tokio::spawn(issuance.run(stop_delivery.clone()));
 

@@ -29,6 +29,10 @@ impl filter::Observer for Counting {
     fn on_call(&self, account: &AccountId, _filter: &str, end: filter::CallEnd, took: Duration) {
         self.0.filter_call(account, end.as_str(), took);
     }
+
+    fn on_fault(&self, account: &AccountId, _filter: &str, kind: filter::FaultKind) {
+        self.0.filter_fault(account, kind.as_str());
+    }
 }
 
 impl delivery::Observer for Counting {
@@ -56,5 +60,21 @@ impl delivery::Observer for Counting {
 impl issuance::Observer for Counting {
     fn ordered(&self, result: &'static str) {
         self.0.certificate_order(result);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn an_event_that_no_filter_was_called_for_counts_as_a_fault() {
+        let metrics = Arc::new(Metrics::new().unwrap());
+        let account = "shop".parse().unwrap();
+        filter::Observer::on_fault(&Counting(metrics.clone()), &account, "first", filter::FaultKind::Overloaded);
+        let text = crate::telemetry::exposition(&metrics, 1).unwrap();
+        let expected = "pixelgate_filter_faults_total{account=\"shop\",kind=\"overloaded\"} 1";
+        assert!(text.contains(expected), "{text}");
     }
 }

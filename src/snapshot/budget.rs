@@ -5,6 +5,10 @@ use std::sync::atomic::{AtomicI64, Ordering};
 /// The burst that is allowed, in milliseconds of the rate.
 const BURST_MS: i64 = 5_000;
 
+/// The debt that one large request may leave, in the same unit. What is further ahead than this is the work of a clock
+/// that went back, which must not lock an account out.
+const DEBT_MS: i64 = 30_000;
+
 /// One account's budget: the generic cell rate algorithm (ITU-T I.371) on one atomic.
 #[derive(Debug, Default)]
 pub(super) struct Budget {
@@ -18,12 +22,12 @@ impl Budget {
         let cost_us = i64::try_from(events.saturating_mul(1_000_000) / per_second.max(1)).unwrap_or(i64::MAX);
         let now_us = now_ms.saturating_mul(1_000);
         let limit_us = now_us.saturating_add(BURST_MS * 1_000);
+        let debt_us = now_us.saturating_add(DEBT_MS * 1_000);
         let taken = self.paid_until_us.fetch_update(Ordering::AcqRel, Ordering::Acquire, |paid_until| {
             let begin = paid_until.max(now_us);
-            // A clock that went back must not lock an account out: what is further ahead than a burst is forgotten.
-            let begin = if begin > limit_us.saturating_add(BURST_MS * 1_000) { now_us } else { begin };
+            let begin = if begin > debt_us { now_us } else { begin };
             let after = begin.saturating_add(cost_us);
-            (after <= limit_us || begin == now_us).then_some(after.min(limit_us))
+            (after <= limit_us || begin == now_us).then_some(after.min(debt_us))
         });
         taken.is_ok()
     }
@@ -45,9 +49,13 @@ mod tests {
     #[test]
     fn one_large_request_passes_when_nothing_was_taken() {
         let budget = Budget::default();
-        assert!(budget.take(1_000, 10, 1_000));
+        assert!(budget.take(200, 10, 1_000));
         assert!(!budget.take(1, 10, 1_000));
-        assert!(budget.take(1, 10, 1_100));
+        assert!(!budget.take(1, 10, 16_000), "its 20 s are not paid for");
+        assert!(budget.take(1, 10, 16_100));
+        assert!(budget.take(1_000, 10, 100_000));
+        assert!(!budget.take(1, 10, 125_000));
+        assert!(budget.take(1, 10, 125_100), "30 s of debt are the most");
     }
 
     #[test]

@@ -7,7 +7,7 @@ use crate::account::AccountId;
 use crate::config::{
     self, AccountConfig, Accounts, FilterConfig, FilterProgram, GatewayConfig, LastGood, Problem, Reading,
 };
-use crate::filter::{Chain, FilterHost, Program, Stage};
+use crate::filter::{Chain, FilterHost, LoadError, Program, Stage};
 use crate::snapshot::budget::Budget;
 use crate::snapshot::websites::WebsiteRules;
 use crate::snapshot::{Snapshot, Tenant};
@@ -113,7 +113,7 @@ fn compile_chain(config: &AccountConfig, filters: &FilterHost) -> Result<Chain, 
     filters.compile(&config.id, stages).map_err(|errors| {
         let problem = |error: crate::filter::StageError| {
             let index = config.filters.iter().position(|filter| filter.name == error.stage).unwrap_or_default();
-            let key = format!("filters[{index}].{}", program_key(config.filters.get(index)));
+            let key = format!("filters[{index}].{}", key_of(config.filters.get(index), &error.error));
             Problem::error(&config.file, &key, error.error.to_string(), error.error.remedy()).of_account(&config.id)
         };
         errors.into_iter().map(problem).collect()
@@ -128,9 +128,11 @@ fn stage(filter: &FilterConfig) -> Stage {
     Stage { name: filter.name.clone(), program, settings: filter.settings.clone(), on_fault: filter.on_fault }
 }
 
-fn program_key(filter: Option<&FilterConfig>) -> &'static str {
-    match filter.map(|filter| &filter.program) {
-        Some(FilterProgram::Script(..)) => "script",
+/// The key that an error is about. What a script refuses may be the script itself.
+fn key_of(filter: Option<&FilterConfig>, error: &LoadError) -> &'static str {
+    match (filter.map(|filter| &filter.program), error) {
+        (Some(FilterProgram::Script(..)), _) => "script",
+        (_, LoadError::Refused(_)) => "settings",
         _ => "component",
     }
 }

@@ -45,6 +45,7 @@ pub struct Metrics {
     handshakes: IntCounterVec,
     connections: IntGauge,
     filter_calls: IntCounterVec,
+    filter_faults: IntCounterVec,
     reloads: IntCounterVec,
     config_problems: IntGaugeVec,
     certificates: IntGaugeVec,
@@ -97,6 +98,7 @@ impl Metrics {
             handshakes: counters(r, "handshakes_total", "TLS handshakes", &["result"])?,
             connections: gauge(r, "connections", "Open connections")?,
             filter_calls: counters(r, "filter_calls_total", "Calls of filters", &["account", "verdict"])?,
+            filter_faults: counters(r, "filter_faults_total", "Events that a filter failed on", &["account", "kind"])?,
             reloads: counters(r, "reloads_total", "Reloads", &["result"])?,
             config_problems: gauges(r, "config_problems", "Problems of the configuration", &["severity"])?,
             certificates: gauges(r, "certificates", "Server names by the state of their certificate", &["state"])?,
@@ -183,6 +185,11 @@ impl Metrics {
     pub fn filter_call(&self, account: &AccountId, verdict: &str, took: Duration) {
         self.filter_calls.with_label_values(&[account.as_str(), verdict]).inc();
         self.filter_seconds.observe(took.as_secs_f64());
+    }
+
+    /// An event that had a fault at a filter, called or not.
+    pub fn filter_fault(&self, account: &AccountId, kind: &str) {
+        self.filter_faults.with_label_values(&[account.as_str(), kind]).inc();
     }
 
     /// A reload by its result.

@@ -105,6 +105,21 @@ async fn a_problem_in_the_gateways_own_file_keeps_everything_and_ends_a_start() 
     let start = pixelgate(site.dir(), &["run"]);
     assert_eq!(start.status.code(), Some(1));
     assert!(String::from_utf8_lossy(&start.stderr).contains("hosts"));
+    // What only compiling finds ends a start too: the shoes have this name, and their file now is bad.
+    site.write(
+        "pixelgate.toml",
+        good.lines()
+            .map(
+                |line| {
+                    if line.starts_with("domain = ") { format!("domain = \"{NAME}\"\n") } else { format!("{line}\n") }
+                },
+            )
+            .collect::<String>(),
+    );
+    site.write("accounts/shoes.toml", "domains = 1\n");
+    let start = pixelgate(site.dir(), &["run"]);
+    assert_eq!(start.status.code(), Some(1));
+    assert!(String::from_utf8_lossy(&start.stderr).contains("host.domain"));
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -260,6 +260,23 @@ async fn a_first_party_answer_renews_cookies_for_the_registrable_domain() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn an_id_that_a_filter_took_away_is_no_cookie_either() {
+    let standin = Standin::start().await;
+    let site = Site::new(&standin.url).account(Account::new("shoes", PIXEL).domain(NAME).filter(
+        "fields",
+        "fields.wasm",
+        "hold",
+        "remove_user_data = [\"fbp\"]",
+    ));
+    let gateway = Gateway::start(&site).await;
+    let mut event = page_view(PIXEL, "c1");
+    event["fb.clickID"] = "NewClick".into();
+    let answer = gateway.browser().post(NAME, "/events").body(event.to_string()).send().await.unwrap();
+    let set: Vec<_> = answer.headers().get_all("set-cookie").iter().map(|value| value.to_str().unwrap()).collect();
+    assert!(matches!(set[..], [only] if only.starts_with("_fbc=")), "{set:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn an_fbp_is_made_only_where_the_account_wants_it() {
     let standin = Standin::start().await;
     let site = Site::new(&standin.url)

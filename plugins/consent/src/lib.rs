@@ -20,7 +20,7 @@
 
 mod source;
 
-use pixelgate_filter::{Context, Edit, Event, Filter, Scalar, Verdict, export};
+use pixelgate_filter::{Context, EDITS_MAX, Edit, Event, Filter, Scalar, Verdict, export};
 use serde::Deserialize;
 
 use source::{Purpose, Source};
@@ -52,7 +52,8 @@ enum Otherwise {
     /// It is dropped, reason `no consent`.
     #[default]
     Drop,
-    /// It goes on without what says who it was, marked for Limited Data Use.
+    /// It goes on without what says who it was, marked for Limited Data Use; dropped if that would take more edits than a
+    /// filter may make.
     Limited,
 }
 
@@ -96,7 +97,7 @@ impl Filter for Consent {
         }
         Ok(match self.0.otherwise {
             Otherwise::Drop => Verdict::drop("no consent"),
-            Otherwise::Limited => Verdict::modify(limit(event)),
+            Otherwise::Limited => limit(event),
         })
     }
 }
@@ -117,16 +118,34 @@ impl Consent {
     }
 }
 
-/// Limited Data Use (Meta's "Data Processing Options for US Users"), and nothing left that names the visitor. Country and
-/// state 0 ask Meta to find the state from the IP address, so that stays, as does the user agent, which Meta requires.
-fn limit(event: &Event) -> Vec<Edit> {
+/// Limited Data Use (Meta's "Data Processing Options for US Users"), and nothing left that names the visitor or the click
+/// that led here. Country and state 0 ask Meta to find the state from the IP address, so that stays, as does the user
+/// agent, which Meta requires.
+fn limit(event: &Event) -> Verdict {
     let stays = |key: &str| key == "client_ip_address" || key == "client_user_agent";
     let mut edits: Vec<Edit> =
         event.user_data.keys().filter(|key| !stays(key)).map(|key| Edit::remove(format!("user_data.{key}"))).collect();
+    let urls = [("event_source_url", &event.event_source_url), ("referrer_url", &event.referrer_url)];
+    edits.extend(urls.into_iter().filter_map(|(path, url)| without_click(path, url.as_deref()?)));
     edits.push(Edit::set("data_processing_options", Scalar::Json(r#"["LDU"]"#.to_owned())));
     edits.push(Edit::set("data_processing_options_country", 0.0));
     edits.push(Edit::set("data_processing_options_state", 0.0));
-    edits
+    let can_be_made = edits.len() <= EDITS_MAX && edits.iter().all(Edit::is_sound);
+    if can_be_made { Verdict::modify(edits) } else { Verdict::drop("no consent") }
+}
+
+/// The edit that takes the click id out of a URL, if it has one.
+fn without_click(path: &str, url: &str) -> Option<Edit> {
+    let (head, fragment) = url.split_at(url.find('#').unwrap_or(url.len()));
+    let (page, query) = head.split_once('?')?;
+    let is_click = |pair: &str| pair.split('=').next() == Some("fbclid");
+    if !query.split('&').any(is_click) {
+        return None;
+    }
+    let kept: Vec<&str> = query.split('&').filter(|pair| !is_click(pair)).collect();
+    let mark = if kept.is_empty() { "" } else { "?" };
+    let edit = Edit::set(path, format!("{page}{mark}{}{fragment}", kept.join("&")));
+    Some(if edit.is_sound() { edit } else { Edit::remove(path) })
 }
 
 #[cfg(test)]
@@ -176,7 +195,11 @@ mod tests {
     fn a_limited_event_keeps_only_address_and_browser() {
         let mut gate = gate(r#"{"require":"marketing","otherwise":"limited"}"#);
         let user_data = UserData {
-            hashed: vec![Hashed { key: "em".to_owned(), digests: vec!["0".repeat(64)] }],
+            hashed: vec![
+                Hashed { key: "em".to_owned(), digests: vec!["0".repeat(64)] },
+                // Of what is not hashed only the key is shown.
+                Hashed { key: "external_id".to_owned(), digests: vec![] },
+            ],
             fbp: Some("fb.1.1.1".to_owned()),
             fbc: None,
             client_user_agent: Some("agent".to_owned()),
@@ -186,8 +209,31 @@ mod tests {
         let Verdict::Modify(edits) = gate.filter(&Context::default(), &event).unwrap() else { unreachable!() };
         let removed: Vec<_> =
             edits.iter().filter_map(|edit| if let Edit::Remove(path) = edit { Some(path) } else { None }).collect();
-        assert_eq!(removed, ["user_data.em", "user_data.fbp"]);
+        assert_eq!(removed, ["user_data.em", "user_data.external_id", "user_data.fbp"]);
         assert!(edits.contains(&Edit::set("data_processing_options", Scalar::Json(r#"["LDU"]"#.to_owned()))));
+    }
+
+    #[test]
+    fn a_limited_event_says_nothing_of_the_click() {
+        let without = |url: &str| without_click("event_source_url", url);
+        let set = |url: &str| Some(Edit::set("event_source_url", url));
+        assert_eq!(without("https://a.example/b?x=1&fbclid=AbC&y=2#top"), set("https://a.example/b?x=1&y=2#top"));
+        assert_eq!(without("https://a.example/b?fbclid=AbC"), set("https://a.example/b"));
+        assert_eq!(
+            without(&format!("https://a.example/?fbclid=A&x={}", "x".repeat(5_000))),
+            Some(Edit::remove("event_source_url"))
+        );
+        for same in ["https://a.example/?xfbclid=1#fbclid=2", "https://a.example/fbclid=1", ""] {
+            assert_eq!(without(same), None);
+        }
+    }
+
+    #[test]
+    fn an_event_that_cannot_be_limited_is_dropped() {
+        let hashed = (0..70).map(|n| Hashed { key: format!("k{n}"), digests: vec![] }).collect();
+        let event = Event { user_data: UserData { hashed, ..UserData::default() }, ..Event::default() };
+        let mut gate = gate(r#"{"require":"marketing","otherwise":"limited"}"#);
+        assert_eq!(gate.filter(&Context::default(), &event).unwrap(), no_consent());
     }
 
     #[test]

@@ -65,6 +65,13 @@ impl Filter for Fields {
                 "a name cannot become an empty one: to drop it use drop_events or remove_custom_data".to_owned()
             );
         }
+        if let Some((name, to)) =
+            settings.rename_custom_data.iter().find(|(_, to)| settings.rename_custom_data.contains_key(*to))
+        {
+            return Err(format!(
+                "rename_custom_data: \"{name}\" becomes \"{to}\", which is renamed itself: two steps would lose one of them"
+            ));
+        }
         Ok(settings)
     }
 
@@ -123,7 +130,7 @@ impl Fields {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
-    use pixelgate_filter::UserData;
+    use pixelgate_filter::{Hashed, UserData};
 
     fn verdict(settings: &str, event: &Event) -> Verdict {
         let mut filter = Fields::init(serde_json::from_str(settings).unwrap()).unwrap();
@@ -184,6 +191,11 @@ mod tests {
         let event = Event { user_data, ..Event::default() };
         let edits = vec![Edit::remove("user_data.client_ip_address")];
         assert_eq!(verdict(r#"{"remove_user_data":["client_ip_address","em"]}"#, &event), Verdict::Modify(edits));
+        // Of what is not hashed only the key is shown.
+        let hashed = vec![Hashed { key: "lead_id".to_owned(), digests: vec![] }];
+        let event = Event { user_data: UserData { hashed, ..UserData::default() }, ..Event::default() };
+        let edits = vec![Edit::remove("user_data.lead_id")];
+        assert_eq!(verdict(r#"{"remove_user_data":["lead_id"]}"#, &event), Verdict::Modify(edits));
     }
 
     #[test]
@@ -218,6 +230,7 @@ mod tests {
         assert!(init(r#"{"dropp_events":[]}"#).contains("unknown field `dropp_events`"));
         assert!(init(r#"{"keep_query":["a"]}"#).contains("strip_query"));
         assert!(init(r#"{"rename_events":{"a":""}}"#).contains("empty"));
+        assert!(init(r#"{"rename_custom_data":{"a":"b","b":"c"}}"#).contains("\"a\" becomes \"b\""));
         assert!(init(r#"{"drop_events":["a*b"]}"#).contains("a*b"));
     }
 }

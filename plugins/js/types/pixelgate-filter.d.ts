@@ -24,7 +24,10 @@ declare module "pixelgate-filter" {
     readonly signals: Fields;
   }
 
-  /** Who it was: SHA-256 digests (64 lower-case hex digits), and the four keys that Meta takes as text. */
+  /**
+   * Who it was: SHA-256 digests (64 lower-case hex digits), and the four keys that Meta takes as text. An empty list is a key
+   * whose values are not hashed: it can be removed, but what it holds is not shown.
+   */
   export interface UserData {
     readonly fbp?: string;
     readonly fbc?: string;

@@ -1,14 +1,13 @@
 //! What the configuration's folders say of names and their certificates, without a gateway.
 
-use crate::account::{AccountId, ServerName};
-use crate::clock::now_ms;
-use crate::config::{Candidate, GatewayConfig, Reading, Source};
-use crate::tls::{CertFolders, CertStore};
-
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use super::GatewayArgs;
+use crate::account::{AccountId, ServerName};
+use crate::clock::now_ms;
+use crate::config::{Candidate, GatewayConfig, Reading, Source};
+use crate::tls::{CertFolders, CertStore};
 
 /// The configuration as it is written now.
 pub(super) struct Configured {

@@ -303,7 +303,7 @@ fn report(args: &ImportArgs, found: &Found, results: &[Imported], running: bool)
         ))?;
         result.notes.iter().try_for_each(|note| say(format_args!("    {note}")))?;
     }
-    found.notes.iter().try_for_each(|note| say(note))?;
+    found.notes.iter().try_for_each(say)?;
     if !unknown.is_empty() {
         let names = found.unknown.iter().map(String::as_str).collect::<Vec<_>>().join(", ");
         say(format_args!("left out, for no account has these names in its domains: {names}"))?;

@@ -72,8 +72,8 @@ pub(super) fn may_be_named(upstream: &Upstream) -> bool {
 fn v4_is_reachable(v4: Ipv4Addr) -> bool {
     let [first, ..] = v4.octets();
     let refused = v4.is_loopback() || v4.is_link_local() || v4.is_multicast() || v4.is_broadcast() || first == 0;
-    // Metadata services outside of the link-local range: Alibaba Cloud, Oracle Cloud.
-    let metadata = [Ipv4Addr::new(100, 100, 100, 200), Ipv4Addr::new(192, 0, 0, 192)];
+    // Metadata services outside of the link-local range: Alibaba Cloud, Oracle Cloud, Azure.
+    let metadata = [Ipv4Addr::new(100, 100, 100, 200), Ipv4Addr::new(192, 0, 0, 192), Ipv4Addr::new(168, 63, 129, 16)];
     !refused && !metadata.contains(&v4)
 }
 
@@ -88,9 +88,10 @@ fn v6_is_reachable(v6: Ipv6Addr) -> bool {
     };
     let link_local = v6.is_unicast_link_local();
     let refused = v6.is_loopback() || v6.is_unspecified() || v6.is_multicast() || link_local;
-    // Amazon's metadata service over IPv6.
-    let metadata = Ipv6Addr::new(0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x254);
-    !refused && v6 != metadata && embedded.is_none_or(v4_is_reachable)
+    // Metadata services over IPv6: Amazon's, Google's.
+    let metadata =
+        [Ipv6Addr::new(0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x254), Ipv6Addr::new(0xfd20, 0xce, 0, 0, 0, 0, 0, 0x254)];
+    !refused && !metadata.contains(&v6) && embedded.is_none_or(v4_is_reachable)
 }
 
 /// `localhost` and the names below it (RFC 6761, 6.3).
@@ -212,6 +213,8 @@ mod tests {
             "224.0.0.1",
             "255.255.255.255",
             "100.100.100.200",
+            "168.63.129.16",
+            "fd20:ce::254",
             "::1",
             "::",
             "fe80::1",

@@ -136,7 +136,10 @@ fn listen(table: &mut Table<'_>) -> ListenConfig {
     let mut taken = HashMap::new();
     let https = addresses(table, "https", &["0.0.0.0:443", "[::]:443"], &mut taken);
     let http = addresses(table, "http", &["0.0.0.0:80", "[::]:80"], &mut taken);
-    let ops = table.value("ops").and_then(|value| address(&value, &mut taken));
+    let ops = match table.value("ops") {
+        Some(value) => address(&value, &mut taken),
+        None => default_address(table, "ops", "127.0.0.1:9090", &mut taken),
+    };
     if https.is_empty() {
         let place = table.place.below("https", table.place.at());
         place.error("there is no address to take events at", "name at least one, such as \"0.0.0.0:443\"");
@@ -255,7 +258,7 @@ fn addresses(
 ) -> Vec<SocketAddr> {
     match table.value(key) {
         Some(value) => value.list().into_iter().flatten().filter_map(|value| address(&value, taken)).collect(),
-        None => default.iter().filter_map(|address| address.parse().ok()).collect(),
+        None => default.iter().filter_map(|address| default_address(table, key, address, taken)).collect(),
     }
 }
 
@@ -265,6 +268,21 @@ fn address(value: &Value<'_>, taken: &mut HashMap<SocketAddr, String>) -> Option
         && let Some(first) = taken.insert(address, value.place.key().to_owned())
     {
         value.place.error(format!("{first} is the same address"), "remove one of the two");
+    }
+    Some(address)
+}
+
+/// An address of a key that is not written; another key may have it.
+fn default_address(
+    table: &Table<'_>,
+    key: &'static str,
+    address: &str,
+    taken: &mut HashMap<SocketAddr, String>,
+) -> Option<SocketAddr> {
+    let address = address.parse().ok()?;
+    let place = table.place.below(key, table.place.at());
+    if let Some(first) = taken.insert(address, format!("the default of {}", place.key())) {
+        place.error(format!("{first} is {address}, which is this key's default"), "write both keys");
     }
     Some(address)
 }

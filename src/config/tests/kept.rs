@@ -3,7 +3,8 @@
 use std::os::unix::fs::PermissionsExt;
 
 use super::*;
-use crate::config::{FilterProgram, LastGood};
+use crate::account::AccountId;
+use crate::config::{FilterProgram, KeepError, LastGood};
 
 const SHOES: &str = "domains = [\"events.shoes.example\"]\n[[pixels]]\nid = \"1\"\naccess_token = { file = \"../token\" }\n\
                      [[filters]]\nname = \"f\"\nscript = \"../f.js\"\n[[filters]]\nname = \"g\"\ncomponent = \"../g.wasm\"\n";
@@ -29,17 +30,44 @@ fn files(folder: &Folder) -> BTreeMap<PathBuf, u64> {
     entries.map(|entry| (entry.path(), entry.metadata().unwrap().ino())).collect()
 }
 
+/// Keeps these accounts, when no other has a file.
+fn keep(kept: &LastGood, accounts: &[Arc<AccountConfig>]) -> Result<(), KeepError> {
+    kept.keep(accounts, &accounts.iter().map(|account| account.id.clone()).collect())
+}
+
+/// What a new process finds of an account whose file is bad.
+fn found(folder: &Folder, id: &AccountId) -> Option<Arc<AccountConfig>> {
+    last_good(folder).owners(&BTreeMap::from([(id.clone(), Candidate::Bad)])).remove(id)
+}
+
+#[test]
+fn what_is_kept_stays_as_long_as_the_account_has_a_file() {
+    let folder = site();
+    folder.write("accounts/bakery.toml", "name = \"Bakery\"\n");
+    let reading = folder.read();
+    let (shoes, bakery) = (good(&reading, "shoes"), good(&reading, "bakery"));
+    let kept = last_good(&folder);
+    keep(&kept, &[bakery.clone(), shoes.clone()]).unwrap();
+    // As when a start cannot compile the shoes' filter: they are not in force, but not gone.
+    let both = [bakery.id.clone(), shoes.id.clone()].into();
+    kept.keep(std::slice::from_ref(&bakery), &both).unwrap();
+    assert_eq!(found(&folder, &shoes.id), Some(shoes.clone()));
+    keep(&kept, std::slice::from_ref(&bakery)).unwrap();
+    assert_eq!(found(&folder, &shoes.id), None);
+    assert_eq!(files(&folder).len(), 1);
+}
+
 #[test]
 fn what_was_kept_is_the_same_account_though_its_files_are_gone() {
     let folder = site();
     let shoes = folder.shoes();
-    last_good(&folder).keep(std::slice::from_ref(&shoes)).unwrap();
+    keep(&last_good(&folder), std::slice::from_ref(&shoes)).unwrap();
     for file in ["accounts/shoes.toml", "f.js", "g.wasm"] {
         fs::remove_file(folder.path(file)).unwrap();
     }
-    assert_eq!(*last_good(&folder).load(&shoes.id).unwrap(), *shoes);
+    assert_eq!(*found(&folder, &shoes.id).unwrap(), *shoes);
     fs::remove_file(folder.path("token")).unwrap();
-    let without_token = last_good(&folder).load(&shoes.id).unwrap();
+    let without_token = found(&folder, &shoes.id).unwrap();
     assert_eq!(without_token.pixels[0].access_token, None);
     let FilterProgram::Script(path, text) = &without_token.filters[0].program else { panic!("a script") };
     assert_eq!((path, &**text), (&folder.path("accounts/../f.js"), "script"));
@@ -48,7 +76,7 @@ fn what_was_kept_is_the_same_account_though_its_files_are_gone() {
 #[test]
 fn no_secret_is_kept_and_nobody_else_reads_it() {
     let folder = site();
-    last_good(&folder).keep(&[folder.shoes()]).unwrap();
+    keep(&last_good(&folder), &[folder.shoes()]).unwrap();
     for dir in ["data/last-good", "data/last-good/accounts", "data/last-good/programs"] {
         assert_eq!(fs::metadata(folder.path(dir)).unwrap().permissions().mode() & 0o777, 0o700, "{dir}");
     }
@@ -67,25 +95,25 @@ fn only_what_changed_is_written_and_only_what_is_in_force_is_kept() {
     let reading = folder.read();
     let (shoes, bakery) = (good(&reading, "shoes"), good(&reading, "bakery"));
     let kept = last_good(&folder);
-    kept.keep(&[bakery.clone(), shoes.clone()]).unwrap();
+    keep(&kept, &[bakery.clone(), shoes.clone()]).unwrap();
     let first = files(&folder);
-    kept.keep(&[bakery.clone(), shoes.clone()]).unwrap();
+    keep(&kept, &[bakery.clone(), shoes.clone()]).unwrap();
     assert_eq!(files(&folder), first);
     // A new process finds it as it is.
-    last_good(&folder).keep(&[bakery.clone(), shoes.clone()]).unwrap();
+    keep(&last_good(&folder), &[bakery.clone(), shoes.clone()]).unwrap();
     assert_eq!(files(&folder), first);
     // A new token is not kept, so there is nothing to write.
     folder.write("token", "EAAother");
-    kept.keep(&[bakery.clone(), folder.shoes()]).unwrap();
+    keep(&kept, &[bakery.clone(), folder.shoes()]).unwrap();
     assert_eq!(files(&folder), first);
 
     folder.write("f.js", "script 2");
-    kept.keep(&[bakery.clone(), folder.shoes()]).unwrap();
+    keep(&kept, &[bakery.clone(), folder.shoes()]).unwrap();
     let second = files(&folder);
     let bakery_file = folder.path("data/last-good/accounts/bakery.toml");
     assert_eq!((second.len(), first[&bakery_file]), (4, second[&bakery_file]));
     assert_ne!(first, second);
-    kept.keep(&[bakery]).unwrap();
+    keep(&kept, &[bakery]).unwrap();
     assert_eq!(files(&folder).into_keys().collect::<Vec<_>>(), [bakery_file]);
 }
 
@@ -93,20 +121,20 @@ fn only_what_changed_is_written_and_only_what_is_in_force_is_kept() {
 fn what_is_torn_is_not_believed() {
     let folder = site();
     let shoes = folder.shoes();
-    last_good(&folder).keep(std::slice::from_ref(&shoes)).unwrap();
+    keep(&last_good(&folder), std::slice::from_ref(&shoes)).unwrap();
     let file = folder.path("data/last-good/accounts/shoes.toml");
     let whole = fs::read(&file).unwrap();
     for torn in [&b""[..], b"# last good 1: {", b"name = \"x\"\n", b"\xff\n", &whole[1..]] {
         fs::write(&file, torn).unwrap();
-        assert!(last_good(&folder).load(&shoes.id).is_none());
+        assert!(found(&folder, &shoes.id).is_none());
     }
     fs::write(&file, whole).unwrap();
-    assert!(last_good(&folder).load(&shoes.id).is_some());
+    assert!(found(&folder, &shoes.id).is_some());
     let programs = fs::read_dir(folder.path("data/last-good/programs")).unwrap();
     programs.for_each(|program| fs::write(program.unwrap().path(), "x").unwrap());
-    assert!(last_good(&folder).load(&shoes.id).is_none());
-    last_good(&folder).keep(std::slice::from_ref(&shoes)).unwrap();
-    assert!(last_good(&folder).load(&shoes.id).is_some());
+    assert!(found(&folder, &shoes.id).is_none());
+    keep(&last_good(&folder), std::slice::from_ref(&shoes)).unwrap();
+    assert!(found(&folder, &shoes.id).is_some());
 }
 
 #[test]
@@ -115,7 +143,7 @@ fn owners_are_taken_from_the_reading_where_nothing_changed() {
     folder.write("accounts/bakery.toml", "name = \"Bakery\"\n");
     folder.write("accounts/new.toml", "name = \"New\"\n");
     let reading = folder.read();
-    last_good(&folder).keep(&[good(&reading, "bakery"), good(&reading, "shoes")]).unwrap();
+    keep(&last_good(&folder), &[good(&reading, "bakery"), good(&reading, "shoes")]).unwrap();
     folder.write("accounts/bakery.toml", "nonsense");
     let reading = folder.read();
     let owners = last_good(&folder).owners(&reading.accounts);
@@ -132,7 +160,7 @@ fn many_accounts_are_kept_at_once() {
     }
     let reading = folder.read();
     let accounts: Vec<_> = reading.accounts.keys().map(|id| good(&reading, id.as_str())).collect();
-    last_good(&folder).keep(&accounts).unwrap();
+    keep(&last_good(&folder), &accounts).unwrap();
     assert_eq!(files(&folder).len(), 101 + 2);
     assert_eq!(last_good(&folder).owners(&reading.accounts).len(), 101);
 }
@@ -141,6 +169,6 @@ fn many_accounts_are_kept_at_once() {
 fn a_folder_that_cannot_be_written_is_an_error_with_its_path() {
     let folder = site();
     folder.write("data", "a file where a folder should be");
-    let error = last_good(&folder).keep(&[folder.shoes()]).unwrap_err().to_string();
+    let error = keep(&last_good(&folder), &[folder.shoes()]).unwrap_err().to_string();
     assert!(error.contains("data/last-good/accounts"), "{error}");
 }

@@ -92,7 +92,7 @@ fn what_is_no_toml_is_one_clear_problem_a_line() {
     }
     assert_eq!(
         of_account(format!("#{}", "x".repeat(1 << 20))),
-        ["error shoes : the file is larger than 1048576 bytes → put it there, readable for the gateway's user"]
+        ["error shoes : the file is larger than 1048576 bytes → write it again as text in UTF-8 of at most 1 MiB"]
     );
 }
 
@@ -220,6 +220,17 @@ fn addresses_of_the_host_are_checked() {
             of_gateway(&format!("{GATEWAY}{listen}\n")).iter().map(|line| line.replace("toml:5", "toml:4")).collect();
         assert_eq!(told, [expected], "{toml}");
     }
+}
+
+#[test]
+fn a_default_address_may_be_another_keys() {
+    let told = |listen: &str| of_gateway(&format!("{GATEWAY}[listen]\n{listen}\n"));
+    let expected = "error pixelgate.toml:4 listen.http[0]: the default of listen.https is the same address → remove one of the two";
+    assert_eq!(told("http = [\"0.0.0.0:443\"]"), [expected]);
+    let expected = "error pixelgate.toml:3 listen.http: listen.https[0] is 0.0.0.0:80, which is this key's default → write both keys";
+    assert_eq!(told("https = [\"0.0.0.0:80\"]"), [expected]);
+    let expected = "error pixelgate.toml:3 listen.ops: listen.https[0] is 127.0.0.1:9090, which is this key's default → write both keys";
+    assert_eq!(told("https = [\"127.0.0.1:9090\"]"), [expected]);
 }
 
 #[test]

@@ -4,9 +4,12 @@ use std::borrow::Cow;
 
 use serde_json::{Map, Value};
 
-use super::{Decoded, RenewedCookies};
+use super::{Decoded, RenewedCookies, clean, commerce};
 use crate::account::PixelId;
 use crate::event::{Arrival, DataProcessing, Event, UserData, click_id, plain};
+
+/// Options of data processing that are kept; Meta defines one.
+const OPTIONS_MAX: usize = 16;
 
 /// The parts of an event that a browser's request names.
 pub(super) struct BrowserEvent {
@@ -30,7 +33,7 @@ pub(super) struct BrowserEvent {
 
 impl BrowserEvent {
     /// Adds what the request itself says.
-    pub(super) fn arrived(self, arrival: &Arrival) -> Decoded {
+    pub(super) fn arrived(mut self, arrival: &Arrival) -> Decoded {
         let fbc = self.fbc(arrival);
         let mut user_data = self.user_data;
         user_data.fbc = fbc;
@@ -41,8 +44,13 @@ impl BrowserEvent {
         if let Some(user_agent) = &arrival.user_agent {
             user_data.set_user_agent(user_agent.clone());
         }
+        if let Some(processing) = &mut self.data_processing {
+            processing.options.truncate(OPTIONS_MAX);
+        }
+        commerce::settle_value(&self.name, &mut self.custom_data);
+        (0..clean::drop_surplus(&mut self.custom_data)).for_each(|_| user_data.count_dropped());
         let cookies = RenewedCookies { fbp: user_data.fbp.clone(), fbc: user_data.fbc.clone() };
-        let event = Event {
+        let mut event = Event {
             name: self.name,
             id: self.id,
             time: self.time,
@@ -56,6 +64,7 @@ impl BrowserEvent {
             app_data: Map::new(),
             extra: Map::new(),
         };
+        clean::drop_addresses(&mut event);
         Decoded { pixel: self.pixel, event, cookies }
     }
 

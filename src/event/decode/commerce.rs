@@ -5,8 +5,8 @@ use serde_json::{Map, Number, Value};
 
 use super::json;
 
-/// Keys whose values are numbers.
-const NUMBERS: &[&str] = &["net_revenue", "num_items", "predicted_ltv", "value"];
+/// Keys whose values are numbers, beside `value`.
+const NUMBERS: &[&str] = &["net_revenue", "num_items", "predicted_ltv"];
 
 /// Currencies in use (ISO 4217), and those that were replaced since 2020; sorted.
 const CURRENCIES: &[&str] = &[
@@ -36,6 +36,17 @@ pub(super) fn mend(custom_data: &mut Map<String, Value>) {
         }
         !value.is_null()
     });
+}
+
+/// Sees to it that a value has its currency: the Conversions API refuses an event that has only one of them, and a
+/// purchase without both. There Meta's own client fills in what is missing, so this does; elsewhere the value goes.
+pub(super) fn settle_value(event_name: &str, custom_data: &mut Map<String, Value>) {
+    if event_name == "Purchase" {
+        custom_data.entry("value").or_insert_with(|| 0.into());
+        custom_data.entry("currency").or_insert_with(|| "USD".into());
+    } else if !custom_data.contains_key("currency") {
+        custom_data.remove("value");
+    }
 }
 
 /// The text of a number as one; `false` if it is none.
@@ -136,6 +147,19 @@ mod tests {
         });
         assert_eq!(mended(given), json!({"own": "kept"}));
         assert_eq!(mended(json!({"value": "inf", "currency": "XXX", "content_ids": {}, "contents": 1})), json!({}));
+    }
+
+    #[test]
+    fn a_value_has_a_currency_or_is_none() {
+        let settled = |name: &str, custom_data: Value| {
+            let Value::Object(mut map) = custom_data else { panic!("an object") };
+            settle_value(name, &mut map);
+            Value::Object(map)
+        };
+        assert_eq!(settled("Lead", json!({"value": 1, "a": 2})), json!({"a": 2}));
+        assert_eq!(settled("Lead", json!({"value": 1, "currency": "EUR"})), json!({"value": 1, "currency": "EUR"}));
+        assert_eq!(settled("Purchase", json!({"value": 1})), json!({"value": 1, "currency": "USD"}));
+        assert_eq!(settled("Purchase", json!({"currency": "EUR"})), json!({"value": 0, "currency": "EUR"}));
     }
 
     #[test]

@@ -9,7 +9,7 @@ use std::borrow::Cow;
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
-use super::{DecodeError, Form, event_id, is_event_name, json};
+use super::{DecodeError, Form, clean, is_event_id, is_event_name, json, made_id};
 use crate::account::Secret;
 use crate::event::user_data::Unknown;
 use crate::event::{Arrival, DataProcessing, Event, UserData, click_id, plain};
@@ -113,7 +113,7 @@ pub fn decode(request: GraphRequest<'_>, arrival: &Arrival, events_max: usize) -
         return Err(DecodeError::TooMany { what: "events", max: events_max });
     }
     let events = data.into_iter().enumerate().map(|(index, item)| match unfold(item)? {
-        Value::Object(keys) => Keys { index, keys }.event(arrival.now_ms),
+        Value::Object(keys) => Keys { index, keys }.received(arrival.now_ms),
         _ => Err(DecodeError::BadEvent { index }),
     });
     Ok(GraphDecoded { events: events.collect::<Result<_, _>>()?, envelope: envelope(fields) })
@@ -122,7 +122,7 @@ pub fn decode(request: GraphRequest<'_>, arrival: &Arrival, events_max: usize) -
 /// Reads one event that [`Event::encode`] wrote, as dead letters hold it: it encodes to the same bytes again.
 pub fn decode_stored(event: &[u8]) -> Result<Event, DecodeError> {
     // The time is that of a bare click id, and none is bare once it was decoded.
-    Keys { index: 0, keys: json::object(event)? }.event(0)
+    Keys { index: 0, keys: json::encoded(event)? }.event(0)
 }
 
 /// Reads a text as the JSON it holds; what is JSON already stays.
@@ -181,6 +181,22 @@ struct Keys {
 // === impl Keys ===
 
 impl Keys {
+    /// An event of a request, in which further things must hold than in one that was decoded before.
+    fn received(self, now_ms: i64) -> Result<Event, DecodeError> {
+        let index = self.index;
+        let mut event = self.event(now_ms)?;
+        for (key, object) in [("custom_data", &event.custom_data), ("app_data", &event.app_data)] {
+            if !clean::is_within_limits(object) {
+                return Err(DecodeError::BadField { index, key, expected: clean::LIMITS });
+            }
+        }
+        // Meta refuses what is in the future; milliseconds that were taken for seconds are far in it.
+        event.time = event.time.min(now_ms.div_euclid(1_000));
+        (0..clean::drop_surplus(&mut event.extra)).for_each(|_| event.user_data.count_dropped());
+        clean::drop_addresses(&mut event);
+        Ok(event)
+    }
+
     fn event(mut self, now_ms: i64) -> Result<Event, DecodeError> {
         let name = self.text("event_name")?.filter(|name| is_event_name(name));
         let name = name.ok_or_else(|| self.bad("event_name", "a text of 1 to 512 bytes"))?;
@@ -190,7 +206,7 @@ impl Keys {
         if !action_source.is_empty() && !ACTION_SOURCES.contains(&action_source.as_str()) {
             return Err(self.bad("action_source", "one of the values that Meta defines, such as website"));
         }
-        let id = event_id(self.keys.remove("event_id"));
+        let id = self.id()?;
         let source_url = self.text("event_source_url")?;
         let referrer_url = self.text("referrer_url")?;
         let Some(user_data) = self.object("user_data")? else {
@@ -225,6 +241,15 @@ impl Keys {
     /// Takes a key that is set; `null` is unset.
     fn take(&mut self, key: &str) -> Option<Value> {
         self.keys.remove(key).filter(|value| !value.is_null())
+    }
+
+    /// The id: one that is replaced without a word would count the event twice.
+    fn id(&mut self) -> Result<String, DecodeError> {
+        match self.take("event_id") {
+            None => Ok(made_id()),
+            Some(Value::String(id)) if id.is_empty() => Ok(made_id()),
+            Some(id) => json::into_text(id).filter(|id| is_event_id(id)).ok_or_else(|| self.bad("event_id", EVENT_ID)),
+        }
     }
 
     fn text(&mut self, key: &'static str) -> Result<Option<String>, DecodeError> {
@@ -292,6 +317,7 @@ impl Keys {
 }
 
 const OBJECT: &str = "a JSON object";
+const EVENT_ID: &str = "a text of at most 4 KiB without control characters";
 
 fn user_data_of(given: Map<String, Value>, now_ms: i64) -> UserData {
     let mut user_data = UserData::default();

@@ -9,13 +9,16 @@ use serde_json::{Map, Value};
 
 use super::DecodeError;
 
-/// Levels of nesting, of a request and of an event.
+/// Levels of nesting of a request.
 const DEPTH_MAX: usize = 32;
+
+/// Levels of an event that was encoded: mending puts what should be a list and is none into one.
+const ENCODED_DEPTH_MAX: usize = DEPTH_MAX + 1;
 
 /// Levels of what goes into an event's `custom_data` by itself: there it stands two levels down.
 const VALUE_DEPTH_MAX: usize = DEPTH_MAX - 2;
 
-/// Reads a whole request, or a whole event.
+/// Reads a whole request.
 pub(super) fn parse(text: &[u8]) -> Result<Value, DecodeError> {
     parse_within(text, DEPTH_MAX)
 }
@@ -40,9 +43,18 @@ fn parse_within(text: &[u8], levels: usize) -> Result<Value, DecodeError> {
     Err(not_json(&error))
 }
 
-/// Reads one JSON object.
+/// Reads a request that is one JSON object.
 pub(super) fn object(text: &[u8]) -> Result<Map<String, Value>, DecodeError> {
-    match parse(text)? {
+    into_object(parse(text)?)
+}
+
+/// Reads an event as it was encoded.
+pub(super) fn encoded(text: &[u8]) -> Result<Map<String, Value>, DecodeError> {
+    into_object(parse_within(text, ENCODED_DEPTH_MAX)?)
+}
+
+fn into_object(value: Value) -> Result<Map<String, Value>, DecodeError> {
+    match value {
         Value::Object(object) => Ok(object),
         _ => Err(DecodeError::NotAnObject),
     }
@@ -97,7 +109,7 @@ pub(super) fn into_text(value: Value) -> Option<String> {
 }
 
 /// A whole number, also one written as a text or with an empty fraction.
-pub(super) fn as_whole(value: &Value) -> Option<i64> {
+pub(in crate::event) fn as_whole(value: &Value) -> Option<i64> {
     match value {
         Value::Number(number) => number.as_i64().or_else(|| {
             let float = number.as_f64()?;

@@ -10,9 +10,11 @@
 //! names the event and the key. No input makes a decoder panic, and no raw identifier of `user_data` gets through.
 //!
 //! [`json`] and [`form`] read the two syntaxes within limits; [`browser`] is what both browser formats have in common,
-//! [`commerce`] mends the `custom_data` that pages give.
+//! [`commerce`] mends the `custom_data` that pages give, [`clean`] bounds what is free in form and looks for e-mail
+//! addresses in it.
 
 mod browser;
+mod clean;
 mod commerce;
 mod form;
 pub mod gateway;
@@ -28,8 +30,11 @@ pub use graph::{GraphDecoded, GraphRequest};
 use super::Event;
 use crate::account::PixelId;
 
-/// Bytes of an event's name and of its id.
+/// Bytes of an event's name.
 const NAME_MAX: usize = 512;
+
+/// Bytes of an event's id. A page's own may be long, and a copy with another id would count twice.
+const ID_MAX: usize = 4 * 1024;
 
 /// An event from a browser, and where it goes.
 #[derive(Clone, Debug, PartialEq)]
@@ -117,12 +122,19 @@ pub(super) fn is_event_name(text: &str) -> bool {
     text.len() <= NAME_MAX && !text.trim().is_empty() && !text.contains(char::is_control)
 }
 
-/// The event's id, or one made for it: 128 random bits in hex.
+/// Whether a text can be an event's id.
+fn is_event_id(text: &str) -> bool {
+    text.len() <= ID_MAX && !text.trim().is_empty() && !text.contains(char::is_control)
+}
+
+/// An id for an event that has none: 128 random bits in hex.
+fn made_id() -> String {
+    format!("{:032x}", rand::random::<u128>())
+}
+
+/// The id that a browser gave, or one made for the event.
 fn event_id(given: Option<Value>) -> String {
-    match given.and_then(json::into_text) {
-        Some(id) if is_event_name(&id) => id,
-        _ => format!("{:032x}", rand::random::<u128>()),
-    }
+    given.and_then(json::into_text).filter(|id| is_event_id(id)).unwrap_or_else(made_id)
 }
 
 /// Takes a text that is not empty out of an object; numbers count as their digits.

@@ -152,11 +152,11 @@ impl<'a> Parameters<'a> {
         Ok(Some(event.arrived(arrival)))
     }
 
-    /// When the page sent it, by a clock that may be wrong; Unix seconds.
+    /// When the page sent it, if its clock may be right, else when it arrived; Unix seconds.
     fn time(&self, now_ms: i64) -> i64 {
         let client_ms = self.client_ms.as_deref().and_then(|ms| ms.trim().parse::<i64>().ok());
-        let oldest = now_ms.saturating_sub(AGE_MAX_MS).max(0);
-        client_ms.unwrap_or(now_ms).min(now_ms).max(oldest).div_euclid(1_000)
+        let believed = client_ms.filter(|ms| (now_ms.saturating_sub(AGE_MAX_MS).max(0)..=now_ms).contains(ms));
+        believed.unwrap_or(now_ms).div_euclid(1_000)
     }
 
     fn user_data(&mut self) -> UserData {

@@ -171,6 +171,111 @@ fn a_server_hears_which_key_of_which_event_is_wrong() {
 }
 
 #[test]
+fn an_id_that_cannot_be_kept_is_refused_and_a_long_one_stays() {
+    let sent = |id: Value| {
+        graph(
+            json!({"data": [{"event_name": "A", "event_time": 1, "user_data": {}, "event_id": id}]})
+                .to_string()
+                .as_bytes(),
+        )
+        .map(|decoded| decoded.events[0].id.clone())
+    };
+    for bad in [json!("a\u{0}b"), json!("x".repeat(5_000)), json!({}), json!(true), json!(" ")] {
+        assert!(matches!(sent(bad), Err(DecodeError::BadField { key: "event_id", .. })));
+    }
+    let long = "x".repeat(2_000);
+    assert_eq!(sent(json!(long)).unwrap(), long);
+    assert_eq!(sent(json!(null)).unwrap().len(), 32);
+    let body = json!({"event_name": "A", "fb.pixel_id": "1", "event_id": long}).to_string();
+    assert_eq!(gateway::decode(body.as_bytes(), &arrival()).unwrap().event.id, long);
+}
+
+#[test]
+fn no_event_is_in_the_future() {
+    let time = |time: i64| {
+        let body = json!({"data": [{"event_name": "A", "event_time": time, "user_data": {}}]}).to_string();
+        graph(body.as_bytes()).unwrap().events[0].time
+    };
+    assert_eq!(time(1_789_999_999), 1_789_999_999);
+    assert_eq!(time(1_789_999_999_000), 1_790_000_000, "milliseconds");
+    assert_eq!(time(1_790_000_007), 1_790_000_000);
+    let stored = br#"{"event_name":"A","event_time":1790000007,"user_data":{}}"#;
+    assert_eq!(graph::decode_stored(stored).unwrap().time, 1_790_000_007);
+}
+
+#[test]
+fn a_junk_of_keys_is_cut_for_browsers_and_refused_for_servers() {
+    let junk: Value = (0..30_000).map(|n| (format!("k{n}"), json!(n))).collect::<serde_json::Map<_, _>>().into();
+    let body = json!({"event_name": "A", "fb.pixel_id": "1", "custom_data": junk}).to_string();
+    let event = gateway::decode(body.as_bytes(), &arrival()).unwrap().event;
+    assert_eq!((event.custom_data.len(), event.user_data.dropped()), (256, 29_744));
+    let query = format!("id=1&ev=A&dpo={}", "LDU,".repeat(30_000));
+    let event = pixel::decode(Form { query: &query, ..Form::default() }, &arrival()).unwrap().remove(0).event;
+    assert_eq!(event.data_processing.unwrap().options.len(), 16);
+    for key in ["custom_data", "app_data"] {
+        let event = json!({"event_name": "A", "event_time": 1, "user_data": {}, key: junk});
+        let error = graph(json!({"data": [event]}).to_string().as_bytes()).unwrap_err();
+        assert!(matches!(error, DecodeError::BadField { key: named, .. } if named == key), "{error}");
+    }
+    let mut event = junk;
+    event["event_name"] = json!("A");
+    event["event_time"] = json!(1);
+    event["user_data"] = json!({});
+    let event = graph(json!({"data": [event]}).to_string().as_bytes()).unwrap().events.remove(0);
+    assert_eq!((event.extra.len(), event.user_data.dropped()), (256, 29_744));
+}
+
+#[test]
+fn addresses_leave_urls_and_custom_data_in_every_format() {
+    let url = "https://shop.example/?email=jane%40shop.example&utm_source=a";
+    let custom_data = json!({"user": "jane@shop.example", "content_name": "b"});
+    let body = json!({"event_name": "A", "fb.pixel_id": "1", "custom_data": custom_data,
+        "website_context": {"location": url, "referrer": url}});
+    let mut events = vec![gateway::decode(body.to_string().as_bytes(), &arrival()).unwrap().event];
+    let escaped = url.replace('%', "%25").replace('&', "%26");
+    let query = format!("id=1&ev=A&dl={escaped}&rl={escaped}&cd[user]=jane%40shop.example&cd[content_name]=b");
+    events.push(pixel::decode(Form { query: &query, ..Form::default() }, &arrival()).unwrap().remove(0).event);
+    let event = json!({"event_name": "A", "event_time": 1, "user_data": {}, "event_source_url": url,
+        "referrer_url": url, "custom_data": custom_data});
+    events.extend(graph(json!({"data": [event]}).to_string().as_bytes()).unwrap().events);
+    for event in events {
+        assert_eq!(event.source_url.as_deref(), Some("https://shop.example/?utm_source=a"));
+        assert_eq!(event.referrer_url.as_deref(), Some("https://shop.example/?utm_source=a"));
+        assert_eq!(Value::from(event.custom_data), json!({"content_name": "b"}));
+        assert_eq!(event.user_data.dropped(), 3);
+    }
+}
+
+#[test]
+fn a_clock_that_is_far_off_does_not_bury_the_event() {
+    let time = |ts: i64| {
+        let query = format!("id=1&ev=A&ts={ts}");
+        pixel::decode(Form { query: &query, ..Form::default() }, &arrival()).unwrap()[0].event.time
+    };
+    assert_eq!(time(1_789_999_990_000), 1_789_999_990);
+    for off in [1, 0, -5, 1_700_000_000_000, 1_900_000_000_000, i64::MIN] {
+        assert_eq!(time(off), 1_790_000_000, "{off}");
+    }
+}
+
+#[test]
+fn keys_that_are_never_hashed_come_with_the_pixel_too() {
+    let query = "id=1&ev=A&ud[lead_id]=77&aud[lead_id]=78&udff[madid]=x";
+    let decoded = pixel::decode(Form { query, ..Form::default() }, &arrival()).unwrap().remove(0);
+    let user_data = serde_json::to_value(&decoded.event.user_data).unwrap();
+    assert_eq!((&user_data["lead_id"], &user_data["madid"]), (&json!("77"), &json!("x")));
+}
+
+#[test]
+fn what_is_put_into_a_list_can_be_read_again() {
+    // As deep as a request may be: the body, `custom_data`, the product and its lists.
+    let product = format!(r#"{{"id":1,"x":{}{}}}"#, "[".repeat(29), "]".repeat(29));
+    let body = format!(r#"{{"event_name":"A","fb.pixel_id":"1","custom_data":{{"contents":{product}}}}}"#);
+    let event = gateway::decode(body.as_bytes(), &arrival()).unwrap().event;
+    assert_eq!(there_and_back(&encoded(&event)), encoded(&event));
+}
+
+#[test]
 fn a_request_without_events_is_refused() {
     let refused = ["", "{}", r#"{"data":[]}"#, r#"{"data":{}}"#, r#"{"data":"7"}"#, "data=%5B%5D", "access_token=x"];
     for body in refused {

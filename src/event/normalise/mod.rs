@@ -87,7 +87,7 @@ mod tests {
     fn digests(name: &str, raw: &str) -> Vec<String> {
         let mut user = UserData::default();
         user.add_text(UserKey::from_name(name).unwrap(), raw);
-        user.hashed().flat_map(|(_, digests)| digests).map(|digest| digest.to_string()).collect()
+        user.digests().flat_map(|(_, digests)| digests).map(|digest| digest.to_string()).collect()
     }
 
     /// A line each: key, as written, as hashed, SHA-256. Computed with Meta's Python SDK and parameter builder; here are

@@ -1,5 +1,8 @@
 //! The keys of `user_data` whose values identify a person.
 
+/// Letters of the longest name that is known.
+const NAME_MAX: usize = 11;
+
 /// A key of `user_data` whose values identify a person, and are hashed for it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum UserKey {
@@ -44,27 +47,30 @@ pub enum UserKey {
 // === impl UserKey ===
 
 impl UserKey {
-    /// The key that a name stands for: Meta's own, those that its pixel and gateway send instead, and those of its SDKs.
+    /// The key that a name stands for: Meta's own, those that its pixel and gateway send instead, and those of its SDKs,
+    /// in any case and with or without underscores. A key that was not known would go on in plain.
     pub fn from_name(name: &str) -> Option<Self> {
-        Some(match name {
+        let letters = name.chars().filter(|c| *c != '_').map(|c| c.to_ascii_lowercase());
+        // One more than the longest has: what is longer is none.
+        Some(match letters.take(NAME_MAX + 1).collect::<String>().as_str() {
             "em" | "email" => Self::Email,
             "ph" | "phone" => Self::Phone,
-            "fn" | "firstname" | "first_name" => Self::FirstName,
-            "ln" | "lastname" | "last_name" => Self::LastName,
-            "db" | "dob" | "dateofbirth" | "date_of_birth" => Self::DateOfBirth,
+            "fn" | "firstname" => Self::FirstName,
+            "ln" | "lastname" => Self::LastName,
+            "db" | "dob" | "dateofbirth" => Self::DateOfBirth,
             "ge" | "gender" => Self::Gender,
             "ct" | "city" => Self::City,
             "st" | "state" => Self::State,
-            "zp" | "zip" | "postal" | "zip_code" => Self::Zip,
-            "country" | "cn" | "country_code" => Self::Country,
-            "external_id" | "uid" | "extern_id" => Self::ExternalId,
+            "zp" | "zip" | "postal" | "zipcode" => Self::Zip,
+            "country" | "cn" | "countrycode" => Self::Country,
+            "externalid" | "uid" | "externid" => Self::ExternalId,
             "f5first" => Self::FirstNameStart,
             "f5last" => Self::LastNameStart,
             "fi" => Self::Initial,
             "dobd" => Self::BirthDay,
             "dobm" => Self::BirthMonth,
             "doby" => Self::BirthYear,
-            "app_user_id" => Self::AppUserId,
+            "appuserid" => Self::AppUserId,
             _ => return None,
         })
     }
@@ -119,6 +125,11 @@ mod tests {
         for (long, short) in long.split(' ').zip(short.split(' ')) {
             assert_eq!(UserKey::from_name(long).map(UserKey::name), Some(short), "{long}");
         }
-        assert_eq!(UserKey::from_name("chmd"), None);
+        for name in ["FN", "firstName", "First_Name", "Zip_Code", "dateOfBirth", "externalId", "COUNTRY_CODE"] {
+            assert!(UserKey::from_name(name).is_some(), "{name}");
+        }
+        for name in ["chmd", "", "_", "dateofbirths", "e-m"] {
+            assert_eq!(UserKey::from_name(name), None, "{name}");
+        }
     }
 }

@@ -8,11 +8,18 @@ use serde_json::{Map, Value};
 
 use self::identifier::Identifier;
 pub use self::key::UserKey;
+use super::decode::json;
 use super::hash::Digest;
 use super::{click_id, normalise, plain};
 
 /// Values kept of one key; Meta matches on few, and more would be somebody's list.
 const VALUES_PER_KEY_MAX: usize = 32;
+
+/// Keys that are passed on as they came; Meta defines eleven of these.
+const PLAIN_KEYS_MAX: usize = 32;
+
+/// Bytes of such a key's name.
+const PLAIN_NAME_MAX: usize = 128;
 
 /// The `user_data` of an event: digests, and what Meta never wants hashed.
 #[derive(Clone, Debug, Default)]
@@ -44,25 +51,17 @@ pub(super) enum Unknown {
 // === impl UserData ===
 
 impl UserData {
-    /// Whether there is nothing in it.
-    pub fn is_empty(&self) -> bool {
-        let Self { fbc, fbp, client_ip_address, client_user_agent, identifiers, plain, dropped: _ } = self;
-        [fbc, fbp, client_ip_address, client_user_agent].iter().all(|field| field.is_none())
-            && identifiers.is_empty()
-            && plain.is_empty()
-    }
-
     /// How many values were dropped because they could not be normalised, or could not be sent safely.
     pub fn dropped(&self) -> u32 {
         self.dropped
     }
 
-    /// The hashed keys in their order, each with its digests.
-    pub fn hashed(&self) -> impl Iterator<Item = (UserKey, impl Iterator<Item = Digest> + Clone)> {
-        self.groups().filter_map(|(key, group)| {
-            let digests = group.iter().filter_map(|(_, identifier)| identifier.digest());
-            digests.clone().next().is_some().then_some((key, digests))
-        })
+    /// All keys but the four with fields of their own, each with its digests. One that has none holds values that are
+    /// not hashed: that it is there can be seen, so that it can be removed, but not what it holds.
+    pub fn digests(&self) -> impl Iterator<Item = (&str, Vec<Digest>)> {
+        let digests = |group: &[(UserKey, Identifier)]| group.iter().filter_map(|(_, value)| value.digest()).collect();
+        let identifiers = self.groups().map(move |(key, group)| (key.name(), digests(group)));
+        identifiers.chain(self.plain.keys().map(|name| (name.as_str(), Vec::new())))
     }
 
     /// Normalises, hashes and adds one value as a person or a page wrote it; one that is hashed already is kept as it
@@ -114,20 +113,25 @@ impl UserData {
         if !known && unknown == Unknown::LeaveOut {
             return;
         }
-        if plain::may_pass(name, &value, !known) {
+        // A filter can name, and so remove, all that is there.
+        let has_room = self.plain.len() < PLAIN_KEYS_MAX && name.len() <= PLAIN_NAME_MAX;
+        if has_room && plain::may_pass(name, &value, !known) {
             self.plain.insert(name.to_owned(), value);
         } else {
             self.count_dropped();
         }
     }
 
-    /// Takes from `lower` the hashed keys that are absent here.
+    /// Takes from `lower` the keys that are absent here.
     pub(super) fn fill_from(&mut self, lower: UserData) {
         let present: Vec<UserKey> = self.groups().map(|(key, _)| key).collect();
         for (key, identifier) in lower.identifiers {
             if !present.contains(&key) {
                 self.insert(key, identifier);
             }
+        }
+        for (name, value) in lower.plain {
+            self.plain.entry(name).or_insert(value);
         }
         self.dropped = self.dropped.saturating_add(lower.dropped);
     }
@@ -165,7 +169,11 @@ impl UserData {
         match value {
             Value::Null => {}
             Value::String(text) => self.add_text(key, text),
-            Value::Number(number) => self.add_text(key, &number.to_string()),
+            // A float that is whole is the same number as without its ".0".
+            Value::Number(number) => match json::as_whole(value) {
+                Some(whole) => self.add_text(key, &whole.to_string()),
+                None => self.add_text(key, &number.to_string()),
+            },
             Value::Bool(_) | Value::Array(_) | Value::Object(_) => self.count_dropped(),
         }
     }
@@ -292,11 +300,28 @@ mod tests {
         assert_eq!(written(given), expected);
     }
 
+    fn seen(user_data: &UserData) -> Vec<(&str, usize)> {
+        user_data.digests().map(|(key, digests)| (key, digests.len())).collect()
+    }
+
     #[test]
-    fn only_digests_are_shown_as_hashed() {
-        let given = user_data(json!({"external_id": ["U1"], "em": [HASH, "a@x.co"], "lead_id": 7}));
-        let hashed: Vec<_> = given.hashed().map(|(key, digests)| (key.name(), digests.count())).collect();
-        assert_eq!(hashed, [("em", 2)]);
+    fn of_what_is_not_hashed_only_the_key_is_shown() {
+        let given = user_data(json!({"external_id": ["U1"], "em": [HASH, "a@x.co"], "lead_id": 7, "new": "x"}));
+        assert_eq!(seen(&given), [("em", 2), ("external_id", 0), ("lead_id", 0), ("new", 0)]);
+    }
+
+    #[test]
+    fn a_float_that_is_whole_is_that_number() {
+        for key in ["ph", "zp", "external_id"] {
+            assert_eq!(written(json!({key: 16_505_551_212.0})), written(json!({key: "16505551212"})), "{key}");
+        }
+    }
+
+    #[test]
+    fn a_known_key_is_hashed_however_it_is_written() {
+        let given = written(json!({"FN": "Mary", "lastName": "Poppins", "Zip_Code": "94035"}));
+        let expected = written(json!({"fn": "Mary", "ln": "Poppins", "zp": "94035"}));
+        assert_eq!(given, expected);
     }
 
     #[test]
@@ -306,7 +331,7 @@ mod tests {
         assert_eq!(written(given.clone()), given);
         let given =
             user_data(json!({"new_key": "0650 123 45 67", "lead_id": "jane@shop.example", "other": {"a": "b@c"}}));
-        assert!(given.is_empty());
+        assert_eq!(given, UserData::default());
         assert_eq!(given.dropped(), 3);
     }
 
@@ -314,7 +339,7 @@ mod tests {
     fn the_long_names_of_a_key_are_hashed_too() {
         let given = json!({"email": "a@x.co", "em": "b@x.co", "first_name": "Mary", "zip_code": 94035});
         let given = user_data(given);
-        let keys: Vec<_> = given.hashed().map(|(key, digests)| (key.name(), digests.count())).collect();
+        let keys = seen(&given);
         assert_eq!(keys, [("em", 2), ("fn", 1), ("zp", 1)]);
     }
 
@@ -323,6 +348,13 @@ mod tests {
         let given = user_data(json!({"fi": ["Mary", "Jane"]}));
         assert_eq!(serde_json::to_value(&given).unwrap(), json!({"fi": Digest::of("m").to_string()}));
         assert_eq!(given.dropped(), 1);
+    }
+
+    #[test]
+    fn plain_keys_have_their_limits() {
+        let many = (0..PLAIN_KEYS_MAX + 5).map(|n| (format!("new_{n}"), json!("x"))).collect();
+        assert_eq!(user_data(Value::Object(many)).dropped(), 5);
+        assert_eq!(user_data(json!({"x".repeat(PLAIN_NAME_MAX + 1): "x"})).dropped(), 1);
     }
 
     #[test]
@@ -336,19 +368,20 @@ mod tests {
         let mut given = user_data(json!({"em": ["a@x.co", "b@x.co"], "lead_id": 7, "external_id": "U1"}));
         given.fbp = Some("fb.1.1.2".into());
         given.set_digest(UserKey::Email, Digest::of("x"));
-        assert_eq!(given.hashed().map(|(_, digests)| digests.count()).sum::<usize>(), 1);
+        assert_eq!(seen(&given), [("em", 1), ("external_id", 0), ("lead_id", 0)]);
         for name in ["em", "lead_id", "external_id", "fbp", "absent"] {
             given.remove(name);
         }
-        assert!(given.is_empty());
+        assert_eq!(given, UserData::default());
     }
 
     #[test]
     fn less_trusted_values_fill_gaps_only() {
         let mut given = user_data(json!({"em": "a@x.co"}));
-        given.fill_from(user_data(json!({"em": "b@x.co", "fn": ["Mary", "Jane"]})));
-        let keys: Vec<_> = given.hashed().map(|(key, digests)| (key.name(), digests.count())).collect();
-        assert_eq!(keys, [("em", 1), ("fn", 2)]);
+        given.fill_from(user_data(json!({"em": "b@x.co", "fn": ["Mary", "Jane"], "lead_id": 7})));
+        given.fill_from(user_data(json!({"lead_id": 8})));
+        assert_eq!(seen(&given), [("em", 1), ("fn", 2), ("lead_id", 0)]);
+        assert_eq!(given.plain.get("lead_id"), Some(&json!(7)));
     }
 
     #[test]

@@ -107,6 +107,21 @@ fn compiled_code_outlives_the_host_and_is_made_again_where_it_is_damaged() {
 }
 
 #[test]
+fn what_failed_to_compile_is_not_tried_at_every_reload() {
+    use std::os::unix::fs::PermissionsExt;
+    let scratch = tempfile::tempdir().unwrap();
+    let (compiler, runs) = (scratch.path().join("compiler"), scratch.path().join("runs"));
+    std::fs::write(&compiler, format!("#!/bin/sh\necho run >> {}\nexit 1\n", runs.display())).unwrap();
+    std::fs::set_permissions(&compiler, std::fs::Permissions::from_mode(0o700)).unwrap();
+    let fixture = Fixture::with(|options| options.compiler = Compiler::Child(compiler));
+    for account in ["shop", "shop", "other"] {
+        let found = fixture.compile(account, vec![stage("first", "\"\"", OnFault::Hold)]).err().unwrap();
+        assert!(matches!(found[0].error, LoadError::CompilerFailed(_)), "{}", found[0]);
+    }
+    assert_eq!(std::fs::read_to_string(runs).unwrap(), "run\n");
+}
+
+#[test]
 fn without_a_folder_nothing_is_kept() {
     let fixture = Fixture::with(|options| options.cache_dir = None);
     assert_eq!(run_one(&fixture.chain("shop", OnFault::Hold), "pass"), Filtered::Pass(event("pass")));
