@@ -56,8 +56,8 @@ use crate::proxy::script::Script;
 use crate::proxy::service::Service;
 use crate::proxy::upstream::Upstreams;
 use crate::reload::Reloader;
-use crate::snapshot::Published;
-use crate::tls::{Challenges, TicketKeys};
+use crate::snapshot::{Published, Snapshot};
+use crate::tls::{Challenges, Lookup, TicketKeys, Wanted};
 
 /// Time that requests in flight get when the gateway stops.
 const DRAIN_MAX: Duration = Duration::from_secs(8);
@@ -123,6 +123,7 @@ impl Edge {
         reloader: Arc<Reloader>,
         ingest: Arc<Ingest>,
         challenges: Arc<Challenges>,
+        wanted: Arc<Wanted>,
         observer: Arc<dyn Observer>,
     ) -> Result<Self, EdgeError> {
         let published = reloader.published().clone();
@@ -153,7 +154,7 @@ impl Edge {
         rotate(&tickets, &published);
         let certificates = published.clone();
         let names = Names {
-            lookup: Box::new(move |name| certificates.load().certificates.lookup(name)),
+            lookup: Box::new(move |name| look_up(&certificates.load(), &wanted, name)),
             stale: Arc::new(move |name| reloader.refresh_certificates(&[name], now_ms())),
         };
         let acceptor = Arc::new(Acceptor {
@@ -191,6 +192,18 @@ impl Edge {
             acceptor.tasks.wait().await;
         }
     }
+}
+
+/// What serves a name. A name of the configuration without a certificate is noted, so that one may be ordered for it.
+fn look_up(snapshot: &Snapshot, wanted: &Wanted, name: &str) -> Lookup {
+    let found = snapshot.certificates.lookup(name);
+    if matches!(found, Lookup::Unknown)
+        && snapshot.route(name).is_some()
+        && let Ok(name) = name.parse()
+    {
+        wanted.ask(&name);
+    }
+    found
 }
 
 /// Changes the keys of session tickets when they are due, until `stop`.

@@ -160,7 +160,8 @@ impl Gateway {
             (CancellationToken::new(), CancellationToken::new(), CancellationToken::new());
 
         let challenges = Arc::new(Challenges::default());
-        let edge = Edge::new(listeners.edge, self.reloader.clone(), self.ingest.clone(), challenges, self.counting)?;
+        let (reloader, ingest) = (self.reloader.clone(), self.ingest.clone());
+        let edge = Edge::new(listeners.edge, reloader, ingest, challenges, Arc::default(), self.counting)?;
         let edge = tokio::spawn(edge.run(stop_edge.clone()));
         let delivery = tokio::spawn(self.delivery.run(stop_delivery.clone()));
         let console = Console {

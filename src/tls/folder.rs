@@ -89,11 +89,11 @@ impl Folder {
     ///
     /// Symbolic links are followed, so a link that was switched to another folder is a change.
     pub(super) fn read(path: &Path, own: &str, previous: Option<&Arc<Self>>, pool: Option<&Pool>) -> Option<Arc<Self>> {
-        // Stamped before it is read: what is written meanwhile is seen at the next load.
-        let stamp = stamp(path)?;
-        if let Some(unchanged) = previous.filter(|previous| previous.stamp == stamp) {
+        if let Some(unchanged) = previous.filter(|previous| previous.is_as(path)) {
             return Some(unchanged.clone());
         }
+        // Stamped before it is read: what is written meanwhile is seen at the next load.
+        let stamp = stamp(path, &Part::ALL)?;
         let (pair, twin) = load(path, pool);
         let of = |pair: &Pair| pair.as_ref().map(|credential| Facts::of(credential, own)).map_err(|error| *error);
         let folder = Self {
@@ -106,6 +106,12 @@ impl Folder {
             let _ = folder.credential.set(joined(credential, twin));
         }
         Some(Arc::new(folder))
+    }
+
+    /// Whether the files are those that this was made from. The folder's own stamp says that no twin came.
+    fn is_as(&self, path: &Path) -> bool {
+        let parts = if self.twin.is_some() { &Part::ALL[..] } else { &[Part::Chain, Part::Key] };
+        stamp(path, parts) == Some(self.stamp)
     }
 
     /// The credential, if it was needed yet.
@@ -178,20 +184,22 @@ fn read_bounded(path: &Path) -> Result<Vec<u8>, Cause> {
     }
 }
 
-/// Device, inode, size and times of all files; `None` if neither chain nor key is there.
-fn stamp(path: &Path) -> Option<u64> {
+/// Device, inode, size and times of the folder and of these files, as one number; `None` if neither chain nor key is
+/// there. Files that are not there count for nothing.
+fn stamp(path: &Path, parts: &[Part]) -> Option<u64> {
     let mut hasher = DefaultHasher::new();
-    let mut there = false;
+    let mut add = |path: &Path| {
+        let metadata = std::fs::metadata(path).ok()?;
+        let times = [metadata.mtime(), metadata.mtime_nsec(), metadata.ctime(), metadata.ctime_nsec()];
+        (metadata.dev(), metadata.ino(), metadata.size(), times).hash(&mut hasher);
+        Some(())
+    };
+    add(path)?;
     let mut file = path.join(Part::Chain.file());
-    for part in Part::ALL {
+    let mut there = false;
+    for part in parts {
         file.set_file_name(part.file());
-        let metadata = std::fs::metadata(&file).ok();
-        there |= metadata.is_some() && matches!(part, Part::Chain | Part::Key);
-        let stamp = metadata.map(|metadata| {
-            let times = [metadata.mtime(), metadata.mtime_nsec(), metadata.ctime(), metadata.ctime_nsec()];
-            (metadata.dev(), metadata.ino(), metadata.size(), times)
-        });
-        stamp.hash(&mut hasher);
+        there |= add(&file).is_some() && matches!(part, Part::Chain | Part::Key);
     }
     there.then(|| hasher.finish())
 }
@@ -250,7 +258,7 @@ impl Cold {
         let (pair, twin) = load(&self.path, self.pool.as_deref());
         let credential = pair.map_err(|_| Stale)?;
         // What has the stamp now that it had when it was judged did not change in between.
-        if stamp(&self.path) != Some(self.folder.stamp) {
+        if !self.folder.is_as(&self.path) {
             return Err(Stale);
         }
         let _ = self.folder.credential.set(joined(credential, twin));

@@ -30,6 +30,7 @@ mod store;
 #[cfg(test)]
 pub(crate) mod testing;
 mod tickets;
+mod wanted;
 
 pub use challenges::{Challenges, Offered};
 pub use credential::{Credential, CredentialError};
@@ -40,3 +41,4 @@ pub use problem::{CertificateFault, CertificateProblem, Summary};
 pub use sni::normalise;
 pub use store::{CertStore, CertificateState, Lookup};
 pub use tickets::TicketKeys;
+pub use wanted::Wanted;

@@ -112,7 +112,8 @@ impl CertStore {
             };
             Entry::judged(name, find, now)
         });
-        drop(kept);
+        // Given back before the shards are made, which take their memory.
+        drop((kept, listing, keys));
         let mut store = Self {
             folders: Arc::new(folders.clone()),
             shards: Vec::new(),
@@ -122,7 +123,7 @@ impl CertStore {
             pool: pool.clone(),
         };
         store.unkept.fetch_add(reader.parsed.into_inner(), Ordering::Relaxed);
-        store.fill(names.into_iter().cloned().zip(entries).collect());
+        store.fill(names.into_iter().cloned().zip(entries));
         store
     }
 
@@ -219,12 +220,15 @@ impl CertStore {
         kept
     }
 
-    fn fill(&mut self, entries: Vec<(ServerName, Entry)>) {
+    fn fill(&mut self, entries: impl ExactSizeIterator<Item = (ServerName, Entry)>) {
         let shards = (entries.len() / SHARD_NAMES).max(1).next_power_of_two();
-        let mut filled = vec![Shard::default(); shards];
+        let names = HashMap::with_capacity(entries.len() / shards + SHARD_NAMES / 10);
+        let mut filled = vec![Shard { names, summary: Summary::default() }; shards];
         for (name, entry) in entries {
             let at = self.hasher.hash_one(name.as_str()) as usize % shards;
-            filled.get_mut(at).into_iter().for_each(|shard| drop(shard.names.insert(name.clone(), entry.clone())));
+            if let Some(shard) = filled.get_mut(at) {
+                shard.names.insert(name, entry);
+            }
         }
         for shard in &mut filled {
             shard.names.shrink_to_fit();

@@ -106,6 +106,7 @@ impl Rig {
             let (mut stream, name) = acceptor.accept(wire, min_version).await?;
             // TLS 1.3's sessions go out with the first byte.
             let _ = stream.write_all(b"x").await;
+            let _ = stream.flush().await;
             Ok(name)
         });
         (address, accepting)
