@@ -4,6 +4,7 @@
 //! its control socket.
 
 mod accounts;
+mod cert;
 mod check;
 mod client;
 mod dead_letters;
@@ -53,6 +54,9 @@ enum Command {
     /// Show accounts, hold back and release their events
     #[command(subcommand)]
     Accounts(accounts::Command),
+    /// Certificates of the names: what state they are in, what is wrong, put others in place, order one
+    #[command(subcommand)]
+    Cert(cert::Command),
     /// Show, send again and drop events that could not be delivered
     #[command(subcommand)]
     DeadLetters(dead_letters::Command),
@@ -117,6 +121,7 @@ fn dispatch(args: Args) -> anyhow::Result<Ended> {
         Command::Reload(output) => reload::run(&gateway, output.json),
         Command::Status(output) => status::run(&gateway, output.json),
         Command::Accounts(command) => accounts::run(&gateway, command),
+        Command::Cert(command) => cert::run(&gateway, command),
         Command::DeadLetters(command) => dead_letters::run(&gateway, command),
         Command::Filter(command) => filter::run(command),
         Command::Completions { shell } => {

@@ -29,6 +29,23 @@ fn print(status: &Status) -> anyhow::Result<()> {
         "names: {} served, {} without a certificate · outbox: {} bytes, {} bytes free",
         status.certificates.served, status.certificates.not_served, status.outbox.bytes, status.outbox.free_bytes
     ))?;
+    let names = &status.certificates;
+    let unserved = names.states.iter().filter(|(state, count)| *state != "valid" && **count > 0);
+    let unserved: Vec<_> = unserved.map(|(state, count)| format!("{count} {}", state.replace('_', " "))).collect();
+    if !unserved.is_empty() {
+        say(format_args!(
+            "warning: certificates: {}; `pixelgate cert list --problems` shows them",
+            unserved.join(", ")
+        ))?;
+    }
+    if names.expiring > 0 {
+        let first = names.expiring_first.iter().map(|one| format!("{} {}", one.name, one.not_after));
+        say(format_args!(
+            "warning: {} certificates expire soon: {}",
+            names.expiring,
+            first.collect::<Vec<_>>().join(", ")
+        ))?;
+    }
     for account in &status.accounts {
         say(format_args!("\n{} ({}){}", account.id, account.name, if account.active { "" } else { " inactive" }))?;
         for pixel in &account.pixels {

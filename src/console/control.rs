@@ -9,7 +9,7 @@ use serde::Deserialize;
 use serde_json::json;
 
 use crate::account::AccountId;
-use crate::console::{Console, dead_letters, status};
+use crate::console::{Console, certificates, dead_letters, status};
 use crate::outbox::PausedBy;
 use crate::reload::{Reloader, Report};
 
@@ -25,6 +25,10 @@ pub(super) fn routes(console: Console) -> Router {
         .route("/accounts/{id}", get(show))
         .route("/accounts/{id}/pause", post(pause))
         .route("/accounts/{id}/resume", post(resume))
+        .route("/certificates", get(certificates::list))
+        .route("/certificates/refresh", post(certificates::refresh))
+        .route("/certificates/{name}", get(certificates::show))
+        .route("/certificates/{name}/issue", post(certificates::issue))
         .route("/dead-letters", get(dead_letters::list))
         .route("/dead-letters/{id}", get(dead_letters::show))
         .route("/dead-letters/replay", post(dead_letters::replay))

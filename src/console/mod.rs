@@ -1,10 +1,12 @@
 //! The operator's side: the control socket that the command line talks to, and the ops listener that monitoring reads.
 
+mod certificates;
 mod control;
 mod dead_letters;
 mod ops;
 mod status;
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -16,8 +18,9 @@ use crate::outbox::{Health, Outbox};
 use crate::reload::Reloader;
 use crate::telemetry::Metrics;
 
+pub use certificates::{CertificateDesk, CertificateDetail, CertificateView, DeskError, Door, StoreDesk, views};
 pub use dead_letters::DeadLetterView;
-pub use status::{AccountStatus, CertificatesStatus, OutboxStatus, PixelStatus, Status};
+pub use status::{AccountStatus, CertificatesStatus, ExpiringName, OutboxStatus, PixelStatus, Status};
 
 /// What the operator's requests are answered from.
 #[derive(Clone)]
@@ -34,6 +37,12 @@ pub struct Console {
     pub readiness: Readiness,
     /// When the process started.
     pub started: Instant,
+    /// What comes next for certificates.
+    pub desk: Arc<dyn CertificateDesk>,
+    /// Where TLS is spoken, with the ports that the system chose.
+    pub https: Vec<SocketAddr>,
+    /// Where plain HTTP is spoken.
+    pub http: Vec<SocketAddr>,
 }
 
 /// Whether the gateway as a whole is up; what its parts say is asked when `/readyz` is.

@@ -1,15 +1,20 @@
 //! The status document: what `pixelgate status --json` and `/status` show. Its keys are stable.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::time::SystemTime;
 
 use serde::{Deserialize, Serialize};
 
 use crate::account::{AccountId, LaneKey, PixelId};
+use crate::clock::now_ms;
 use crate::config::{PixelConfig, Problem};
 use crate::console::Console;
+use crate::console::certificates::expiring;
 use crate::outbox::LaneStatus;
-use crate::snapshot::Tenant;
+use crate::snapshot::{Snapshot, Tenant};
+
+/// Names with a certificate that expires soon that are named in the status; `pixelgate cert list` shows all.
+const EXPIRING_SHOWN: usize = 10;
 
 /// The whole gateway.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -43,6 +48,22 @@ pub struct CertificatesStatus {
     pub not_served: usize,
     /// When the first one expires, Unix seconds.
     pub first_expiry: Option<i64>,
+    /// Names by the state of their certificate, as the metric `pixelgate_certificates` has them.
+    pub states: BTreeMap<String, usize>,
+    /// Names that are served with a certificate that expires soon: in 14 days, or in the last quarter of its validity
+    /// if that is shorter.
+    pub expiring: usize,
+    /// The first of these.
+    pub expiring_first: Vec<ExpiringName>,
+}
+
+/// A name whose certificate expires soon.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct ExpiringName {
+    /// Last second of its validity, RFC 3339.
+    pub not_after: String,
+    /// The name.
+    pub name: String,
 }
 
 /// The outbox in sum.
@@ -96,7 +117,6 @@ pub struct PixelStatus {
 pub(super) fn status(console: &Console) -> Status {
     let snapshot = console.reloader.published().load_full();
     let why = console.readiness.obstacles(&console.outbox);
-    let certificates = snapshot.certificates.summary();
     let stats = console.outbox.stats();
     Status {
         version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -105,17 +125,23 @@ pub(super) fn status(console: &Console) -> Status {
         ready: why.is_empty(),
         why,
         problems: snapshot.problems(),
-        certificates: CertificatesStatus {
-            served: certificates.valid,
-            not_served: certificates.missing
-                + certificates.expired
-                + certificates.not_yet_valid
-                + certificates.mismatch
-                + certificates.unreadable,
-            first_expiry: certificates.first_expiry,
-        },
+        certificates: certificates(&snapshot),
         outbox: OutboxStatus { bytes: stats.log_bytes + stats.dead_letter_bytes, free_bytes: stats.free_bytes },
         accounts: accounts(console),
+    }
+}
+
+fn certificates(snapshot: &Snapshot) -> CertificatesStatus {
+    let summary = snapshot.certificates.summary();
+    let mut expiring: Vec<_> = expiring(snapshot, now_ms()).collect();
+    expiring.sort();
+    CertificatesStatus {
+        served: summary.valid,
+        not_served: summary.names() - summary.valid,
+        first_expiry: summary.first_expiry,
+        states: summary.states().into_iter().map(|(state, names)| (state.to_owned(), names)).collect(),
+        expiring: expiring.len(),
+        expiring_first: expiring.into_iter().take(EXPIRING_SHOWN).collect(),
     }
 }
 

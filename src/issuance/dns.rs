@@ -298,8 +298,7 @@ fn judge_caa(at: &str, records: &[CAA], identities: &[String]) -> Vec<DnsFinding
         let reason = format!("{at} has a critical CAA record that CAs do not know: {}", shown_caa(record));
         return vec![DnsFinding::error(reason, "remove it, or clear its critical flag (128)".to_owned())];
     }
-    let issue: Vec<Issue> =
-        records.iter().filter(|record| is(record, "issue")).map(|record| Issue::of(record)).collect();
+    let issue: Vec<Issue> = records.iter().filter(|record| is(record, "issue")).map(Issue::of).collect();
     if issue.is_empty() || identities.is_empty() {
         return Vec::new();
     }
@@ -313,7 +312,10 @@ fn judge_caa(at: &str, records: &[CAA], identities: &[String]) -> Vec<DnsFinding
             format!("add to {at}: CAA 0 issue \"{identity}\""),
         )];
     }
-    if allowing.iter().all(|issue| issue.methods.as_ref().is_some_and(|methods| !methods.iter().any(is_ours))) {
+    if allowing
+        .iter()
+        .all(|issue| issue.methods.as_ref().is_some_and(|methods| !methods.iter().any(|method| is_ours(method))))
+    {
         return vec![DnsFinding::error(
             format!("the CAA record of {at} allows {identity} only by other validation methods (RFC 8657)"),
             format!("add http-01 to it, as in CAA 0 issue \"{identity}; validationmethods=http-01\""),
@@ -329,7 +331,7 @@ fn judge_caa(at: &str, records: &[CAA], identities: &[String]) -> Vec<DnsFinding
     Vec::new()
 }
 
-fn is_ours(method: &String) -> bool {
+fn is_ours(method: &str) -> bool {
     VALIDATION_METHODS.iter().any(|ours| ours.eq_ignore_ascii_case(method))
 }
 

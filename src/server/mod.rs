@@ -19,7 +19,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::clock::now_ms;
 use crate::config::{GatewayConfig, LastGood, Problem, Reading, Source};
-use crate::console::{Console, Phase, Readiness};
+use crate::console::{Console, Phase, Readiness, StoreDesk};
 use crate::delivery::{Delivery, DeliveryError};
 use crate::filter::{self, FilterHost};
 use crate::ingest::Ingest;
@@ -171,6 +171,9 @@ impl Gateway {
             metrics: self.metrics,
             readiness: Readiness::new(followed),
             started: self.started,
+            desk: Arc::new(StoreDesk(self.reloader.clone())),
+            https: ready_file.https.clone(),
+            http: ready_file.http.clone(),
         };
         tokio::spawn(console.clone().serve_control(control, stop_console.clone()));
         tokio::spawn(console.serve_ops(ops, stop_console.clone()));

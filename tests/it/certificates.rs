@@ -1,17 +1,27 @@
 use std::net::{IpAddr, SocketAddr};
+use std::path::Path;
+use std::process::Output;
+use std::time::Duration;
 
 use boring::x509::X509;
 use hickory_resolver::TokioResolver;
 use hickory_resolver::config::{ConnectionConfig, NameServerConfig, ResolverConfig};
 use hickory_resolver::net::runtime::TokioRuntimeProvider;
-use instant_acme::{Account, ChallengeType, Identifier, NewAccount, NewOrder, OrderStatus, RetryPolicy};
+use instant_acme::{Account as CaAccount, ChallengeType, Identifier, NewAccount, NewOrder, OrderStatus, RetryPolicy};
 use pixelgate::issuance::Dns;
-use serde_json::json;
+use pixelgate::tls::probe::served_leaf;
+use rcgen::KeyPair;
+use serde_json::{Value, json};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpListener;
 
-use crate::util::Pebble;
+use crate::util::client::page_view;
+use crate::util::gateway::pixelgate;
 use crate::util::pebble::Manners;
+use crate::util::{Account, Authority, Gateway, Pebble, Site, Standin};
 
 const NAME: &str = "events.shoes.example";
+const PIXEL: u64 = 7001;
 
 fn resolver(server: SocketAddr) -> TokioResolver {
     let mut connection = ConnectionConfig::udp();
@@ -26,12 +36,17 @@ async fn pebble_and_its_dns_answer() {
     let pebble = Pebble::start().await;
     let ca = std::fs::read(pebble.ca_file()).unwrap();
     let client = reqwest::Client::builder().tls_certs_only([reqwest::Certificate::from_pem(&ca).unwrap()]);
-    let answer =
-        client.user_agent("Tester/0").no_proxy().build().unwrap().get(pebble.directory()).send().await.unwrap();
+    let client = client.user_agent("Tester/0").no_proxy().build().unwrap();
+    let answer = client.get(pebble.directory()).send().await.unwrap();
     let directory: serde_json::Value = serde_json::from_slice(&answer.bytes().await.unwrap()).unwrap();
     assert!(directory["newOrder"].is_string() && directory["renewalInfo"].is_string(), "{directory}");
     assert!(directory["meta"]["profiles"]["shortlived"].is_string(), "{directory}");
     assert!(pebble.root().await.contains("BEGIN CERTIFICATE"));
+    pebble.sleep();
+    let asleep = tokio::time::timeout(Duration::from_millis(300), client.get(pebble.directory()).send()).await;
+    assert!(asleep.is_err(), "{asleep:?}");
+    pebble.wake();
+    assert!(client.get(pebble.directory()).send().await.is_ok());
 
     let addresses = async |name: &str| {
         let found = resolver(pebble.dns()).lookup_ip(name).await.unwrap();
@@ -45,7 +60,8 @@ async fn pebble_and_its_dns_answer() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn pebble_revokes_and_hastens_renewals() {
-    let pebble = Pebble::start_with(&Manners { trusting: true, nonces_refused: 30, ..Manners::default() }).await;
+    let pebble =
+        Pebble::start_with(&Manners { nonces_refused: 5, validation_delay_max: 1, ..Manners::default() }).await;
     let (chain, key) = order(&pebble, "events.shoes.example").await;
     let serial = X509::from_pem(chain.as_bytes()).unwrap().serial_number().to_bn().unwrap().to_hex_str().unwrap();
     assert_eq!(pebble.status(&serial).await, "Valid");
@@ -137,15 +153,278 @@ async fn a_name_without_records_and_a_silent_resolver_are_told_apart() {
 /// Orders a certificate as any ACME client does: the chain and its key.
 async fn order(pebble: &Pebble, name: &str) -> (String, String) {
     let account = NewAccount { contact: &[], terms_of_service_agreed: true, only_return_existing: false };
-    let builder = Account::builder_with_root(pebble.ca_file()).unwrap();
+    let builder = CaAccount::builder_with_root(pebble.ca_file()).unwrap();
     let (account, _) = builder.create(&account, pebble.directory(), None).await.unwrap();
     let mut order = account.new_order(&NewOrder::new(&[Identifier::Dns(name.to_owned())])).await.unwrap();
     let mut authorizations = order.authorizations();
-    while let Some(authorization) = authorizations.next().await {
-        authorization.unwrap().challenge(ChallengeType::Http01).unwrap().set_ready().await.unwrap();
-    }
+    let mut authorization = authorizations.next().await.unwrap().unwrap();
+    let mut challenge = authorization.challenge(ChallengeType::Http01).unwrap();
+    let answer = challenge.key_authorization().as_str().to_owned();
+    let listener = TcpListener::bind(pebble.http()).await.unwrap();
+    tokio::spawn(async move {
+        loop {
+            let (mut socket, _) = listener.accept().await.unwrap();
+            let length = answer.len();
+            let text = format!("HTTP/1.1 200 OK\r\nContent-Length: {length}\r\nConnection: close\r\n\r\n{answer}");
+            let _ = socket.read(&mut [0; 1_024]).await;
+            let _ = socket.write_all(text.as_bytes()).await;
+        }
+    });
+    challenge.set_ready().await.unwrap();
     let retries = RetryPolicy::default();
     assert_eq!(order.poll_ready(&retries).await.unwrap(), OrderStatus::Ready);
     let key = order.finalize().await.unwrap();
     (order.poll_certificate(&retries).await.unwrap(), key)
+}
+
+/// A site with accounts whose names have no certificate yet.
+fn bare_site(graph_url: &str, names: &[&str]) -> Site {
+    let shoes = names.iter().fold(Account::new("shoes", PIXEL), |account, name| account.domain(name));
+    let site = Site::new(graph_url).account(shoes);
+    names.iter().for_each(|name| std::fs::remove_dir_all(site.path("certs").join(name)).unwrap());
+    site
+}
+
+/// What certbot leaves of a name: four links in `live/<name>/` to files in `archive/<name>/`.
+fn certbot(folder: &Path, name: &str, chain: &str, key: &str) {
+    let end = "-----END CERTIFICATE-----\n";
+    let (leaf, rest) = chain.split_at(chain.find(end).unwrap() + end.len());
+    let (live, archive) = (folder.join("live").join(name), folder.join("archive").join(name));
+    for (file, text) in [("cert", leaf), ("chain", rest), ("fullchain", chain), ("privkey", key)] {
+        std::fs::create_dir_all(&live).unwrap();
+        std::fs::create_dir_all(&archive).unwrap();
+        std::fs::write(archive.join(format!("{file}1.pem")), text).unwrap();
+        let _ = std::fs::remove_file(live.join(format!("{file}.pem")));
+        let target = Path::new("../../archive").join(name).join(format!("{file}1.pem"));
+        std::os::unix::fs::symlink(target, live.join(format!("{file}.pem"))).unwrap();
+    }
+    std::fs::write(folder.join("live/README"), "This directory contains your keys and certificates.").unwrap();
+}
+
+fn parsed(output: &Output) -> Value {
+    serde_json::from_slice(&output.stdout).unwrap_or_else(|error| panic!("{error}: {output:?}"))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn certbots_folder_is_imported_served_at_once_and_renewed_without_a_break() {
+    let standin = Standin::start().await;
+    let site = bare_site(&standin.url, &[NAME, "www.hats.example"]);
+    let gateway = Gateway::start(&site).await;
+    assert!(gateway.browser().try_send(NAME, &page_view(PIXEL, "none")).await.is_err(), "there is no certificate yet");
+    let letsencrypt = tempfile::tempdir().unwrap();
+    let import = |arguments: &[&str]| {
+        let live = letsencrypt.path().join("live");
+        let start = ["cert", "import", live.to_str().unwrap(), "--json"];
+        gateway.command(&[&start[..], arguments].concat())
+    };
+    let (chain, key) = site.authority.credential(NAME, 60);
+    certbot(letsencrypt.path(), NAME, &chain, &key);
+    let (stranger, strangers_key) = site.authority.credential("strange.example", 60);
+    certbot(letsencrypt.path(), "strange.example", &stranger, &strangers_key);
+    let (other, _) = site.authority.credential("www.hats.example", 60);
+    certbot(letsencrypt.path(), "www.hats.example", &other, &strangers_key);
+
+    let dry = parsed(&import(&["--dry-run"]));
+    assert_eq!(dry["results"][0]["result"], "would_import");
+    assert!(!site.path("data/certs").join(NAME).exists());
+    let output = import(&[]);
+    assert_eq!(output.status.code(), Some(0), "{output:?}");
+    let report = parsed(&output);
+    assert_eq!((&report["gateway"], &report["unknown"]), (&json!(true), &json!(["strange.example"])));
+    assert_eq!(report["results"].as_array().unwrap().len(), 1);
+    assert_eq!(report["results"][0]["served"], json!([NAME]));
+    assert!(report["notes"].to_string().contains("the key of the certificate for www.hats.example"), "{report}");
+    let browser = gateway.browser();
+    assert_eq!(browser.send(NAME, &page_view(PIXEL, "first")).await.0, 200);
+
+    // The same again, an older one, and a renewal.
+    assert_eq!(parsed(&import(&[]))["results"][0]["result"], "unchanged");
+    let served =
+        async || served_leaf(gateway.https(), &NAME.parse().unwrap(), false, Duration::from_secs(10)).await.unwrap();
+    let before = served().await;
+    let (older, older_key) = site.authority.credential(NAME, 30);
+    certbot(letsencrypt.path(), NAME, &older, &older_key);
+    let refused = import(&[]);
+    assert_eq!(refused.status.code(), Some(1));
+    assert!(parsed(&refused)["results"][0]["notes"].to_string().contains("--force"));
+    assert_eq!(served().await, before);
+    let (newer, newer_key) = site.authority.credential(NAME, 80);
+    certbot(letsencrypt.path(), NAME, &newer, &newer_key);
+    assert_eq!(parsed(&import(&[]))["results"][0]["served"], json!([NAME]));
+    assert!(served().await.not_after > before.not_after);
+    assert_eq!(browser.send(NAME, &page_view(PIXEL, "second")).await.0, 200);
+    certbot(letsencrypt.path(), NAME, &older, &older_key);
+    assert_eq!(import(&["--force"]).status.code(), Some(0));
+    assert!(served().await.not_after < before.not_after);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_imported_without_a_gateway_is_served_by_the_next_one() {
+    let standin = Standin::start().await;
+    let site = bare_site(&standin.url, &[NAME, "a.hats.example", "b.hats.example"]);
+    let folder = tempfile::tempdir().unwrap();
+    let bundle = folder.path().join("bundle.pem");
+    // One file with everything, and a wildcard beside it.
+    let key = KeyPair::generate().unwrap();
+    let chain = site.authority.sign(&[NAME, "*.hats.example"], &key, 2, 60);
+    std::fs::write(&bundle, key.serialize_pem() + &chain).unwrap();
+    let output = pixelgate(site.dir(), &["cert", "import", bundle.to_str().unwrap()]);
+    assert_eq!(output.status.code(), Some(0), "{output:?}");
+    assert!(String::from_utf8_lossy(&output.stderr).contains("no gateway took it up"), "{output:?}");
+    let gateway = Gateway::start(&site).await;
+    for name in [NAME, "a.hats.example", "b.hats.example"] {
+        assert_eq!(gateway.browser().send(name, &page_view(PIXEL, name)).await.0, 200);
+    }
+    let listed = gateway.json(&["cert", "list", "--json"]);
+    let origin =
+        |name: &str| listed.as_array().unwrap().iter().find(|view| view["name"] == name).unwrap()["origin"].clone();
+    assert_eq!((origin(NAME), origin("a.hats.example")), (json!("issued"), json!("issued_wildcard")));
+
+    // An RSA certificate and an ECDSA one for the same name go side by side.
+    let twins = tempfile::tempdir().unwrap();
+    let rsa = KeyPair::generate_rsa_for(&rcgen::PKCS_RSA_SHA256, rcgen::RsaKeySize::_2048).unwrap();
+    for (folder, key) in [(NAME.to_owned(), &rsa), (format!("{NAME}_ecc"), &key)] {
+        let folder = twins.path().join(folder);
+        std::fs::create_dir(&folder).unwrap();
+        std::fs::write(folder.join("fullchain.cer"), site.authority.sign(&[NAME], key, 2, 70)).unwrap();
+        std::fs::write(folder.join("private.key"), key.serialize_pem()).unwrap();
+    }
+    assert_eq!(gateway.command(&["cert", "import", twins.path().to_str().unwrap()]).status.code(), Some(0));
+    let live = site.path("data/certs").join(NAME).join("live");
+    let key_of = |file: &str| {
+        let leaf = X509::from_pem(&std::fs::read(live.join(file)).unwrap()).unwrap();
+        leaf.public_key().unwrap().id()
+    };
+    assert_eq!((key_of("chain.pem"), key_of("chain.rsa.pem")), (boring::pkey::Id::EC, boring::pkey::Id::RSA));
+    assert!(live.join("key.rsa.pem").is_file());
+
+    let nothing = tempfile::tempdir().unwrap();
+    std::fs::write(
+        nothing.path().join("key.pem"),
+        "-----BEGIN ENCRYPTED PRIVATE KEY-----\nAA==\n-----END ENCRYPTED PRIVATE KEY-----\n",
+    )
+    .unwrap();
+    let output = gateway.command(&["cert", "import", nothing.path().to_str().unwrap()]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(String::from_utf8_lossy(&output.stdout).contains("passphrase"), "{output:?}");
+    assert_eq!(gateway.command(&["cert", "import", "/nonexistent"]).status.code(), Some(1));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn certificates_are_listed_by_need_and_counted_in_the_status() {
+    let standin = Standin::start().await;
+    let site = bare_site(&standin.url, &["missing.example.org"]).account(
+        Account::new("hats", 7002).domain("good.example.org").domain("soon.example.org").domain("late.example.org"),
+    );
+    site.authority.issue(&site.path("certs"), "late.example.org", -1);
+    let key = KeyPair::generate().unwrap();
+    site.write("certs/soon.example.org/chain.pem", site.authority.sign(&["soon.example.org"], &key, 80, 10));
+    site.write("certs/soon.example.org/key.pem", key.serialize_pem());
+    let gateway = Gateway::start(&site).await;
+    let names = |arguments: &[&str]| {
+        let listed = gateway.json(&[&["cert", "list", "--json"][..], arguments].concat());
+        listed.as_array().unwrap().iter().map(|view| view["name"].as_str().unwrap().to_owned()).collect::<Vec<_>>()
+    };
+    let all = names(&[]);
+    assert_eq!(all[..3], ["missing.example.org", "late.example.org", "soon.example.org"]);
+    assert_eq!(all.len(), 5, "with the host's own: {all:?}");
+    assert_eq!(names(&["--problems"]), all[..3]);
+    assert_eq!(names(&["--state", "expired"]), ["late.example.org"]);
+    assert_eq!(names(&["--account", "shoes"]), ["missing.example.org"]);
+    assert_eq!(names(&["--limit", "1"]), all[..1]);
+    let view = &gateway.json(&["cert", "list", "--json", "--state", "valid", "--account", "hats"])[0];
+    assert_eq!((&view["issuer"], &view["expires_soon"]), (&json!("Pixelgate test CA"), &json!(true)));
+    assert_eq!(
+        (&view["account"], &view["origin"], &view["next_action"]),
+        (&json!("hats"), &json!("operator"), &Value::Null)
+    );
+    let text = String::from_utf8(gateway.command(&["cert", "list"]).stdout).unwrap();
+    assert!(text.contains("late.example.org") && text.contains("expired"), "{text}");
+
+    let certificates = &gateway.json(&["status", "--json"])["certificates"];
+    assert_eq!((&certificates["states"]["valid"], &certificates["states"]["missing"]), (&json!(3), &json!(1)));
+    assert_eq!(
+        (&certificates["expiring"], &certificates["expiring_first"][0]["name"]),
+        (&json!(1), &json!("soon.example.org"))
+    );
+    let text = String::from_utf8(gateway.command(&["status"]).stdout).unwrap();
+    assert!(
+        text.contains("1 expired, 1 missing") && text.contains("1 certificates expire soon: soon.example.org"),
+        "{text}"
+    );
+    assert_eq!(gateway.metric("pixelgate_certificates", "expired").await, 1.0);
+    let (_, metrics) = gateway.ops("/metrics").await;
+    assert!(!metrics.contains("example.org"), "no series of a name");
+
+    let issue = gateway.command(&["cert", "issue", "good.example.org"]);
+    assert_eq!(issue.status.code(), Some(1));
+    assert!(String::from_utf8_lossy(&issue.stderr).contains("[acme]"), "{issue:?}");
+    assert_eq!(gateway.command(&["cert", "issue", "nobody.example.org"]).status.code(), Some(1));
+    assert_eq!(gateway.command(&["cert", "issue", "127.0.0.1"]).status.code(), Some(2), "no name at all");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_name_is_checked_from_dns_to_handshake() {
+    let (standin, pebble) = (Standin::start().await, Pebble::start().await);
+    let site = Site::new(&standin.url).account(Account::new("shoes", PIXEL).domain(NAME).domain("late.example.org"));
+    site.authority.issue(&site.path("certs"), "late.example.org", -1);
+    let (resolver, address) = (pebble.dns().to_string(), pebble.address().to_string());
+    let check = |name: &str| {
+        let output =
+            pixelgate(site.dir(), &["cert", "check", name, "--resolver", &resolver, "--address", &address, "--json"]);
+        let lines = parsed(&output)["lines"].as_array().unwrap().clone();
+        let level = move |about: &str| {
+            let of = |line: &&Value| line["about"] == about;
+            lines.iter().filter(of).map(|line| line["level"].as_str().unwrap().to_owned()).collect::<Vec<_>>()
+        };
+        (output.status.code(), level, String::from_utf8(output.stdout).unwrap())
+    };
+    let (code, level, text) = check(NAME);
+    assert_eq!(
+        (code, level("gateway"), level("served")),
+        (Some(0), vec!["skipped".to_owned()], vec!["skipped".to_owned()])
+    );
+    assert!(text.contains("no gateway answers"), "{text}");
+
+    let mut gateway = Gateway::start(&site).await;
+    let (code, level, text) = check(NAME);
+    assert_eq!(code, Some(0), "{text}");
+    for about in ["configuration", "certificate", "expiry", "gateway", "caa"] {
+        assert_eq!(level(about), ["ok"], "{about}: {text}");
+    }
+    assert_eq!(level("chain"), ["warning"], "a CA that nobody trusts: {text}");
+    assert_eq!(level("dns"), ["ok", "warning"], "it is a loopback address: {text}");
+    assert_eq!((level("port 80")[0].as_str(), level("served")[0].as_str()), ("ok", "ok"), "{text}");
+    pebble.set_cname(NAME, "x.example").await;
+    pebble.set_a("x.example", &["127.0.0.9"]).await;
+    let (code, level, text) = check(NAME);
+    assert_eq!((code, level("dns")), (Some(1), vec!["error".to_owned()]), "{text}");
+    assert!(
+        text.contains(&format!("which is at 127.0.0.9 (a loopback address); this gateway is at {address}")),
+        "{text}"
+    );
+
+    let (code, level, text) = check("late.example.org");
+    assert_eq!(
+        (code, level("certificate")[0].as_str(), level("expiry")),
+        (Some(1), "error", vec!["error".to_owned()]),
+        "{text}"
+    );
+    assert_eq!(level("served")[0], "error", "{text}");
+    let (code, level, text) = check("nobody.example.org");
+    assert_eq!(
+        (code, level("configuration"), level("gateway")),
+        (Some(1), vec!["error".to_owned()], vec!["error".to_owned()]),
+        "{text}"
+    );
+
+    // A certificate that is put into place but not taken up.
+    let authority = Authority::new();
+    authority.issue(&site.path("certs"), NAME, 50);
+    let (_, level, text) = check(NAME);
+    assert!(level("served")[0] == "warning" && text.contains("pixelgate reload"), "{text}");
+    assert!(gateway.stop().await.success());
+    let plain = pixelgate(site.dir(), &["cert", "check", NAME, "--resolver", &resolver]);
+    let text = String::from_utf8(plain.stdout).unwrap();
+    assert!(text.contains("ok       configuration a name of the account shoes") && text.contains("→"), "{text}");
 }

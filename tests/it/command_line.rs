@@ -14,14 +14,14 @@ const NAME: &str = "events.shoes.example";
 fn usage_errors_exit_with_2_and_nothing_unbuilt_is_offered() {
     let run = |arguments: &[&str]| Command::new(built("pixelgate")).args(arguments).output().unwrap();
     for arguments in
-        [&["nonsense"][..], &["status", "--nonsense"], &["users", "list"], &["cert", "list"], &["filter", "new"], &[]]
+        [&["nonsense"][..], &["status", "--nonsense"], &["users", "list"], &["cert", "renew"], &["filter", "new"], &[]]
     {
         assert_eq!(run(arguments).status.code(), Some(2), "{arguments:?}");
     }
     let help = run(&["--help"]);
     assert_eq!(help.status.code(), Some(0));
     let text = String::from_utf8_lossy(&help.stdout).into_owned();
-    for command in ["run", "check", "reload", "status", "accounts", "dead-letters", "filter", "completions"] {
+    for command in ["run", "check", "reload", "status", "accounts", "cert", "dead-letters", "filter", "completions"] {
         assert!(text.contains(command), "{command}");
     }
     assert!(!text.contains("compile-filter") && !text.contains("backup"));
@@ -31,7 +31,8 @@ fn usage_errors_exit_with_2_and_nothing_unbuilt_is_offered() {
 #[test]
 fn without_a_gateway_the_exit_code_is_3() {
     let site = Site::new("http://127.0.0.1:9");
-    for arguments in [&["status"][..], &["reload"], &["accounts", "list"], &["dead-letters", "list"]] {
+    for arguments in [&["status"][..], &["reload"], &["accounts", "list"], &["cert", "list"], &["dead-letters", "list"]]
+    {
         let output = pixelgate(site.dir(), arguments);
         assert_eq!(output.status.code(), Some(3), "{arguments:?}");
         assert!(String::from_utf8_lossy(&output.stderr).contains("control.sock"));

@@ -38,17 +38,23 @@ impl Authority {
 
     /// A chain and its key, as PEM.
     pub(crate) fn credential(&self, name: &str, days: i64) -> (String, String) {
-        let mut params = CertificateParams::new(vec![name.to_owned()]).expect("a DNS name");
+        let key = KeyPair::generate().expect("a key");
+        (self.sign(&[name], &key, 2, days), key.serialize_pem())
+    }
+
+    /// A chain for a key, valid since so many days and for so many more.
+    pub(crate) fn sign(&self, names: &[&str], key: &KeyPair, age: u32, days: i64) -> String {
+        let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
+        let mut params = CertificateParams::new(names).expect("DNS names");
         let now = SystemTime::now().duration_since(UNIX_EPOCH).expect("a clock");
         let (now, day) = (rcgen::date_time_ymd(1970, 1, 1) + now, Duration::from_secs(86_400));
-        params.not_before = now - 2 * day;
+        params.not_before = now - age * day;
         params.not_after = match u32::try_from(days) {
             Ok(days) => now + days * day,
             Err(_) => now - day,
         };
         params.distinguished_name.push(DnType::CommonName, "leaf");
-        let key = KeyPair::generate().expect("a key");
-        let certificate = params.signed_by(&key, &self.issuer).expect("a certificate");
-        (certificate.pem() + &self.pem, key.serialize_pem())
+        let certificate = params.signed_by(key, &self.issuer).expect("a certificate");
+        certificate.pem() + &self.pem
     }
 }

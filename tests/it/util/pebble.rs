@@ -34,8 +34,6 @@ pub(crate) struct Manners {
     pub(crate) validations_reused: u32,
     /// Key id and base64url secret without which it makes no account (RFC 8555, 7.3.4).
     pub(crate) external_account: Option<(String, String)>,
-    /// It takes every validation as good without looking.
-    pub(crate) trusting: bool,
     /// Names for which it refuses orders.
     pub(crate) blocked: Vec<String>,
 }
@@ -94,9 +92,6 @@ impl Pebble {
         server.arg("-strict").args(["-dnsserver", &at(DNS), "-config"]).arg(dir.path().join("pebble.json"));
         server.env("PEBBLE_WFE_NONCEREJECT", manners.nonces_refused.to_string());
         server.env("PEBBLE_AUTHZREUSE", manners.validations_reused.to_string());
-        if manners.trusting {
-            server.env("PEBBLE_VA_ALWAYS_VALID", "1");
-        }
         match manners.validation_delay_max {
             0 => server.env("PEBBLE_VA_NOSLEEP", "1"),
             seconds => server.env("PEBBLE_VA_SLEEPTIME", seconds.to_string()),
@@ -148,6 +143,16 @@ impl Pebble {
     /// Where it asks for TLS-ALPN-01 answers.
     pub(crate) fn https(&self) -> SocketAddr {
         (self.address, TLS).into()
+    }
+
+    /// Stops answering until [`Pebble::wake`], as a CA in trouble does: connections are taken, and nothing comes.
+    pub(crate) fn sleep(&self) {
+        self.server.signal(rustix::process::Signal::STOP);
+    }
+
+    /// Answers again.
+    pub(crate) fn wake(&self) {
+        self.server.signal(rustix::process::Signal::CONT);
     }
 
     /// Its DNS server, UDP and TCP.

@@ -1,0 +1,141 @@
+//! `pixelgate cert`
+
+mod check;
+mod files;
+mod import;
+
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+
+use clap::Subcommand;
+
+use super::client;
+use super::{Ended, GatewayArgs, say, say_json};
+use crate::account::{AccountId, ServerName};
+use crate::console::CertificateView;
+
+#[derive(Subcommand)]
+pub(super) enum Command {
+    /// Every name's certificate, what needs a person first
+    List(ListArgs),
+    /// Find out why a name is not served, or no certificate is issued for it
+    Check(CheckArgs),
+    /// Put certificates in place that come from elsewhere: certbot, acme.sh, a reseller
+    Import(ImportArgs),
+    /// Order a certificate for a name now
+    Issue {
+        /// The name, as in `domains` of an account
+        name: ServerName,
+    },
+}
+
+#[derive(clap::Args)]
+pub(super) struct ListArgs {
+    /// Only this account's
+    #[arg(long)]
+    account: Option<AccountId>,
+    /// Only those that are not served, expire soon, or had an error
+    #[arg(long)]
+    problems: bool,
+    /// Only those in this state, such as missing or expired
+    #[arg(long)]
+    state: Option<String>,
+    /// At most so many
+    #[arg(long, default_value_t = 1_000)]
+    limit: usize,
+    /// Print JSON, for programs
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(clap::Args)]
+pub(super) struct CheckArgs {
+    /// The name, as in `domains` of an account
+    name: ServerName,
+    /// Where this gateway is reached from outside; may be given more than once
+    #[arg(long = "address", value_name = "IP")]
+    addresses: Vec<IpAddr>,
+    /// The DNS server to ask instead of the system's
+    #[arg(long, value_name = "IP:PORT")]
+    resolver: Option<SocketAddr>,
+    /// The CA's identity in CAA records; may be given more than once
+    #[arg(long = "ca", value_name = "DOMAIN", default_value = "letsencrypt.org")]
+    identities: Vec<String>,
+    /// Print JSON, for programs
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(clap::Args)]
+pub(super) struct ImportArgs {
+    /// A PEM file with chain and key, a folder with them, or a folder of such folders
+    path: PathBuf,
+    /// Also if what is in place is valid longer
+    #[arg(long)]
+    force: bool,
+    /// Judge and say what would be done, but do nothing
+    #[arg(long)]
+    dry_run: bool,
+    /// Print JSON, for programs
+    #[arg(long)]
+    json: bool,
+}
+
+pub(super) fn run(gateway: &GatewayArgs, command: Command) -> anyhow::Result<Ended> {
+    match command {
+        Command::List(args) => list(gateway, &args),
+        Command::Check(args) => check::run(gateway, &args),
+        Command::Import(args) => import::run(gateway, &args),
+        Command::Issue { name } => issue(gateway, &name),
+    }
+}
+
+fn list(gateway: &GatewayArgs, args: &ListArgs) -> anyhow::Result<Ended> {
+    let mut query = form_urlencoded::Serializer::new(String::new());
+    query.append_pair("limit", &args.limit.to_string());
+    query.extend_pairs(args.account.iter().map(|account| ("account", account.as_str())));
+    query.extend_pairs(args.state.iter().map(|state| ("state", state)));
+    query.extend_pairs(args.problems.then_some(("problems", "1")));
+    let answer = match client::call(gateway, "GET", &format!("/certificates?{}", query.finish()), None)? {
+        Ok(answer) => answer,
+        Err(ended) => return Ok(ended),
+    };
+    if args.json {
+        say_json(&answer.body)?;
+        return Ok(Ended::Fine);
+    }
+    let certificates: Vec<CertificateView> = serde_json::from_value(answer.body)?;
+    for view in &certificates {
+        let text = |text: &Option<String>| text.clone().unwrap_or_else(|| "–".to_owned());
+        say(format_args!(
+            "{:<40} {:<13} until {:<20} {}",
+            view.name.as_str(),
+            view.state,
+            text(&view.not_after),
+            text(&view.issuer)
+        ))?;
+        if let Some(action) = &view.next_action {
+            say(format_args!("    next: {action} {}", view.next_action_at.as_deref().unwrap_or_default()))?;
+        }
+        if let Some(error) = &view.last_error {
+            say(format_args!("    last error: {error}"))?;
+        }
+    }
+    if certificates.len() == args.limit {
+        eprintln!("the first {} names, those first that need somebody; --limit shows more", args.limit);
+    }
+    Ok(Ended::Fine)
+}
+
+fn issue(gateway: &GatewayArgs, name: &ServerName) -> anyhow::Result<Ended> {
+    let answer = match client::call(gateway, "POST", &format!("/certificates/{name}/issue"), None)? {
+        Ok(answer) => answer,
+        Err(ended) => return Ok(ended),
+    };
+    if !answer.ok {
+        eprintln!("pixelgate: {}", answer.body.get("error").and_then(|text| text.as_str()).unwrap_or("refused"));
+        return Ok(Ended::Bad);
+    }
+    say(format_args!("{name}: a certificate is being ordered; `pixelgate cert list` shows what comes of it"))?;
+    Ok(Ended::Fine)
+}

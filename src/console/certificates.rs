@@ -1,0 +1,295 @@
+//! Certificates over the control socket: each name's state, what comes next, and taking up what was imported.
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use axum::extract::{Path, Query, State};
+use axum::http::StatusCode;
+use axum::response::Json;
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+
+use crate::account::{AccountId, ServerName};
+use crate::clock::now_ms;
+use crate::console::Console;
+use crate::console::control::Refused;
+use crate::console::status::ExpiringName;
+use crate::reload::Reloader;
+use crate::snapshot::{Route, Snapshot};
+use crate::tls::chain::{Chain, rfc3339};
+use crate::tls::probe::over_loopback;
+use crate::tls::{CertificateFault, CertificateState, CredentialError, Lookup, Origin};
+
+/// Names that one answer lists, unless it is asked for more.
+const LISTED: usize = 1_000;
+/// What is left of a certificate's validity, in seconds, below which it is said to expire soon; never more than a
+/// quarter of the whole.
+const SOON: i64 = 14 * 86_400;
+
+/// Who knows what comes next for a name's certificate, and can hasten it.
+pub trait CertificateDesk: Send + Sync {
+    /// Every name of the configuration, in no order. `issuer` may be left out: it is read from the files.
+    fn list(&self) -> Vec<CertificateView>;
+
+    /// Orders a certificate for a name now. Returns before it is there.
+    ///
+    /// # Errors
+    /// When nothing will come of it.
+    fn issue(&self, name: &ServerName) -> Result<(), DeskError>;
+}
+
+/// Why nothing is ordered.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum DeskError {
+    /// There is no ACME here.
+    #[error("certificates are not ordered here; set [acme] enabled, directory, email and terms_agreed, then restart")]
+    Disabled,
+    /// The name is in no account's `domains`.
+    #[error("{0} is not in the configuration; add it to the domains of an account and reload")]
+    UnknownName(ServerName),
+    /// Anything else, with what to do.
+    #[error("{0}")]
+    Refused(String),
+}
+
+/// A desk that knows only what is in the store: nothing is ordered.
+pub struct StoreDesk(pub Arc<Reloader>);
+
+/// One name's certificate as it is listed. The keys are stable.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct CertificateView {
+    /// The server name.
+    pub name: ServerName,
+    /// Whose; `None` = the host's own domain.
+    pub account: Option<AccountId>,
+    /// `valid` = it is served; else `missing`, `expired`, `not_yet_valid`, `mismatch`, `unreadable`.
+    pub state: String,
+    /// Who issued it.
+    pub issuer: Option<String>,
+    /// Last second of its validity, RFC 3339.
+    pub not_after: Option<String>,
+    /// `operator`, `issued`, `operator_wildcard`, `issued_wildcard`.
+    pub origin: Option<String>,
+    /// The folder that it lies in.
+    pub folder: Option<PathBuf>,
+    /// Whether its validity ends soon.
+    pub expires_soon: bool,
+    /// What will be done about it.
+    pub next_action: Option<String>,
+    /// When, RFC 3339.
+    pub next_action_at: Option<String>,
+    /// What went wrong last.
+    pub last_error: Option<String>,
+}
+
+/// One name's certificate and where a client of this machine comes in.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct CertificateDetail {
+    /// The certificate.
+    pub certificate: CertificateView,
+    /// Where TLS is spoken.
+    pub https: Vec<Door>,
+    /// Where plain HTTP is spoken.
+    pub http: Vec<Door>,
+}
+
+/// A listener as it is reached over loopback.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Door {
+    /// Where to connect to.
+    pub address: SocketAddr,
+    /// Whether a PROXY header must come first.
+    pub proxy_header: bool,
+}
+
+/// Names whose files changed.
+#[derive(Debug, Deserialize)]
+pub(super) struct Changed {
+    names: Vec<ServerName>,
+}
+
+pub(super) async fn list(
+    State(console): State<Console>,
+    Query(query): Query<HashMap<String, String>>,
+) -> Result<Json<Vec<CertificateView>>, Refused> {
+    let limit = query.get("limit").and_then(|limit| limit.parse().ok()).unwrap_or(LISTED);
+    blocking(move || {
+        let mut views = console.desk.list();
+        views.retain(|view| {
+            let account = view.account.as_ref().map_or("", |account| account.as_str());
+            query.get("account").is_none_or(|wanted| wanted == account)
+                && query.get("state").is_none_or(|wanted| *wanted == view.state)
+                && (!query.contains_key("problems") || view.has_problem())
+        });
+        views.sort_by_cached_key(CertificateView::need);
+        views.truncate(limit);
+        views.iter_mut().for_each(CertificateView::read_issuer);
+        Json(views)
+    })
+    .await
+}
+
+pub(super) async fn show(
+    State(console): State<Console>,
+    Path(name): Path<String>,
+) -> Result<Json<CertificateDetail>, Refused> {
+    blocking(move || {
+        let name = known(&console, &name)?;
+        let mut certificate = one(&console, &name)?;
+        certificate.read_issuer();
+        let proxy_protocol = console.reloader.published().load().gateway.listen.proxy_protocol.clone();
+        let doors = |listeners: &[SocketAddr]| -> Vec<Door> {
+            let over = listeners.iter().map(|listener| over_loopback(*listener, &proxy_protocol));
+            over.map(|(address, proxy_header)| Door { address, proxy_header }).collect()
+        };
+        Ok(Json(CertificateDetail { certificate, https: doors(&console.https), http: doors(&console.http) }))
+    })
+    .await?
+}
+
+pub(super) async fn refresh(
+    State(console): State<Console>,
+    Json(changed): Json<Changed>,
+) -> Result<Json<Vec<CertificateView>>, Refused> {
+    blocking(move || {
+        console.reloader.refresh_certificates(&changed.names, now_ms());
+        let snapshot = console.reloader.published().load_full();
+        let known = changed.names.iter().filter(|name| snapshot.route(name.as_str()).is_some());
+        Json(known.map(|name| view(&snapshot, name, now_ms())).collect())
+    })
+    .await
+}
+
+pub(super) async fn issue(State(console): State<Console>, Path(name): Path<String>) -> Result<Json<Value>, Refused> {
+    let name = known(&console, &name)?;
+    let refused = |error: DeskError| Refused(StatusCode::CONFLICT, error.to_string());
+    console.desk.issue(&name).map_err(refused)?;
+    Ok(Json(json!({ "name": name, "ordered": true })))
+}
+
+/// Every name of the configuration as the store knows it, without what comes next.
+pub fn views(snapshot: &Snapshot, now_ms: i64) -> Vec<CertificateView> {
+    let domains = snapshot.tenants().flat_map(|tenant| &tenant.config.domains);
+    domains.chain([&snapshot.gateway.host.domain]).map(|name| view(snapshot, name, now_ms)).collect()
+}
+
+/// One name as the store knows it.
+fn view(snapshot: &Snapshot, name: &ServerName, now_ms: i64) -> CertificateView {
+    let account = match snapshot.route(name.as_str()) {
+        Some(Route::Tenant(tenant)) => Some(tenant.config.id.clone()),
+        Some(Route::Host) | None => None,
+    };
+    let known = snapshot.certificates.state(name);
+    let is_served = !matches!(snapshot.certificates.lookup(name.as_str()), Lookup::Unknown);
+    let fault = known.as_ref().and_then(|known| known.fault);
+    let state = match fault {
+        _ if is_served => "valid",
+        Some(fault) => label(fault),
+        None => "missing",
+    };
+    let valid = known.as_ref().filter(|known| known.not_after != 0);
+    CertificateView {
+        name: name.clone(),
+        account,
+        state: state.to_owned(),
+        issuer: None,
+        not_after: valid.map(|known| rfc3339(known.not_after)),
+        origin: known.as_ref().map(|known| origin(known.origin).to_owned()),
+        folder: known.as_ref().map(|known| known.folder.clone()),
+        expires_soon: valid.is_some_and(|known| expires_soon(known, now_ms / 1_000)),
+        next_action: None,
+        next_action_at: None,
+        last_error: fault
+            .filter(|_| is_served)
+            .map(|fault| format!("its own certificate is {}; a wildcard's stands in", label(fault))),
+    }
+}
+
+/// The names that are served with a certificate that expires soon.
+pub(super) fn expiring(snapshot: &Snapshot, now_ms: i64) -> impl Iterator<Item = ExpiringName> {
+    let domains = snapshot.tenants().flat_map(|tenant| &tenant.config.domains);
+    domains.chain([&snapshot.gateway.host.domain]).filter_map(move |name| {
+        let known = snapshot.certificates.state(name)?;
+        let soon = known.not_after > now_ms / 1_000 && expires_soon(&known, now_ms / 1_000);
+        soon.then(|| ExpiringName { not_after: rfc3339(known.not_after), name: name.to_string() })
+    })
+}
+
+/// Whether a certificate's end is near enough to be told: fourteen days, less for short-lived ones.
+fn expires_soon(known: &CertificateState, now: i64) -> bool {
+    known.not_after - now < SOON.min((known.not_after - known.not_before) / 4)
+}
+
+/// As the labels of `pixelgate_certificates`.
+fn label(fault: CertificateFault) -> &'static str {
+    match fault {
+        CertificateFault::Missing => "missing",
+        CertificateFault::Expired => "expired",
+        CertificateFault::NotYetValid => "not_yet_valid",
+        CertificateFault::NameMismatch | CertificateFault::Malformed(CredentialError::KeyMismatch) => "mismatch",
+        CertificateFault::Unreadable(_) | CertificateFault::Malformed(_) => "unreadable",
+    }
+}
+
+fn origin(origin: Origin) -> &'static str {
+    match origin {
+        Origin::Operator => "operator",
+        Origin::Issued => "issued",
+        Origin::OperatorWildcard => "operator_wildcard",
+        Origin::IssuedWildcard => "issued_wildcard",
+    }
+}
+
+fn known(console: &Console, name: &str) -> Result<ServerName, Refused> {
+    let name: ServerName =
+        name.parse().map_err(|_| Refused(StatusCode::NOT_FOUND, format!("{name} is no server name")))?;
+    match console.reloader.published().load().route(name.as_str()) {
+        Some(_) => Ok(name),
+        None => Err(Refused(StatusCode::NOT_FOUND, DeskError::UnknownName(name).to_string())),
+    }
+}
+
+fn one(console: &Console, name: &ServerName) -> Result<CertificateView, Refused> {
+    let found = console.desk.list().into_iter().find(|view| view.name == *name);
+    found.ok_or_else(|| Refused(StatusCode::NOT_FOUND, DeskError::UnknownName(name.clone()).to_string()))
+}
+
+/// Reads files away from the threads that serve.
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, Refused> {
+    let done = tokio::task::spawn_blocking(work).await;
+    done.map_err(|error| Refused(StatusCode::INTERNAL_SERVER_ERROR, format!("it broke off: {error}")))
+}
+
+// === impl StoreDesk ===
+
+impl CertificateDesk for StoreDesk {
+    fn list(&self) -> Vec<CertificateView> {
+        views(&self.0.published().load(), now_ms())
+    }
+
+    fn issue(&self, _name: &ServerName) -> Result<(), DeskError> {
+        Err(DeskError::Disabled)
+    }
+}
+
+// === impl CertificateView ===
+
+impl CertificateView {
+    /// Whether somebody should look at it.
+    pub fn has_problem(&self) -> bool {
+        self.state != "valid" || self.expires_soon || self.last_error.is_some()
+    }
+
+    /// What needs a person most comes first: what is not served, then what has an error, then what ends first.
+    fn need(&self) -> (bool, bool, Option<String>, ServerName) {
+        (self.state == "valid", self.last_error.is_none(), self.not_after.clone(), self.name.clone())
+    }
+
+    fn read_issuer(&mut self) {
+        let chain = self.folder.as_ref().and_then(|folder| std::fs::read(folder.join("chain.pem")).ok());
+        let leaf = chain.and_then(|pem| Chain::from_pem(&pem)?.leaf());
+        self.issuer = self.issuer.take().or(leaf.map(|leaf| leaf.issuer));
+    }
+}
