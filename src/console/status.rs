@@ -107,11 +107,7 @@ pub(super) fn status(console: &Console) -> Status {
         problems: snapshot.problems(),
         certificates: CertificatesStatus {
             served: certificates.valid,
-            not_served: certificates.missing
-                + certificates.expired
-                + certificates.not_yet_valid
-                + certificates.mismatch
-                + certificates.unreadable,
+            not_served: certificates.names() - certificates.valid,
             first_expiry: certificates.first_expiry,
         },
         outbox: OutboxStatus { bytes: stats.log_bytes + stats.dead_letter_bytes, free_bytes: stats.free_bytes },
