@@ -373,7 +373,7 @@ async fn what_follows_an_upgrade_is_no_body() {
                 let mut bytes = [0; 4096];
                 let _ = stream.read(&mut bytes).await;
                 let _ = stream
-                    .write_all(b"HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: echo\r\n\r\n")
+                    .write_all(b"HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\r\n")
                     .await;
                 while let Ok(read @ 1..) = stream.read(&mut bytes).await {
                     let _ = stream.write_all(&bytes[..read]).await;
@@ -386,7 +386,7 @@ async fn what_follows_an_upgrade_is_no_body() {
     let site = Site::new(&standin.url).with(limits).account(account);
     let gateway = Gateway::start(&site).await;
     let mut stream = Hello::to(NAME).shake(gateway.https()).unwrap();
-    write!(stream, "GET /socket HTTP/1.1\r\nHost: {NAME}\r\nConnection: upgrade\r\nUpgrade: echo\r\n\r\n").unwrap();
+    write!(stream, "GET /socket HTTP/1.1\r\nHost: {NAME}\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\r\n").unwrap();
     let mut head = Vec::new();
     while !head.ends_with(b"\r\n\r\n") {
         let mut byte = [0];
