@@ -9,7 +9,8 @@ mod ready_file;
 mod systemd;
 mod watch;
 
-use std::os::unix::fs::DirBuilderExt;
+use std::fs::Permissions;
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
@@ -26,6 +27,7 @@ use crate::ingest::Ingest;
 use crate::outbox::{self, Outbox};
 use crate::proxy::{Edge, EdgeError};
 use crate::reload::{Reloader, Report, Unusable};
+use crate::server::life::Signals;
 use crate::server::listen::Listeners;
 use crate::server::observers::Counting;
 use crate::snapshot::{self, Inputs};
@@ -77,14 +79,14 @@ pub enum RunError {
         error: std::io::Error,
     },
     /// Something that only a broken build or system brings about.
-    #[error("the process could not be set up: {0}")]
+    #[error("the process cannot go on: {0}")]
     Process(Box<dyn std::error::Error + Send + Sync>),
 }
 
 /// Runs the gateway until it is told to stop.
 ///
 /// # Errors
-/// What kept it from starting. A gateway that runs does not end by an error.
+/// What kept it from starting, or which part of it broke off.
 pub fn run(options: &RunOptions) -> Result<(), RunError> {
     let mut source = Source::new(&options.config_dir);
     let reading = source.read();
@@ -94,10 +96,19 @@ pub fn run(options: &RunOptions) -> Result<(), RunError> {
     start_log(options::log_style(config.log.format), &config.log.level)?;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
     let runtime = runtime.map_err(|error| RunError::Process(error.into()))?;
-    runtime.block_on(async {
-        let gateway = Gateway::build(&config, source, reading)?;
-        gateway.serve(options, &config).await
-    })
+    let ended = runtime.block_on(async {
+        let mut signals = Signals::catch().map_err(|error| RunError::Process(error.into()))?;
+        let built_from = config.clone();
+        let building = tokio::task::spawn_blocking(move || Gateway::build(&built_from, source, reading));
+        let gateway = tokio::select! {
+            () = signals.stop() => return Ok(()),
+            built = building => built.map_err(|error| RunError::Process(error.into()))??,
+        };
+        gateway.serve(options, &config, signals).await
+    });
+    // Filters that are still being compiled hold nobody up.
+    runtime.shutdown_background();
+    ended
 }
 
 /// Judges a configuration without a running gateway, with the last good accounts as the present owners.
@@ -107,13 +118,13 @@ pub fn run(options: &RunOptions) -> Result<(), RunError> {
 pub fn check(config_dir: &Path) -> Result<Report, RunError> {
     let reading = Source::new(config_dir).read();
     let Some(config) = reading.gateway.clone() else {
-        return Ok(Report { revision: 0, problems: reading.problems });
+        return Ok(Report::unapplied(0, reading.problems));
     };
     let filters = FilterHost::start(filter_options(&config.filters, None), Arc::new(Silent))?;
     let last_good = LastGood::open(&config.host.data_dir);
     let (previous, now_ms) = (None, now_ms());
     let inputs = Inputs { gateway: config, reading, previous, last_good: &last_good, filters: &filters, now_ms };
-    Ok(Report { revision: 0, problems: snapshot::compile(inputs).problems() })
+    Ok(Report::unapplied(0, snapshot::compile(inputs).problems()))
 }
 
 /// Every part, built and connected, not yet serving.
@@ -149,7 +160,7 @@ impl Gateway {
     }
 
     /// Serves until a signal says stop, and then ends what was begun: first the edge, then delivery, then the outbox.
-    async fn serve(self, options: &RunOptions, config: &GatewayConfig) -> Result<(), RunError> {
+    async fn serve(self, options: &RunOptions, config: &GatewayConfig, signals: Signals) -> Result<(), RunError> {
         let listeners = Listeners::open(&config.listen)?;
         let ready_file = listeners.ready_file(self.reloader.published().load().revision);
         let ready_file = ready_file.map_err(|error| RunError::Process(error.into()))?;
@@ -162,9 +173,11 @@ impl Gateway {
         let challenges = Arc::new(Challenges::default());
         let (reloader, ingest) = (self.reloader.clone(), self.ingest.clone());
         let edge = Edge::new(listeners.edge, reloader, ingest, challenges, Arc::default(), self.counting)?;
-        let edge = tokio::spawn(edge.run(stop_edge.clone()));
-        let delivery = tokio::spawn(self.delivery.run(stop_delivery.clone()));
+        let mut edge = tokio::spawn(edge.run(stop_edge.clone()));
+        let mut delivery = tokio::spawn(self.delivery.run(stop_delivery.clone()));
+        let config_dir = std::path::absolute(&options.config_dir).unwrap_or_else(|_| options.config_dir.clone());
         let console = Console {
+            config_dir,
             reloader: self.reloader.clone(),
             ingest: self.ingest,
             outbox: self.outbox.clone(),
@@ -187,16 +200,24 @@ impl Gateway {
         systemd::ready();
         tracing::info!(https = ?ready_file.https, http = ?ready_file.http, ops = %ready_file.ops, "serving");
 
-        let signals = life::until_stopped(&options.config_dir, config.host.watch, &self.reloader).await;
-        signals.map_err(|error| RunError::Process(error.into()))?;
+        // Neither part ends by itself; one that did must not leave a process behind that looks as if it worked.
+        let broken = tokio::select! {
+            () = life::until_stopped(signals, &options.config_dir, config.host.watch, &self.reloader) => None,
+            _ = &mut edge => Some("the edge broke off"),
+            _ = &mut delivery => Some("delivery broke off"),
+        };
 
         phase.send_replace(Phase::Stopping);
         systemd::stopping();
         tracing::info!("stopping");
         stop_edge.cancel();
-        let _ = edge.await;
+        if !edge.is_finished() {
+            let _ = edge.await;
+        }
         stop_delivery.cancel();
-        let _ = delivery.await;
+        if !delivery.is_finished() {
+            let _ = delivery.await;
+        }
         stop_console.cancel();
         let reloader = self.reloader;
         let closed = tokio::task::spawn_blocking(move || {
@@ -206,7 +227,7 @@ impl Gateway {
         .await;
         closed.map_err(|error| RunError::Process(error.into()))?;
         tracing::info!("stopped");
-        Ok(())
+        broken.map_or(Ok(()), |part| Err(RunError::Process(part.into())))
     }
 }
 
@@ -226,8 +247,9 @@ struct Silent;
 
 impl filter::Observer for Silent {}
 
-/// A folder that only we may enter.
+/// A folder that only we may enter, also where it was there already: tokens and people are in it.
 fn private_folder(path: &Path) -> Result<(), RunError> {
     let made = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(path);
-    made.map_err(|error| RunError::File { path: path.to_owned(), error })
+    let private = made.and_then(|()| std::fs::set_permissions(path, Permissions::from_mode(0o700)));
+    private.map_err(|error| RunError::File { path: path.to_owned(), error })
 }

@@ -201,7 +201,8 @@ impl Metrics {
         self.config_problems.with_label_values(&["warning"]).set(to_i64(warnings as u64));
     }
 
-    /// Server names by the state of their certificate, and the seconds until the first one expires.
+    /// Server names by the state of their certificate, and the seconds until the first one expires, set when metrics are
+    /// read.
     pub fn certificates(&self, states: &[(&str, usize)], expires_in: Option<i64>) {
         for (state, names) in states {
             self.certificates.with_label_values(&[state]).set(to_i64(*names as u64));
