@@ -186,10 +186,11 @@ impl Ingest {
         let unusable: u64 = events.iter().map(|event| u64::from(event.user_data.dropped())).sum();
         let sorted = self.filter(request, &group, events).await;
         let (kept_fbp, kept_fbc) = (sorted.kept_fbp, sorted.kept_fbc);
-        // Dead letters first: if they are refused the sender tries again, and nothing of the group is there twice.
+        // Events first: a sender that is refused tries again, and letters must not pile up meanwhile. Are only the letters
+        // refused, what passed comes twice, with one id.
         let held = sorted.held.len() as u64;
-        self.outbox.hold(sorted.held).await?;
         self.outbox.append(sorted.passed, now_ms).await?;
+        self.outbox.hold(sorted.held).await?;
         if held > 0 {
             self.metrics.held(account, held);
         }

@@ -46,7 +46,7 @@ use tokio::sync::oneshot;
 
 pub use self::dead::DeadLetter;
 pub use self::lease::{Lease, Leased, Sent, Settlement};
-pub use self::letters::{ClaimedLetters, DeadLetterError, ReplayError};
+pub use self::letters::{ClaimedLetters, DeadLetterError};
 pub use self::open::{OpenError, Recovered};
 
 use self::keeper::Task;
@@ -61,7 +61,7 @@ pub struct Options {
     pub dir: PathBuf,
     /// Size at which a segment of the log is closed, at most 1 GiB.
     pub segment_bytes: u64,
-    /// Free space below which new events are refused; at most 2 % of the volume counts.
+    /// Free space below which new events are refused, bytes.
     pub reserve_bytes: u64,
     /// Bytes of one account that wait for delivery, beyond which its new events are refused.
     pub account_backlog_bytes_max: u64,

@@ -1,6 +1,7 @@
 //! What becomes of events when the disk tears, flips, fails or fills, and of space that is no longer needed.
 
 use super::*;
+use crate::outbox::log::file::Disk;
 
 /// Where the body of an event is in the files of the log.
 fn find(rig: &Rig, needle: &str) -> (PathBuf, usize) {
@@ -142,6 +143,33 @@ fn an_old_outbox_starts_and_delivers_on_a_disk_that_takes_nothing() {
     rig.disk.fill(false);
     until("it accepts", || outbox.append_now(events(&shoes(), 2..3)).is_ok());
     assert_eq!(outbox.pending(&shoes()), ["e2"]);
+}
+
+#[test]
+fn a_killed_outbox_starts_on_a_disk_that_takes_nothing() {
+    let rig = Rig { segment_bytes: 1 << 20, ..Rig::new() };
+    let outbox = rig.open();
+    outbox.append_now(events(&shoes(), 0..2)).unwrap();
+    rig.disk.kill();
+    drop(outbox);
+    rig.disk.fill(true);
+    assert_eq!(rig.open().pending(&shoes()), ["e0", "e1"], "no summary is there, and none can be written");
+}
+
+#[test]
+fn a_start_removes_what_is_left_of_segments_that_are_gone() {
+    let rig = Rig::new();
+    let outbox = rig.open();
+    outbox.append_now(events(&shoes(), 0..2)).unwrap();
+    outbox.close();
+    let orphans = ["/o/log/00000090.done", "/o/log/00000091.index"].map(PathBuf::from);
+    for orphan in &orphans {
+        rig.disk.create(orphan).unwrap();
+    }
+    let outbox = rig.open();
+    let left = rig.disk.paths();
+    assert!(orphans.iter().all(|orphan| !left.contains(orphan)), "{left:?}");
+    assert_eq!(outbox.pending(&shoes()), ["e0", "e1"]);
 }
 
 #[test]
