@@ -33,6 +33,8 @@ pub(crate) enum End {
     Delivered,
     /// In the dead letters.
     Dead,
+    /// Too old to be sent, and dropped.
+    Expired,
     /// Not readable; what is left of it is in quarantine.
     Damaged,
 }
@@ -173,6 +175,9 @@ impl Index {
         if closed || !lane.has_work(leases_max) || lane.state.not_before_ms > now_ms {
             return None;
         }
+        // The wait is over. What another lease says from now on holds, whatever becomes of this one.
+        lane.changed |= lane.state.not_before_ms != 0;
+        lane.state.not_before_ms = 0;
         let taken = lane.take(events, bytes);
         lane.in_flight += taken.len() as u64;
         lane.out.push(taken.first()?.accepted_s);
@@ -182,6 +187,41 @@ impl Index {
         }
         self.list(number);
         Some((number, taken, failures))
+    }
+
+    /// Takes events of a lane that were accepted before a time, whether or not it may be leased from.
+    pub(crate) fn take_aged(
+        &mut self,
+        key: &LaneKey,
+        after_seq: u64,
+        before_s: u32,
+        max: usize,
+    ) -> Option<(LaneNo, Vec<Entry>)> {
+        let number = *self.numbers.get(key)?;
+        let closed = self.closed;
+        let lane = self.lane_mut(number).filter(|_| !closed)?;
+        let taken = lane.take_aged(after_seq, before_s, max);
+        lane.in_flight += taken.len() as u64;
+        lane.out.push(taken.first()?.accepted_s);
+        for entry in &taken {
+            self.segments.hold(entry);
+        }
+        Some((number, taken))
+    }
+
+    /// Whether a lane is not paused and need not wait.
+    pub(crate) fn may_send(&self, key: &LaneKey, now_ms: i64) -> bool {
+        let lane = self.numbers.get(key).and_then(|number| self.lanes.get(number.0 as usize));
+        lane.is_some_and(|lane| lane.state.paused.is_none() && lane.state.not_before_ms <= now_ms)
+    }
+
+    /// Changes the times that lanes wait for.
+    pub(crate) fn move_waits(&mut self, to: impl Fn(i64) -> i64) {
+        for lane in self.lanes.iter_mut().filter(|lane| lane.state.not_before_ms > 0) {
+            lane.state.not_before_ms = to(lane.state.not_before_ms).max(1);
+            lane.changed = true;
+        }
+        self.list_all();
     }
 
     /// Takes events out of what is kept whole in memory.
@@ -215,10 +255,9 @@ impl Index {
             End::Delivered => {
                 lane.state.delivered += count;
                 lane.state.failures = 0;
-                lane.state.not_before_ms = 0;
             }
             End::Dead => lane.state.dead += count,
-            End::Damaged => {}
+            End::Expired | End::Damaged => {}
         }
         lane.changed = true;
         let account = lane.key.account.clone();

@@ -150,7 +150,8 @@ impl Keeper {
             } else {
                 let mut index = locked(&self.shared.index);
                 index.put_back(lane, &entries);
-                index.change_state(lane, |state| state.not_before_ms = now_ms + BURY_AGAIN_MS);
+                let again_ms = now_ms + BURY_AGAIN_MS;
+                index.change_state(lane, |state| state.not_before_ms = state.not_before_ms.max(again_ms));
             }
             self.shared.list(lane);
         }

@@ -94,6 +94,9 @@ impl Outbox {
         let dir = options.dir;
         let failed = |source| OpenError::Io { path: dir.clone(), source };
         disk.create_dir(&dir).map_err(failed)?;
+        if let Some(parent) = dir.parent().filter(|parent| !parent.as_os_str().is_empty()) {
+            disk.sync_dir(parent).map_err(failed)?;
+        }
         let lock = disk.lock(&dir.join("lock")).map_err(|source| match source.kind() {
             io::ErrorKind::WouldBlock => OpenError::InUse { dir: dir.clone() },
             _ => OpenError::Io { path: dir.join("lock"), source },

@@ -106,6 +106,23 @@ impl Outbox {
     }
 }
 
+impl Lease {
+    /// All of them go back to the lane, and nothing of it is leased before a time.
+    fn retry(self, not_before_ms: i64, sent: Sent) {
+        let outbox = Outbox { inner: Arc::clone(&self.inner) };
+        outbox.hold_off(&self.lane, not_before_ms, true);
+        let settlements = vec![Settlement::Retry(sent); self.events.len()];
+        self.settle(settlements, 0);
+    }
+
+    /// All of them go to the dead letters.
+    fn bury(self, reason: &str, message: &str, now_ms: i64) {
+        let settlement = Settlement::Bury { reason: reason.into(), message: message.into() };
+        let settlements = vec![settlement; self.events.len()];
+        self.settle(settlements, now_ms);
+    }
+}
+
 /// Runs a future to its end.
 fn wait<T>(future: impl Future<Output = T>) -> T {
     tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(future)
