@@ -277,7 +277,7 @@ impl Outbox {
     }
 
     /// Holds a lane: nothing is leased until it is resumed, events are still accepted. Holds at once; durable when it
-    /// returns. A person's pause is not replaced by delivery's.
+    /// returns. A person's pause is not replaced by delivery's, and a lane that is new to the account begins with it.
     pub async fn pause(&self, lane: &LaneKey, reason: &str, by: PausedBy, now_ms: i64) -> Result<(), Unavailable> {
         self.change(lane, |state| {
             let kept = state.paused.as_ref().is_some_and(|pause| pause.by == PausedBy::Operator);

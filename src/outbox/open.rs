@@ -113,7 +113,7 @@ impl Outbox {
         let (dead, damaged_letters) = DeadLetters::open(disk, &dir, letter_limits)?;
         let (state, lanes) =
             StateFile::open(&state_path).map_err(|source| OpenError::State { path: state_path, source })?;
-        lanes.into_iter().for_each(|(key, state)| index.restore_state(&key, state));
+        index.restore_states(lanes);
         index.list_all();
         let recovered = Recovered {
             pending: index.status().iter().map(|lane| lane.pending).sum(),

@@ -36,6 +36,10 @@ impl Rig {
     }
 
     fn try_open(&self) -> Result<(Outbox, Recovered), OpenError> {
+        self.open_with(self.options())
+    }
+
+    fn open_with(&self, options: Options) -> Result<(Outbox, Recovered), OpenError> {
         let base = Base {
             disk: Arc::new(self.disk.for_one_life()),
             state: ":memory:".into(),
@@ -43,7 +47,7 @@ impl Rig {
             // Only when a test says so.
             tick: Duration::from_secs(3_600),
         };
-        Outbox::open_on(base, self.options())
+        Outbox::open_on(base, options)
     }
 
     fn open(&self) -> Outbox {

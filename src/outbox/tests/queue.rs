@@ -228,6 +228,28 @@ fn pauses_waits_and_counters_outlive_the_process() {
 }
 
 #[test]
+fn a_new_lane_of_a_held_account_is_held_too() {
+    let dir = tempfile::tempdir().unwrap();
+    let open = || Outbox::open(Options { dir: dir.path().to_owned(), ..Rig::new().options() }).unwrap().0;
+    let (outbox, new, later) = (open(), lane("shoes", 2), lane("shoes", 3));
+    wait(outbox.pause(&shoes(), "invoice", PausedBy::Operator, NOW_MS)).unwrap();
+    outbox.append_now(events(&new, 0..1)).unwrap();
+    outbox.append_now(events(&lane("hats", 2), 0..1)).unwrap();
+    assert!(outbox.lease_all(&new).is_none() && outbox.lease_all(&lane("hats", 2)).is_some());
+    outbox.close();
+    let outbox = open();
+    outbox.append_now(events(&later, 0..1)).unwrap();
+    assert_eq!(outbox.status(&new).paused, outbox.status(&shoes()).paused);
+    assert_eq!(outbox.status(&later).paused.unwrap().reason, "invoice");
+    for lane in [shoes(), new, later.clone()] {
+        wait(outbox.resume(&lane, PausedBy::Operator)).unwrap();
+    }
+    outbox.append_now(events(&lane("shoes", 4), 0..1)).unwrap();
+    assert!(outbox.lease_all(&later).is_some() && outbox.lease_all(&lane("shoes", 4)).is_some());
+    outbox.close();
+}
+
+#[test]
 fn lanes_take_turns() {
     let rig = Rig::new();
     let outbox = rig.open();
