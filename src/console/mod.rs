@@ -34,7 +34,6 @@ const OPS_HEADER_MAX: Duration = Duration::from_secs(30);
 /// Wait after the system had no socket or memory for a connection.
 const EXHAUSTED_WAIT: Duration = Duration::from_millis(100);
 
-
 /// What the operator's requests are answered from.
 #[derive(Clone)]
 pub struct Console {

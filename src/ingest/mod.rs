@@ -171,9 +171,10 @@ impl Ingest {
                 return Err(Refusal::WebsiteRefused);
             }
             if mints(request, &tenant) {
-                let fbp = event.user_data.fbp.get_or_insert_with(|| {
-                    fresh.get_or_insert_with(|| minted(request.arrival.now_ms)).clone()
-                });
+                let fbp = event
+                    .user_data
+                    .fbp
+                    .get_or_insert_with(|| fresh.get_or_insert_with(|| minted(request.arrival.now_ms)).clone());
                 cookies.fbp.get_or_insert_with(|| fbp.clone());
             }
             renewed = cookies;
@@ -214,9 +215,10 @@ impl Ingest {
             held.extend(sorted.held);
             counted.push(count);
         }
-        // Dead letters first: if they are refused the sender tries again, and nothing of the request is there twice.
-        self.outbox.hold(held).await?;
+        // Events first: a sender that is refused tries again, and letters must not pile up meanwhile. Are only the letters
+        // refused, what passed comes twice, with one id.
         self.outbox.append(passed, now_ms).await?;
+        self.outbox.hold(held).await?;
         counted.iter().for_each(|count| count.tell(&self.metrics, format, begun));
         Ok(taken)
     }

@@ -51,6 +51,8 @@ pub struct Metrics {
     certificates: IntGaugeVec,
     certificate_expiry: Gauge,
     reasons: Mutex<HashMap<AccountId, HashSet<String>>>,
+    /// The accounts with series of their own, in the order in which they got them.
+    pub(super) own_series: Mutex<Vec<String>>,
 }
 
 // === impl Metrics ===
@@ -106,6 +108,7 @@ impl Metrics {
                 Gauge::new("certificate_expiry_seconds_min", "Until the first certificate expires")?,
             )?,
             reasons: Mutex::default(),
+            own_series: Mutex::default(),
             registry,
         })
     }

@@ -386,7 +386,8 @@ async fn what_follows_an_upgrade_is_no_body() {
     let site = Site::new(&standin.url).with(limits).account(account);
     let gateway = Gateway::start(&site).await;
     let mut stream = Hello::to(NAME).shake(gateway.https()).unwrap();
-    write!(stream, "GET /socket HTTP/1.1\r\nHost: {NAME}\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\r\n").unwrap();
+    write!(stream, "GET /socket HTTP/1.1\r\nHost: {NAME}\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\r\n")
+        .unwrap();
     let mut head = Vec::new();
     while !head.ends_with(b"\r\n\r\n") {
         let mut byte = [0];

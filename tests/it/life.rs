@@ -258,7 +258,7 @@ async fn the_time_until_the_first_certificate_expires_runs_down_without_a_reload
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_full_disk_refuses_events_and_loses_none() {
+async fn a_full_disk_refuses_events_and_loses_none_and_the_gateway_starts_on_it() {
     // A user namespace of the test's own with a small tmpfs: needs no root.
     let standin = Standin::start().await;
     let site = shop(&standin).with("[outbox]\nsegment_bytes = 1048576\nreserve_bytes = 1048576\n");
@@ -266,16 +266,21 @@ async fn a_full_disk_refuses_events_and_loses_none() {
     let data = site.path("data");
     std::fs::create_dir_all(&data).unwrap();
     let gateway = crate::util::process::built("pixelgate");
-    let ready = site.path("ready.json");
+    let (ready, kill, ready_again) = (site.path("ready.json"), site.path("kill"), site.path("ready-again.json"));
     let script = format!(
-        "mount -t tmpfs -o size=8m none {} && exec {} run --config {} --ready-file {}",
-        data.display(),
-        gateway.display(),
-        site.dir().display(),
-        ready.display()
+        "mount -t tmpfs -o size=8m none {data} || exit 1; run() {{ exec {gateway} run --config {config} --ready-file $1; }}
+         run {ready} & until [ -e {kill} ]; do sleep 0.05; done; kill -9 $!; wait $!
+         cat /dev/zero > {data}/filler; run {ready_again}",
+        data = data.display(),
+        gateway = gateway.display(),
+        config = site.dir().display(),
+        ready = ready.display(),
+        kill = kill.display(),
+        ready_again = ready_again.display(),
     );
     let mut command = Command::new("unshare");
-    command.args(["-Urm", "sh", "-c", &script]);
+    // With process numbers of its own too, so that none outlives the test.
+    command.args(["-Urmpf", "--kill-child", "sh", "-c", &script]);
     let _process = crate::util::process::Process::start(&mut command, &site.path("full.log"));
     let ready: crate::util::gateway::Ready =
         eventually("it is ready", async || serde_json::from_slice(&std::fs::read(&ready).ok()?).ok()).await;
@@ -293,13 +298,24 @@ async fn a_full_disk_refuses_events_and_loses_none() {
     };
     assert_eq!(refused, 503);
     assert!(answered > 50, "only {answered} events fitted");
+    all_wait_and_none_is_taken(&ready, answered).await;
+
+    std::fs::write(&kill, "").unwrap();
+    let ready: crate::util::gateway::Ready =
+        eventually("it is ready again", async || serde_json::from_slice(&std::fs::read(&ready_again).ok()?).ok()).await;
+    all_wait_and_none_is_taken(&ready, answered).await;
+}
+
+async fn all_wait_and_none_is_taken(ready: &crate::util::gateway::Ready, answered: usize) {
     let readyz = reqwest::get(format!("http://{}/readyz", ready.ops)).await.unwrap();
     assert_eq!(readyz.status(), 503);
-    let pending = reqwest::get(format!("http://{}/metrics", ready.ops)).await.unwrap().text().await.unwrap();
-    assert!(
-        pending.contains(&format!("pixelgate_lane_pending{{account=\"shoes\",pixel=\"7001\"}} {answered}")),
-        "{pending}"
-    );
+    let metrics = reqwest::get(format!("http://{}/metrics", ready.ops)).await.unwrap().text().await.unwrap();
+    let of_lane = |what: &str| {
+        let name = format!("pixelgate_lane_{what}{{account=\"shoes\",pixel=\"7001\"}} ");
+        let line = metrics.lines().find_map(|line| line.strip_prefix(&name));
+        line.and_then(|value| value.parse::<usize>().ok()).unwrap_or_else(|| panic!("no {what} in {metrics}"))
+    };
+    assert_eq!(of_lane("pending") + of_lane("in_flight"), answered);
 }
 
 #[test]
