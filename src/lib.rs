@@ -7,7 +7,7 @@
 //! ```
 //!
 //! ARCHITECTURE.md tells the whole; the modules below stand in the order in which an event meets them. What is not here:
-//! a database (the outbox is a log of files), a cluster, a user interface.
+//! a database server (the outbox is a log of files, beside a small SQLite file), a cluster, a user interface.
 
 pub mod account;
 pub mod event;

@@ -33,6 +33,8 @@ struct State {
 /// What a reload or a check came to.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Report {
+    /// Whether what was read is in force now; otherwise all stays as it was.
+    pub applied: bool,
     /// The revision in force afterwards.
     pub revision: u64,
     /// What is wrong with the configuration.
@@ -66,7 +68,7 @@ impl Reloader {
         if is_refused(&snapshot) {
             return Err(Unusable(snapshot.problems()));
         }
-        tell(&metrics, &snapshot, now_ms);
+        tell(&metrics, &snapshot);
         keep(&last_good, &snapshot, &source);
         keep_index(&snapshot);
         let published = Arc::new(ArcSwap::from_pointee(snapshot));
@@ -84,12 +86,14 @@ impl Reloader {
         let snapshot = match self.compile(&mut state, now_ms) {
             Ok(snapshot) => snapshot,
             Err(report) => {
+                let errors = report.problems.iter().filter(|problem| problem.is_error()).count();
+                self.metrics.config_problems(errors, report.problems.len() - errors);
                 self.metrics.reload("refused");
                 return report;
             }
         };
-        let report = Report { revision: snapshot.revision, problems: snapshot.problems() };
-        tell(&self.metrics, &snapshot, now_ms);
+        let report = Report { applied: true, revision: snapshot.revision, problems: snapshot.problems() };
+        tell(&self.metrics, &snapshot);
         keep(&state.last_good, &snapshot, &state.source);
         keep_index(&snapshot);
         self.published.store(Arc::new(snapshot));
@@ -101,7 +105,7 @@ impl Reloader {
     pub fn check(&self, now_ms: i64) -> Report {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         match self.compile(&mut state, now_ms) {
-            Ok(snapshot) => Report { revision: self.published.load().revision, problems: snapshot.problems() },
+            Ok(snapshot) => Report::unapplied(self.published.load().revision, snapshot.problems()),
             Err(report) => report,
         }
     }
@@ -113,7 +117,7 @@ impl Reloader {
         let _state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         let before = self.published.load();
         let refreshed = before.with_certificates(before.certificates.refreshed(names, now_ms / 1_000));
-        tell(&self.metrics, &refreshed, now_ms);
+        tell(&self.metrics, &refreshed);
         self.published.store(Arc::new(refreshed));
     }
 
@@ -126,14 +130,14 @@ impl Reloader {
         let previous = self.published.load_full();
         let reading = state.source.read();
         let Some(gateway) = reading.gateway.clone() else {
-            return Err(Report { revision: previous.revision, problems: reading.problems });
+            return Err(Report::unapplied(previous.revision, reading.problems));
         };
         let restart = restart_needed(&previous.gateway, &gateway);
         let (last_good, filters) = (&state.last_good, &*self.filters);
         let inputs = Inputs { gateway, reading, previous: Some(&previous), last_good, filters, now_ms };
         let mut snapshot = snapshot::compile(inputs);
         if is_refused(&snapshot) {
-            return Err(Report { revision: previous.revision, problems: snapshot.problems() });
+            return Err(Report::unapplied(previous.revision, snapshot.problems()));
         }
         Arc::make_mut(&mut snapshot.file_problems).extend(restart);
         Ok(snapshot)
@@ -175,12 +179,10 @@ fn restart_needed(running: &GatewayConfig, written: &GatewayConfig) -> Vec<Probl
     changed.map(problem).collect()
 }
 
-/// Tells metrics what is wrong and which certificates are served.
-fn tell(metrics: &Metrics, snapshot: &Snapshot, now_ms: i64) {
+/// Tells metrics what is wrong.
+fn tell(metrics: &Metrics, snapshot: &Snapshot) {
     let (errors, warnings) = snapshot.problem_counts();
     metrics.config_problems(errors, warnings);
-    let names = snapshot.certificates.summary();
-    metrics.certificates(&names.states(), names.first_expiry.map(|at| at - now_ms / 1_000));
 }
 
 /// Failing to is not failing the reload: the next start parses more.
@@ -201,6 +203,11 @@ fn keep(last_good: &LastGood, snapshot: &Snapshot, source: &Source) {
 // === impl Report ===
 
 impl Report {
+    /// Of a check, or of a reload that was refused: `revision` stays in force.
+    pub fn unapplied(revision: u64, problems: Vec<Problem>) -> Self {
+        Self { applied: false, revision, problems }
+    }
+
     /// Whether something is wrong enough to be refused.
     pub fn has_errors(&self) -> bool {
         self.problems.iter().any(Problem::is_error)

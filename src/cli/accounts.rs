@@ -30,11 +30,17 @@ pub(super) enum Command {
         /// Shown in the status
         #[arg(long, default_value = "by the operator")]
         reason: String,
+        /// Print JSON, for programs
+        #[arg(long)]
+        json: bool,
     },
     /// Deliver an account's events again
     Resume {
         /// The account's id, the stem of its file
         account: AccountId,
+        /// Print JSON, for programs
+        #[arg(long)]
+        json: bool,
     },
 }
 
@@ -42,28 +48,26 @@ pub(super) fn run(gateway: &GatewayArgs, command: Command) -> anyhow::Result<End
     let (method, path, body) = match &command {
         Command::List { .. } => ("GET", "/accounts".to_owned(), None),
         Command::Show { account, .. } => ("GET", format!("/accounts/{account}"), None),
-        Command::Pause { account, reason } => {
+        Command::Pause { account, reason, .. } => {
             ("POST", format!("/accounts/{account}/pause"), Some(serde_json::json!({ "reason": reason })))
         }
-        Command::Resume { account } => ("POST", format!("/accounts/{account}/resume"), None),
+        Command::Resume { account, .. } => ("POST", format!("/accounts/{account}/resume"), None),
     };
     let answer = match client::call(gateway, method, &path, body.as_ref())? {
         Ok(answer) => answer,
         Err(ended) => return Ok(ended),
     };
-    if !answer.ok {
-        eprintln!("pixelgate: {}", answer.body.get("error").and_then(|text| text.as_str()).unwrap_or("refused"));
-        return Ok(Ended::Bad);
-    }
     match command {
-        Command::List { json: true } | Command::Show { json: true, .. } => say_json(&answer.body)?,
+        Command::List { json: true }
+        | Command::Show { .. }
+        | Command::Pause { json: true, .. }
+        | Command::Resume { json: true, .. } => say_json(&answer)?,
         Command::List { .. } => {
-            let accounts: Vec<AccountStatus> = serde_json::from_value(answer.body)?;
+            let accounts: Vec<AccountStatus> = serde_json::from_value(answer)?;
             accounts.iter().try_for_each(print_line)?;
         }
-        Command::Show { .. } => say_json(&answer.body)?,
         Command::Pause { account, .. } => say(format_args!("{account}: paused; its events are kept"))?,
-        Command::Resume { account } => say(format_args!("{account}: resumed"))?,
+        Command::Resume { account, .. } => say(format_args!("{account}: resumed"))?,
     }
     Ok(Ended::Fine)
 }

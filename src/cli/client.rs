@@ -1,9 +1,11 @@
 //! A client of the control socket: HTTP/1.1 over a Unix socket.
 
+use std::io::ErrorKind;
 use std::path::PathBuf;
 
-use anyhow::Context;
+use anyhow::{Context, anyhow};
 use bytes::Bytes;
+use http::StatusCode;
 use http_body_util::{BodyExt, Full};
 use hyper_util::rt::TokioIo;
 use serde_json::Value;
@@ -14,7 +16,7 @@ use super::{Ended, GatewayArgs};
 /// What the gateway answered.
 pub(super) struct Answer {
     /// Whether it did what was asked.
-    pub(super) ok: bool,
+    pub(super) status: StatusCode,
     /// What it says.
     pub(super) body: Value,
 }
@@ -27,15 +29,19 @@ pub(super) enum CallError {
     Other(anyhow::Error),
 }
 
-/// Asks the running gateway; tells the person on standard error if there is none.
+/// Asks the running gateway for what it does; tells the person on standard error why not, if it does not.
 pub(super) fn call(
     gateway: &GatewayArgs,
     method: &str,
     path: &str,
     body: Option<&Value>,
-) -> anyhow::Result<Result<Answer, Ended>> {
+) -> anyhow::Result<Result<Value, Ended>> {
     match try_call(gateway, method, path, body) {
-        Ok(answer) => Ok(Ok(answer)),
+        Ok(answer) if answer.status.is_success() => Ok(Ok(answer.body)),
+        Ok(answer) => {
+            eprintln!("pixelgate: {}", answer.reason());
+            Ok(Err(Ended::Bad))
+        }
         Err(CallError::Unreachable(socket, error)) => {
             eprintln!("pixelgate: no gateway answers at {}: {error}", socket.display());
             eprintln!(
@@ -58,9 +64,21 @@ pub(super) fn try_call(
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.context("no runtime").map_err(CallError::Other)?;
     runtime.block_on(async {
-        let stream = UnixStream::connect(&socket).await.map_err(|error| CallError::Unreachable(socket, error))?;
+        let stream = UnixStream::connect(&socket).await.map_err(|error| unconnected(socket, error))?;
         exchange(stream, method, path, body).await.map_err(CallError::Other)
     })
+}
+
+/// Only where nothing listens is there no gateway.
+fn unconnected(socket: PathBuf, error: std::io::Error) -> CallError {
+    match error.kind() {
+        ErrorKind::NotFound | ErrorKind::ConnectionRefused => CallError::Unreachable(socket, error),
+        ErrorKind::PermissionDenied => CallError::Other(anyhow!(
+            "the control socket {}: {error}\n  → run this as the gateway's user, or as root",
+            socket.display()
+        )),
+        _ => CallError::Other(anyhow!("the control socket {}: {error}", socket.display())),
+    }
 }
 
 async fn exchange(stream: UnixStream, method: &str, path: &str, body: Option<&Value>) -> anyhow::Result<Answer> {
@@ -73,9 +91,18 @@ async fn exchange(stream: UnixStream, method: &str, path: &str, body: Option<&Va
         .header(http::header::CONTENT_TYPE, "application/json")
         .body(Full::new(body.map_or_else(Bytes::new, |value| Bytes::from(value.to_string()))))?;
     let response = sender.send_request(request).await.context("the gateway closed the connection")?;
-    let ok = response.status().is_success();
+    let status = response.status();
     let bytes = response.into_body().collect().await?.to_bytes();
     driver.abort();
     let body = serde_json::from_slice(&bytes).unwrap_or_else(|_| String::from_utf8_lossy(&bytes).into_owned().into());
-    Ok(Answer { ok, body })
+    Ok(Answer { status, body })
+}
+
+// === impl Answer ===
+
+impl Answer {
+    /// Why it did not do it.
+    pub(super) fn reason(&self) -> &str {
+        self.body.get("error").and_then(Value::as_str).unwrap_or("the gateway refused")
+    }
 }

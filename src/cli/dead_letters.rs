@@ -3,7 +3,7 @@
 use clap::Subcommand;
 use serde_json::{Value, json};
 
-use super::client::{self, Answer};
+use super::client;
 use super::{Ended, GatewayArgs, say, say_json};
 use crate::account::AccountId;
 use crate::console::DeadLetterView;
@@ -35,16 +35,21 @@ pub(super) enum Command {
 
 /// Which dead letters are meant.
 #[derive(clap::Args)]
-#[group(required = true, multiple = false)]
+#[group(skip)]
+#[command(group = clap::ArgGroup::new("which").required(true))]
 pub(super) struct Selection {
     /// Their ids, as `list` shows them
+    #[arg(group = "which")]
     ids: Vec<String>,
     /// All of one account
-    #[arg(long)]
+    #[arg(long, group = "which")]
     account: Option<AccountId>,
     /// All there are
-    #[arg(long)]
+    #[arg(long, group = "which")]
     all: bool,
+    /// Print JSON, for programs
+    #[arg(long)]
+    json: bool,
 }
 
 pub(super) fn run(gateway: &GatewayArgs, command: Command) -> anyhow::Result<Ended> {
@@ -61,18 +66,14 @@ pub(super) fn run(gateway: &GatewayArgs, command: Command) -> anyhow::Result<End
         Ok(answer) => answer,
         Err(ended) => return Ok(ended),
     };
-    if !answer.ok {
-        eprintln!("pixelgate: {}", answer.body.get("error").and_then(Value::as_str).unwrap_or("refused"));
-        return Ok(Ended::Bad);
-    }
-    print(command, answer)
+    print(&command, answer)
 }
 
-fn print(command: Command, answer: Answer) -> anyhow::Result<Ended> {
+fn print(command: &Command, answer: Value) -> anyhow::Result<Ended> {
     match command {
-        Command::List { json: true, .. } | Command::Show { .. } => say_json(&answer.body)?,
+        Command::List { json: true, .. } | Command::Show { .. } => say_json(&answer)?,
         Command::List { .. } => {
-            let letters: Vec<DeadLetterView> = serde_json::from_value(answer.body)?;
+            let letters: Vec<DeadLetterView> = serde_json::from_value(answer)?;
             for letter in letters {
                 say(format_args!(
                     "{} {} {}/{} {} {} · {}: {}",
@@ -87,10 +88,14 @@ fn print(command: Command, answer: Answer) -> anyhow::Result<Ended> {
                 ))?;
             }
         }
-        Command::Replay(_) | Command::Drop(_) => {
-            let count = |key: &str| answer.body.get(key).and_then(Value::as_u64).unwrap_or_default();
+        Command::Replay(selection) | Command::Drop(selection) => {
+            let count = |key: &str| answer.get(key).and_then(Value::as_u64).unwrap_or_default();
             let done = if matches!(command, Command::Drop(_)) { "dropped" } else { "replayed" };
-            say(format_args!("{done}: {}, still held: {}", count(done), count("held")))?;
+            if selection.json {
+                say_json(&answer)?;
+            } else {
+                say(format_args!("{done}: {}, still held: {}", count(done), count("held")))?;
+            }
             return Ok(if count("held") == 0 { Ended::Fine } else { Ended::Bad });
         }
     }

@@ -5,15 +5,14 @@ use super::{Ended, GatewayArgs, say, say_json};
 use crate::reload::Report;
 
 pub(super) fn run(gateway: &GatewayArgs, json: bool) -> anyhow::Result<Ended> {
-    let answer = match client::call(gateway, "POST", "/reload", None)? {
-        Ok(answer) => answer,
+    let report: Report = match client::call(gateway, "POST", "/reload", None)? {
+        Ok(answer) => serde_json::from_value(answer)?,
         Err(ended) => return Ok(ended),
     };
-    let report: Report = serde_json::from_value(answer.body)?;
     if json {
         say_json(&report)?;
     } else {
-        print_report(&report, "reloaded")?;
+        print_report(&report, if report.applied { "reloaded" } else { "refused, all stays as it was" })?;
     }
     Ok(if report.has_errors() { Ended::Bad } else { Ended::Fine })
 }

@@ -10,9 +10,9 @@ pub(super) fn run(gateway: &GatewayArgs, json: bool) -> anyhow::Result<Ended> {
         Err(ended) => return Ok(ended),
     };
     if json {
-        say_json(&answer.body)?;
+        say_json(&answer)?;
     } else {
-        print(&serde_json::from_value(answer.body)?)?;
+        print(&serde_json::from_value(answer)?)?;
     }
     Ok(Ended::Fine)
 }

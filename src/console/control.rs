@@ -1,5 +1,7 @@
 //! The control socket: what the command line asks of the running gateway. Only its user can reach it (mode 0600).
 
+use std::path::{Path as FilePath, PathBuf};
+
 use axum::Router;
 use axum::extract::{Path, State};
 use axum::http::StatusCode;
@@ -19,7 +21,7 @@ pub(super) struct Refused(pub(super) StatusCode, pub(super) String);
 pub(super) fn routes(console: Console) -> Router {
     Router::new()
         .route("/status", get(|State(console): State<Console>| async move { Json(status::status(&console)) }))
-        .route("/check", post(|State(console): State<Console>| judge(console, Reloader::check)))
+        .route("/check", post(check))
         .route("/reload", post(|State(console): State<Console>| judge(console, Reloader::reload)))
         .route("/accounts", get(|State(console): State<Console>| async move { Json(status::accounts(&console)) }))
         .route("/accounts/{id}", get(show))
@@ -34,6 +36,26 @@ pub(super) fn routes(console: Console) -> Router {
         .route("/dead-letters/replay", post(dead_letters::replay))
         .route("/dead-letters/drop", post(dead_letters::drop_selected))
         .with_state(console)
+}
+
+#[derive(Deserialize)]
+struct CheckOrder {
+    folder: PathBuf,
+}
+
+/// Judges this gateway's own folder; another one has other accounts, and is not this gateway's to judge.
+async fn check(State(console): State<Console>, Json(order): Json<CheckOrder>) -> Result<Json<Report>, Refused> {
+    let own = &console.config_dir;
+    if !same_folder(own, &order.folder) {
+        let error = format!("this gateway runs on {}, not on {}", own.display(), order.folder.display());
+        return Err(Refused(StatusCode::CONFLICT, error));
+    }
+    judge(console, Reloader::check).await
+}
+
+/// Whether two paths lead to the same folder.
+fn same_folder(one: &FilePath, other: &FilePath) -> bool {
+    one == other || matches!((one.canonicalize(), other.canonicalize()), (Ok(one), Ok(other)) if one == other)
 }
 
 /// Compiles the configuration away from the threads that serve.

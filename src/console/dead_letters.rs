@@ -1,6 +1,6 @@
 //! Dead letters over the control socket.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use axum::extract::{Path, Query, State};
 use axum::http::StatusCode;
@@ -58,12 +58,13 @@ pub(super) async fn list(
         Err(error) => return Err(Refused(StatusCode::BAD_REQUEST, error.to_string())),
     };
     let limit = query.get("limit").and_then(|limit| limit.parse().ok()).unwrap_or(1_000);
-    let letters = console.outbox.dead_letters(account.as_ref(), limit);
+    let letters = reading(move || console.outbox.dead_letters(account.as_ref(), limit)).await?;
     Ok(Json(letters.iter().map(DeadLetterView::of).collect()))
 }
 
 pub(super) async fn show(State(console): State<Console>, Path(id): Path<String>) -> Result<Json<Value>, Refused> {
-    let letter = id.parse().ok().and_then(|id| console.outbox.dead_letter(id)).ok_or_else(|| unknown(&id))?;
+    let number = id.parse().map_err(|_| unknown(&id))?;
+    let letter = reading(move || console.outbox.dead_letter(number)).await?.ok_or_else(|| unknown(&id))?;
     let event = serde_json::from_slice::<Box<RawValue>>(&letter.body).ok();
     let mut shown = json!(DeadLetterView::of(&letter));
     if let Some(shown) = shown.as_object_mut() {
@@ -97,14 +98,12 @@ pub(super) async fn drop_selected(
 impl Selection {
     /// The numbers of those that are meant; an id that is not there is an error.
     fn ids(&self, console: &Console) -> Result<Vec<u64>, Refused> {
+        let there = console.outbox.dead_letter_ids(self.account.as_ref());
         if self.all || self.account.is_some() {
-            let letters = console.outbox.dead_letters(self.account.as_ref(), usize::MAX);
-            return Ok(letters.iter().map(|letter| letter.id).collect());
+            return Ok(there);
         }
-        let known = |id: &String| {
-            let number = id.parse().ok().filter(|number| console.outbox.dead_letter(*number).is_some());
-            number.ok_or_else(|| unknown(id))
-        };
+        let there: HashSet<_> = there.into_iter().collect();
+        let known = |id: &String| id.parse().ok().filter(|number| there.contains(number)).ok_or_else(|| unknown(id));
         self.ids.iter().map(known).collect()
     }
 }
@@ -125,6 +124,11 @@ impl DeadLetterView {
             accepted_at: rfc3339(letter.accepted_ms),
         }
     }
+}
+
+/// Reads letters away from the threads that serve.
+async fn reading<T: Send + 'static>(read: impl FnOnce() -> T + Send + 'static) -> Result<T, Refused> {
+    tokio::task::spawn_blocking(read).await.map_err(|error| unavailable(&error))
 }
 
 fn unknown(id: &str) -> Refused {

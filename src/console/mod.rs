@@ -7,10 +7,15 @@ mod ops;
 mod status;
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
+use hyper::server::conn::http1;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::service::TowerToHyperService;
 use tokio::net::{TcpListener, UnixListener};
+use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
 use crate::config::Problem;
@@ -23,9 +28,18 @@ pub use certificates::{CertificateDesk, CertificateDetail, CertificateView, Desk
 pub use dead_letters::DeadLetterView;
 pub use status::{AccountStatus, CertificatesStatus, ExpiringName, OutboxStatus, PixelStatus, Status};
 
+/// Connections of the ops listener at one time: monitoring, and a person.
+const OPS_CONNECTIONS_MAX: usize = 64;
+/// Time for the header of a request there, the wait for its first byte included.
+const OPS_HEADER_MAX: Duration = Duration::from_secs(30);
+/// Wait after the system had no socket or memory for a connection.
+const EXHAUSTED_WAIT: Duration = Duration::from_millis(100);
+
 /// What the operator's requests are answered from.
 #[derive(Clone)]
 pub struct Console {
+    /// The folder of `pixelgate.toml`, absolute.
+    pub config_dir: PathBuf,
     /// Reloads and checks.
     pub reloader: Arc<Reloader>,
     /// Replays.
@@ -74,12 +88,35 @@ impl Console {
         axum::serve(listener, control::routes(self)).with_graceful_shutdown(stop.cancelled_owned()).await
     }
 
-    /// Answers on the ops listener until told to stop.
-    ///
-    /// # Errors
-    /// What the operating system says of the listener.
-    pub async fn serve_ops(self, listener: TcpListener, stop: CancellationToken) -> std::io::Result<()> {
-        axum::serve(listener, ops::routes(self)).with_graceful_shutdown(stop.cancelled_owned()).await
+    /// Answers on the ops listener until told to stop. It may be reachable by others: connections are few and short.
+    pub async fn serve_ops(self, listener: TcpListener, stop: CancellationToken) {
+        let service = TowerToHyperService::new(ops::routes(self));
+        let mut http = http1::Builder::new();
+        http.timer(TokioTimer::new()).header_read_timeout(OPS_HEADER_MAX);
+        let room = Arc::new(Semaphore::new(OPS_CONNECTIONS_MAX));
+        loop {
+            let accepted = tokio::select! {
+                () = stop.cancelled() => return,
+                accepted = listener.accept() => accepted,
+            };
+            let Ok((tcp, _)) = accepted else {
+                tokio::time::sleep(EXHAUSTED_WAIT).await;
+                continue;
+            };
+            let Ok(place) = room.clone().try_acquire_owned() else {
+                continue;
+            };
+            let connection = http.serve_connection(TokioIo::new(tcp), service.clone());
+            let stop = stop.clone();
+            tokio::spawn(async move {
+                tokio::select! {
+                    () = stop.cancelled() => {}
+                    // How a connection ended is of interest to its client only.
+                    _ = connection => {}
+                }
+                drop(place);
+            });
+        }
     }
 }
 

@@ -34,6 +34,8 @@ async fn metrics(State(console): State<Console>) -> Response {
         console.metrics.lane(&lane.lane, lane.pending, lane.in_flight, lane.paused.is_some(), oldest);
     }
     let snapshot = console.reloader.published().load();
+    let certificates = snapshot.certificates.summary();
+    console.metrics.certificates(&certificates.states(), certificates.first_expiry.map(|at| at - now_ms / 1_000));
     match exposition(&console.metrics, snapshot.gateway.metrics_per_account_max) {
         Ok(text) => ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], text).into_response(),
         Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()).into_response(),

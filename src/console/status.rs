@@ -111,6 +111,10 @@ pub struct PixelStatus {
     pub dead: u64,
     /// When the oldest event that waits was accepted, RFC 3339.
     pub oldest_at: Option<String>,
+    /// Failed requests since the last success.
+    pub failures: u32,
+    /// Nothing is sent before this, RFC 3339.
+    pub waits_until: Option<String>,
 }
 
 /// The status of everything now.
@@ -198,6 +202,8 @@ fn pixel(id: PixelId, written: Option<&PixelConfig>, account_active: bool, lane:
         delivered: lane.map_or(0, |lane| lane.delivered),
         dead: lane.map_or(0, |lane| lane.dead),
         oldest_at: lane.and_then(|lane| lane.oldest_accepted_ms).map(rfc3339),
+        failures: lane.map_or(0, |lane| lane.failures),
+        waits_until: lane.map(|lane| lane.not_before_ms).filter(|time_ms| *time_ms > 0).map(rfc3339),
     }
 }
 

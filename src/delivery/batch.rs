@@ -6,10 +6,14 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use super::graph::{document, is_physical_store};
-use crate::outbox::{Lease, Leased, Sent, Settlement};
+use crate::account::LaneKey;
+use crate::outbox::{Lease, Leased, Outbox, Sent, Settlement};
 
 /// How long Meta takes a shop's uploads ("Using the API").
 const PHYSICAL_STORE_AGE_MAX: Duration = Duration::from_secs(62 * 86_400);
+
+/// Old events that are read at a time.
+const AGED_EVENTS_MAX: usize = 1_000;
 
 /// Events that go in one request, and those leased with them that are too old to.
 pub(crate) struct Batch {
@@ -69,45 +73,62 @@ impl Batch {
         (Self { lease, fresh: self.fresh }, others.map(|lease| Self { lease, fresh: rest }))
     }
 
+    /// The place of its last event in the order of acceptance.
+    pub(crate) fn last_seq(&self) -> u64 {
+        self.lease.events().last().map_or(0, |event| event.seq)
+    }
+
     /// Meta has what was sent.
     pub(crate) fn delivered(self, now_ms: i64) {
         if self.expired() == 0 {
             return self.lease.ack();
         }
-        self.settle(&Settlement::Ack, 0, now_ms);
+        self.settle(&Settlement::Ack, now_ms);
     }
 
     /// What was sent goes to the dead letters.
     pub(crate) fn bury(self, reason: &str, message: &str, now_ms: i64) {
         let burial = Settlement::Bury { reason: reason.to_owned(), message: message.to_owned() };
-        self.settle(&burial, 0, now_ms);
+        self.settle(&burial, now_ms);
     }
 
-    /// Nothing was to be sent: all of it is too old.
-    pub(crate) fn bury_expired(self, now_ms: i64) {
-        self.settle(&Settlement::Retry(Sent::No), 0, now_ms);
+    /// What was sent is too old for Meta.
+    pub(crate) fn expire(self, now_ms: i64) {
+        self.settle(&Settlement::Expire, now_ms);
     }
 
-    /// What was, or was to be, sent goes back to the lane, which sends nothing before `not_before_ms`.
-    pub(crate) fn give_back(self, sent: Sent, not_before_ms: i64, now_ms: i64) {
-        self.settle(&Settlement::Retry(sent), not_before_ms, now_ms);
+    /// Nothing was sent: the others go back as they were.
+    pub(crate) fn drop_expired(self, now_ms: i64) {
+        self.settle(&Settlement::Retry(Sent::No), now_ms);
     }
 
-    /// What is too old goes to the dead letters whatever becomes of the others.
-    fn settle(self, of_the_sent: &Settlement, not_before_ms: i64, now_ms: i64) {
-        let settlements = self.fresh.iter().map(|fresh| match fresh {
-            true => of_the_sent.clone(),
-            false => Settlement::Bury {
-                reason: "expired".to_owned(),
-                message: "older than Meta takes events when its turn came".to_owned(),
-            },
-        });
-        self.lease.settle(settlements.collect(), not_before_ms, now_ms);
+    /// What was, or was to be, sent goes back to the lane.
+    pub(crate) fn give_back(self, sent: Sent, now_ms: i64) {
+        self.settle(&Settlement::Retry(sent), now_ms);
+    }
+
+    /// What is too old is dropped whatever becomes of the others.
+    fn settle(self, of_the_sent: &Settlement, now_ms: i64) {
+        let of_one = |fresh: &bool| if *fresh { of_the_sent.clone() } else { Settlement::Expire };
+        let settlements = self.fresh.iter().map(of_one).collect();
+        self.lease.settle(settlements, now_ms);
     }
 
     fn to_send(&self) -> impl Iterator<Item = &Leased> + Clone {
         self.lease.events().iter().zip(&self.fresh).filter(|(_, fresh)| **fresh).map(|(event, _)| event)
     }
+}
+
+/// Drops the events of a lane that Meta would no longer take, whether or not it may send; gives how many. Looked at are those
+/// accepted before `before_ms`, and few at a time.
+pub(crate) fn drop_expired(outbox: &Outbox, lane: &LaneKey, now_ms: i64, before_ms: i64, age_max: Duration) -> u64 {
+    let (mut dropped, mut after_seq) = (0, 0);
+    while let Some(lease) = outbox.lease_aged(lane, after_seq, before_ms, AGED_EVENTS_MAX, now_ms) {
+        let batch = Batch::new(lease, now_ms, age_max);
+        (dropped, after_seq) = (dropped + batch.expired() as u64, batch.last_seq());
+        batch.drop_expired(now_ms);
+    }
+    dropped
 }
 
 /// The body is looked at only for what is old, and that is rare.

@@ -7,7 +7,7 @@ use crate::outbox::Sent;
 pub(crate) struct Job {
     /// To be sent, the next one last.
     work: Vec<Part>,
-    /// Refused without a clear reason, of a lane of which nothing was ever taken.
+    /// Refused without a clear reason, of a lane of which nothing was taken lately.
     aside: Vec<Part>,
     /// What Meta said about those.
     doubt: String,
@@ -69,12 +69,12 @@ impl Job {
         (self.work.is_empty() && !self.aside.is_empty()).then_some(self.doubt.as_str())
     }
 
-    /// What is left goes back to its lane, which sends nothing before `not_before_ms`; gives how many events that were.
-    pub(crate) fn give_back(self, not_before_ms: i64, now_ms: i64) -> usize {
+    /// What is left goes back to its lane; gives how many events that were.
+    pub(crate) fn give_back(self, now_ms: i64) -> usize {
         let mut events = 0;
         for Part { batch, .. } in self.work.into_iter().chain(self.aside) {
             events += batch.len();
-            batch.give_back(Sent::No, not_before_ms, now_ms);
+            batch.give_back(Sent::Refused, now_ms);
         }
         events
     }

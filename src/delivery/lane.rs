@@ -14,6 +14,8 @@ const REFUSALS_MAX: u64 = 20;
 const SMALL_BATCH: usize = 50;
 /// A lane that fails for so long needs a person, and again after as long.
 const ALERT_AFTER: Duration = Duration::from_secs(3_600);
+/// So long after Meta took an event, an unclear refusal is the events' fault and not the pixel's.
+const TRUST: Duration = Duration::from_secs(300);
 /// One line of the log for a lane in this time.
 const LINE_INTERVAL: Duration = Duration::from_secs(60);
 
@@ -36,7 +38,12 @@ pub(crate) struct Attempt {
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum Settle {
     /// Meta has them.
-    Delivered,
+    Delivered {
+        /// So many of them by its own count.
+        taken: u64,
+    },
+    /// They are too old, and dropped.
+    Expire,
     /// They become dead letters.
     Bury {
         /// `reason` of the dead letter.
@@ -76,8 +83,12 @@ pub(crate) enum Then {
 /// The memory of a lane between requests.
 #[derive(Debug, Default)]
 pub(crate) struct Lane {
-    /// Meta took an event of this lane once, so an unclear refusal is the events' fault.
+    /// Meta took an event of this lane once.
     proven: bool,
+    /// When it did so last, in this process.
+    taken_at: Option<Instant>,
+    /// All was refused without a clear reason since then, and a person resumed the lane.
+    cleared: bool,
     holds: u32,
     failing_since: Option<Instant>,
     alerted: Option<Instant>,
@@ -105,8 +116,8 @@ impl Lane {
     }
 
     /// Whether an unclear refusal is the events' fault.
-    pub(crate) fn is_proven(&self) -> bool {
-        self.proven
+    pub(crate) fn blames_events(&self, now: Instant) -> bool {
+        self.cleared || self.taken_at.is_some_and(|taken| now.saturating_duration_since(taken) < TRUST)
     }
 
     /// How many events a batch of this lane may have.
@@ -123,10 +134,13 @@ impl Lane {
             _ => (self.holds, self.failing_since, self.alerted) = (0, None, None),
         }
         match outcome {
-            Outcome::Accept { .. } => {
-                self.proven = true;
-                self.refusals.count(events, 0, now);
-                (Settle::Delivered, Then::Continue)
+            Outcome::Accept { received } => {
+                let taken = received.min(events as u64);
+                if taken > 0 {
+                    (self.proven, self.taken_at, self.cleared) = (true, Some(now), false);
+                }
+                self.refusals.count(taken, 0, now);
+                (Settle::Delivered { taken }, Then::Continue)
             }
             Outcome::Retry { after } => {
                 let wait = backoff.wait_at_least(after, failures.saturating_add(1), random);
@@ -137,11 +151,12 @@ impl Lane {
                 (Settle::Back, Then::Wait(hold(wait, self.holds)))
             }
             Outcome::Pause { reason } => (Settle::Back, Then::Pause { reason, token_refused: true }),
-            // Before anything was ever taken, an unclear refusal may be of the pixel and not of an event: both halves are
-            // tried, and what is refused again waits for the first success.
+            // When nothing was taken lately, an unclear refusal may be of the pixel and not of an event: both halves are tried,
+            // and what is refused again waits for a success. One event that came alone has no other half; what was taken
+            // before must do.
             Outcome::Split { fault: Fault::Unclear, message, .. }
             | Outcome::Bury { fault: Fault::Unclear, message }
-                if !self.proven =>
+                if !self.blames_events(now) && (doubtful || events > 1 || !self.proven) =>
             {
                 let settle = match doubtful || events == 1 {
                     true => Settle::SetAside(message),
@@ -150,6 +165,7 @@ impl Lane {
                 (settle, Then::Continue)
             }
             Outcome::Split { index, .. } => (Settle::Split { index, doubtful: false }, Then::Continue),
+            Outcome::Bury { fault: Fault::Expired, .. } => (Settle::Expire, Then::Continue),
             Outcome::Bury { fault, message } => {
                 (Settle::Bury { reason: fault.reason(), message }, self.after_burial(fault, now))
             }
@@ -159,7 +175,7 @@ impl Lane {
     /// All that was sent was refused without a clear reason. A person who resumes the lane says that its configuration is
     /// right: from then on it is the events.
     pub(crate) fn doubt_confirmed(&mut self, doubt: &str) -> Then {
-        self.proven = true;
+        self.cleared = true;
         let reason = format!(
             "the Graph API refuses all events of this pixel, and does not say clearly why ({doubt}); look at the pixel \
              in Events Manager, then resume the account: events that are refused again become dead letters"
@@ -189,7 +205,7 @@ impl Lane {
 
     /// Many burials say that what sends the events is wrong: first batches are made small, then the lane stops.
     fn after_burial(&mut self, fault: Fault, now: Instant) -> Then {
-        if matches!(fault, Fault::Expired | Fault::Size) {
+        if fault == Fault::Size {
             return Then::Continue;
         }
         self.refusals.count(0, 1, now);
@@ -213,9 +229,9 @@ impl Lane {
 // === impl Refusals ===
 
 impl Refusals {
-    fn count(&mut self, taken: usize, buried: u64, now: Instant) {
+    fn count(&mut self, taken: u64, buried: u64, now: Instant) {
         self.turn_over(now);
-        self.taken += taken as u64;
+        self.taken += taken;
         self.buried += buried;
     }
 
@@ -236,7 +252,7 @@ mod tests {
     use super::*;
 
     const BACKOFF: Backoff = Backoff { min: Duration::from_secs(1), max: Duration::from_secs(600) };
-    const ACCEPT: Outcome = Outcome::Accept { received: 1 };
+    const ACCEPT: Outcome = Outcome::Accept { received: u64::MAX };
 
     fn bury(fault: Fault) -> Outcome {
         Outcome::Bury { fault, message: "code 100".to_owned() }
@@ -268,11 +284,22 @@ mod tests {
     #[test]
     fn what_meta_took_is_delivered_and_what_it_blamed_is_split_or_buried() {
         let mut lane = Lane::default();
-        assert_eq!(judge(&mut lane, 5, ACCEPT), (Settle::Delivered, Then::Continue));
+        assert_eq!(judge(&mut lane, 5, ACCEPT), (Settle::Delivered { taken: 5 }, Then::Continue));
         let named = Outcome::Split { fault: Fault::Event, index: Some(3), message: String::new() };
         assert_eq!(judge(&mut lane, 5, named).0, Settle::Split { index: Some(3), doubtful: false });
         let buried = Settle::Bury { reason: "refused", message: "code 100".to_owned() };
         assert_eq!(judge(&mut lane, 1, bury(Fault::Event)).0, buried);
+        assert_eq!(judge(&mut lane, 1, bury(Fault::Expired)), (Settle::Expire, Then::Continue));
+    }
+
+    #[test]
+    fn what_meta_did_not_count_was_not_taken() {
+        let mut lane = Lane::default();
+        let none = judge(&mut lane, 5, Outcome::Accept { received: 0 });
+        assert_eq!(none, (Settle::Delivered { taken: 0 }, Then::Continue));
+        assert!(!lane.blames_events(Instant::now()));
+        assert_eq!(judge(&mut lane, 5, Outcome::Accept { received: 3 }).0, Settle::Delivered { taken: 3 });
+        assert!(lane.blames_events(Instant::now()));
     }
 
     #[test]
@@ -286,7 +313,19 @@ mod tests {
         judge(&mut lane, 1, ACCEPT);
         assert_eq!(judge(&mut lane, 5, split(Fault::Unclear)).0, Settle::Split { index: None, doubtful: false });
         assert!(matches!(judge(&mut lane, 1, bury(Fault::Unclear)).0, Settle::Bury { .. }));
-        assert!(Lane::new(1).is_proven());
+    }
+
+    #[test]
+    fn an_unclear_refusal_long_after_the_last_success_is_doubted_again() {
+        let (mut lane, begin) = (Lane::new(70), Instant::now());
+        let doubted = Settle::Split { index: None, doubtful: true };
+        assert_eq!(judge_at(&mut lane, begin, 5, split(Fault::Unclear)).0, doubted, "taken before the start");
+        assert!(matches!(judge_at(&mut lane, begin, 1, bury(Fault::Unclear)).0, Settle::Bury { .. }), "it came alone");
+        judge_at(&mut lane, begin, 5, ACCEPT);
+        let later = begin + TRUST;
+        assert_eq!(judge_at(&mut lane, later, 5, split(Fault::Unclear)).0, doubted);
+        let half = Attempt { events: 1, doubtful: true, failures: 0, now: later, random: 0.0 };
+        assert!(matches!(lane.judge(half, bury(Fault::Unclear), BACKOFF).0, Settle::SetAside(_)));
     }
 
     #[test]

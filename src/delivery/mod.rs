@@ -32,7 +32,7 @@ mod view;
 
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::task::{Id, JoinError, JoinSet};
 use tokio::time::MissedTickBehavior;
@@ -41,20 +41,26 @@ use tokio_util::sync::CancellationToken;
 use self::graph::GraphClient;
 use self::job::Job;
 use self::lane::Lane;
+use self::outcome::Fault;
+use self::retry::WISH_MAX;
 use self::schedule::{Schedule, Slot, Slots};
 use self::token::Fingerprint;
 use self::turn::{Ended, Turn};
 use self::view::{Permit, View};
 use crate::account::LaneKey;
-use crate::clock::now_ms;
+use crate::clock::{Steady, now_ms};
 use crate::config::DeliveryConfig;
-use crate::outbox::{Due, Outbox, PausedBy};
+use crate::outbox::{Due, LaneStatus, Outbox, PausedBy};
 use crate::snapshot::Published;
 
 pub use self::graph::DeliveryError;
 
 /// How often the configuration is looked at, and the clock, which may have been set.
 const LOOK_INTERVAL: Duration = Duration::from_secs(1);
+/// How often lanes that do not send are looked through for events that grew too old.
+const AGE_INTERVAL: Duration = Duration::from_secs(600);
+/// The wall clock was set back if it is so much behind the time that passed.
+const SET_BACK_MIN_MS: i64 = 1_000;
 /// Time that requests in flight get when the gateway stops.
 const DRAIN_MAX: Duration = Duration::from_secs(30);
 
@@ -62,10 +68,10 @@ const DRAIN_MAX: Duration = Duration::from_secs(30);
 pub trait Observer: Send + Sync {
     /// A request and what it came to: `accept`, `accept_short` (Meta counted fewer events), `retry`, `hold`, `split`,
     /// `bury`, `pause`.
-    fn request(&self, outcome: &'static str, took: Duration);
+    fn request(&self, outcome: &'static str);
     /// Events that Meta took, and how long after its acceptance the oldest of them.
     fn delivered(&self, lane: &LaneKey, events: u64, after: Duration);
-    /// Events that became dead letters: `refused`, `expired`, `too_large`.
+    /// Events that became dead letters, `refused` or `too_large`, or were dropped, `expired`.
     fn dead(&self, lane: &LaneKey, reason: &'static str, events: u64);
     /// Events that are sent again although an earlier request may have brought them.
     fn ambiguous(&self, lane: &LaneKey, events: u64);
@@ -87,8 +93,12 @@ pub struct Delivery {
     /// Slots of the turns that are being taken.
     taken: HashMap<Id, Slot>,
     turns: JoinSet<Ended>,
-    /// Resumptions on their way to the disk.
-    resuming: JoinSet<()>,
+    /// What goes on beside the turns: resumptions on their way to the disk, looking for old events.
+    chores: JoinSet<()>,
+    /// By which events grow too old.
+    clock: Steady,
+    /// When the wall clock was looked at last, and what it said, Unix milliseconds.
+    looked: (Instant, i64),
 }
 
 /// What is kept of a lane between its turns.
@@ -121,6 +131,10 @@ impl Delivery {
     fn following(outbox: Outbox, view: View, newer: Newer, observer: Arc<dyn Observer>) -> Result<Self, DeliveryError> {
         let client = Arc::new(GraphClient::new(&view.settings)?);
         let schedule = Schedule::new(slots(&view.settings));
+        // No wait is longer; the clock may have been set while nothing ran.
+        let wait_max = i64::try_from(view.settings.retry_max.max(WISH_MAX).as_millis()).unwrap_or(i64::MAX);
+        let latest_ms = now_ms().saturating_add(wait_max);
+        outbox.move_waits(|time_ms| time_ms.min(latest_ms));
         let sender = |delivered| Sender { lane: Arc::new(Mutex::new(Lane::new(delivered))), begun: Vec::new() };
         let senders = outbox.lanes().into_iter().map(|status| (status.lane, sender(status.delivered))).collect();
         Ok(Self {
@@ -134,7 +148,9 @@ impl Delivery {
             parked: HashSet::new(),
             taken: HashMap::new(),
             turns: JoinSet::new(),
-            resuming: JoinSet::new(),
+            chores: JoinSet::new(),
+            clock: Steady::start(),
+            looked: (Instant::now(), now_ms()),
         })
     }
 
@@ -143,6 +159,7 @@ impl Delivery {
         self.resume_mended();
         let mut look = tokio::time::interval(LOOK_INTERVAL);
         look.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut age = tokio::time::interval(AGE_INTERVAL);
         loop {
             let due_in = self.collect_due();
             while let Some(slot) = self.schedule.begin() {
@@ -153,7 +170,11 @@ impl Delivery {
                 Some(ended) = self.turns.join_next_with_id() => self.end(ended),
                 () = self.outbox.changed() => {}
                 () = tokio::time::sleep(due_in) => {}
-                _ = look.tick() => self.follow(),
+                _ = look.tick() => {
+                    self.follow_clock();
+                    self.follow();
+                }
+                _ = age.tick() => self.drop_expired(),
             }
         }
         // Over the limit they are dropped: their events were marked as sent, and are sent again after the next start.
@@ -188,6 +209,7 @@ impl Delivery {
                     outbox: self.outbox.clone(),
                     client: self.client.clone(),
                     observer: self.observer.clone(),
+                    clock: self.clock,
                 };
                 self.turns.spawn(turn.take(sender.begun.pop()))
             }
@@ -228,9 +250,43 @@ impl Delivery {
         self.schedule.end(slot, ended.failed);
     }
 
+    /// Moves the lanes' waits along if the wall clock was set back: they would be silent for as long.
+    fn follow_clock(&mut self) {
+        let (now, wall_ms) = (Instant::now(), now_ms());
+        let (before, before_ms) = std::mem::replace(&mut self.looked, (now, wall_ms));
+        if let Some(by_ms) = set_back(now.saturating_duration_since(before), wall_ms.saturating_sub(before_ms)) {
+            tracing::warn!(by_ms, "the clock was set back; the waits of lanes follow it");
+            self.outbox.move_waits(|time_ms| time_ms.saturating_sub(by_ms));
+        }
+    }
+
+    /// Drops what grew too old in lanes that do not send; the others look when they do.
+    fn drop_expired(&mut self) {
+        let (now_ms, age_max) = (self.clock.now_ms(), self.view.settings.age_max);
+        let before_ms = now_ms.saturating_sub(i64::try_from(age_max.as_millis()).unwrap_or(i64::MAX));
+        let does_not_send = |lane: &LaneStatus| {
+            lane.oldest_accepted_ms.is_some_and(|oldest| oldest < before_ms)
+                && (lane.paused.is_some() || !matches!(self.view.permit(&lane.lane), Permit::Send(..)))
+        };
+        let lanes: Vec<_> = self.outbox.lanes().into_iter().filter(does_not_send).map(|lane| lane.lane).collect();
+        if lanes.is_empty() {
+            return;
+        }
+        let (outbox, observer) = (self.outbox.clone(), self.observer.clone());
+        self.chores.spawn_blocking(move || {
+            for lane in lanes {
+                let dropped = batch::drop_expired(&outbox, &lane, now_ms, before_ms, age_max);
+                if dropped > 0 {
+                    report::expired_unsent(&lane, dropped);
+                    observer.dead(&lane, Fault::Expired.reason(), dropped);
+                }
+            }
+        });
+    }
+
     /// Takes up a configuration that was published meanwhile.
     fn follow(&mut self) {
-        while self.resuming.try_join_next().is_some() {}
+        while self.chores.try_join_next().is_some() {}
         let Some(view) = (self.newer)(self.view.revision) else { return };
         let before = std::mem::replace(&mut self.view, view);
         let settings = &self.view.settings;
@@ -267,7 +323,7 @@ impl Delivery {
     fn resume(&mut self, lane: LaneKey) {
         report::resumed(&lane);
         let outbox = self.outbox.clone();
-        self.resuming.spawn(async move {
+        self.chores.spawn(async move {
             if let Err(error) = outbox.resume(&lane, PausedBy::Delivery).await {
                 tracing::warn!(%lane, %error, "the lane sends again, but a restart would not know it");
             }
@@ -282,7 +338,7 @@ impl Delivery {
         while let Some(ended) = self.turns.join_next().await {
             give_back(ended.ok().and_then(|ended| ended.job).into_iter());
         }
-        while self.resuming.join_next().await.is_some() {}
+        while self.chores.join_next().await.is_some() {}
     }
 }
 
@@ -296,10 +352,28 @@ async fn pause(outbox: &Outbox, lane: &LaneKey, reason: &str) {
 
 fn give_back(jobs: impl Iterator<Item = Job>) {
     for job in jobs {
-        job.give_back(0, now_ms());
+        job.give_back(now_ms());
     }
+}
+
+/// By how many milliseconds the wall clock was set back, if it was: `elapsed` passed, and it says `passed_ms`.
+fn set_back(elapsed: Duration, passed_ms: i64) -> Option<i64> {
+    let by_ms = i64::try_from(elapsed.as_millis()).ok()?.saturating_sub(passed_ms);
+    (by_ms >= SET_BACK_MIN_MS).then_some(by_ms)
 }
 
 fn slots(settings: &DeliveryConfig) -> Slots {
     Slots { total: settings.requests_in_flight_max, per_lane: settings.requests_in_flight_per_lane_max }
+}
+
+#[cfg(test)]
+mod unit {
+    use super::*;
+
+    #[test]
+    fn a_clock_that_was_set_back_is_noticed() {
+        let second = Duration::from_secs(1);
+        assert_eq!((set_back(second, 1_000), set_back(second, 400), set_back(second, 99_000)), (None, None, None));
+        assert_eq!(set_back(second, -9_000), Some(10_000));
+    }
 }

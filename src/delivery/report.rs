@@ -1,9 +1,11 @@
 //! What the log says of delivery. A warning: nothing is lost, it goes on by itself; an error: a person must act. One line
 //! a minute for a lane, and never a token, a text of an event, or what Meta wrote about one.
 
+use std::time::Instant;
+
 use super::graph::{Answer, AnswerBody, Reply};
 use super::lane::{Attempt, Lane};
-use super::outcome::Outcome;
+use super::outcome::{Fault, Outcome};
 use crate::account::LaneKey;
 
 /// The numbers of a reply, for the fields of a line.
@@ -46,10 +48,25 @@ pub(crate) fn request(key: &LaneKey, lane: &mut Lane, attempt: Attempt, reply: &
         Outcome::Split { .. } => {
             tracing::debug!(%account, %pixel, events, code, subcode, fbtrace_id, "refused, sent in parts")
         }
+        Outcome::Bury { fault: Fault::Expired, .. } => line!(warn, "an event was too old for Meta and is dropped"),
         Outcome::Bury { .. } => line!(warn, "an event was refused and is in the dead letters"),
         // The pause itself is told, once.
         Outcome::Pause { .. } => {}
     }
+}
+
+/// Writes a line about events that were not sent in time.
+pub(crate) fn expired(key: &LaneKey, lane: &mut Lane, events: u64, now: Instant) {
+    let LaneKey { account, pixel } = key;
+    if let Some(left_out) = lane.line_due(now) {
+        tracing::warn!(%account, %pixel, events, left_out, "events grew older than Meta takes them and are dropped");
+    }
+}
+
+/// Writes a line about events of a lane that does not send.
+pub(crate) fn expired_unsent(key: &LaneKey, events: u64) {
+    let LaneKey { account, pixel } = key;
+    tracing::warn!(%account, %pixel, events, "events grew older than Meta takes them while their pixel did not send; they are dropped");
 }
 
 /// Writes a line about a lane that stops.

@@ -7,12 +7,12 @@ use super::batch::Batch;
 use super::graph::{GraphClient, Reply};
 use super::job::{Job, Part};
 use super::lane::{Attempt, Lane, Settle, Then};
-use super::outcome::{Outcome, decide, is_ambiguous};
+use super::outcome::{Fault, Outcome, decide, is_ambiguous};
 use super::retry::Backoff;
 use super::token::{self, Fingerprint};
 use super::{Observer, report};
 use crate::account::{AccessToken, LaneKey};
-use crate::clock::now_ms;
+use crate::clock::{Steady, now_ms};
 use crate::config::{DeliveryConfig, PixelConfig};
 use crate::outbox::{Outbox, Sent};
 
@@ -26,6 +26,8 @@ pub(crate) struct Turn {
     pub(crate) outbox: Outbox,
     pub(crate) client: Arc<GraphClient>,
     pub(crate) observer: Arc<dyn Observer>,
+    /// By which events grow too old.
+    pub(crate) clock: Steady,
 }
 
 /// What a turn came to.
@@ -45,6 +47,11 @@ impl Turn {
     /// Sends the next part of a job that was begun, or else of what is leased now.
     pub(crate) async fn take(self, begun: Option<Job>) -> Ended {
         let job = match begun {
+            // It was held or paused since the last part, by another turn or by a person.
+            Some(job) if !self.outbox.may_send(&self.key, now_ms()) => {
+                job.give_back(now_ms());
+                None
+            }
             Some(job) => Some(job),
             None => self.lease().await,
         };
@@ -53,7 +60,7 @@ impl Turn {
             if part.batch.len() > 0 {
                 return self.send(job, part).await;
             }
-            part.batch.bury_expired(now_ms());
+            part.batch.drop_expired(now_ms());
         }
         Ended::default()
     }
@@ -70,10 +77,11 @@ impl Turn {
             tracing::error!(lane = %self.key, %error, "a batch could not be read");
             None
         })?;
-        let batch = Batch::new(lease, now_ms, settings.age_max);
+        let batch = Batch::new(lease, self.clock.now_ms(), settings.age_max);
         let (expired, repeated) = (batch.expired() as u64, batch.maybe_sent() as u64);
         if expired > 0 {
-            self.observer.dead(&self.key, "expired", expired);
+            self.observer.dead(&self.key, Fault::Expired.reason(), expired);
+            report::expired(&self.key, &mut self.lane(), expired, Instant::now());
         }
         if repeated > 0 {
             self.observer.ambiguous(&self.key, repeated);
@@ -84,10 +92,9 @@ impl Turn {
     async fn send(self, job: Job, mut part: Part) -> Ended {
         let events = part.batch.len();
         let document = part.batch.departing(self.pixel.test_event_code.as_deref());
-        let begun = Instant::now();
         let reply = self.client.send(self.key.pixel, &self.token, document).await;
         let outcome = decide(&reply, events);
-        self.observer.request(outcome.label(events), begun.elapsed());
+        self.observer.request(outcome.label(events));
         let attempt = Attempt {
             events,
             doubtful: part.doubtful,
@@ -96,10 +103,10 @@ impl Turn {
             random: rand::random(),
         };
         let failed = matches!(outcome, Outcome::Retry { .. } | Outcome::Hold { .. } | Outcome::Pause { .. });
+        let (sent, retry) = (sent(&reply, &outcome), matches!(outcome, Outcome::Retry { .. }));
         let (settle, then) = self.judge(attempt, &reply, outcome);
         let refused = matches!(then, Then::Pause { token_refused: true, .. });
-        let sent = if is_ambiguous(&reply) { Sent::Maybe } else { Sent::No };
-        let job = self.carry_out(job, part, settle, then, sent).await;
+        let job = self.carry_out(job, part, settle, then, (sent, retry)).await;
         Ended { job, failed: Some(failed), refused: refused.then(|| Fingerprint::of(Some(&self.token))) }
     }
 
@@ -114,10 +121,22 @@ impl Turn {
     }
 
     /// Settles what was sent and gives back what is left, unless the lane goes on with it.
-    async fn carry_out(&self, mut job: Job, part: Part, settle: Settle, mut then: Then, sent: Sent) -> Option<Job> {
+    /// `retry` is whether this was a failure that the lane's backoff counts.
+    async fn carry_out(
+        &self,
+        mut job: Job,
+        part: Part,
+        settle: Settle,
+        mut then: Then,
+        (sent, retry): (Sent, bool),
+    ) -> Option<Job> {
         let mut back = None;
         match settle {
-            Settle::Delivered => self.delivered(part.batch),
+            Settle::Delivered { taken } => self.delivered(part.batch, taken),
+            Settle::Expire => {
+                self.observer.dead(&self.key, Fault::Expired.reason(), part.batch.len() as u64);
+                part.batch.expire(now_ms());
+            }
             Settle::Bury { reason, message } => {
                 self.observer.dead(&self.key, reason, part.batch.len() as u64);
                 part.batch.bury(reason, &message, now_ms());
@@ -128,40 +147,39 @@ impl Turn {
         }
         if then == Then::Continue {
             let mut lane = self.lane();
-            if lane.is_proven() {
+            if lane.blames_events(Instant::now()) {
                 job.trust();
             }
             if let Some(doubt) = job.doubt() {
                 then = lane.doubt_confirmed(doubt);
             }
         }
-        let not_before_ms = match then {
+        // The lane is held before its events go back, so that nobody leases them in between.
+        match then {
             Then::Continue => return (!job.is_done()).then_some(job),
-            Then::Wait(Duration::ZERO) => 0,
-            Then::Wait(wait) => now_ms().saturating_add(i64::try_from(wait.as_millis()).unwrap_or(i64::MAX)),
-            Then::Pause { reason, token_refused } => {
-                self.pause(&reason, token_refused).await;
-                0
+            Then::Wait(Duration::ZERO) => {}
+            Then::Wait(wait) => {
+                let wait_ms = i64::try_from(wait.as_millis()).unwrap_or(i64::MAX);
+                self.outbox.hold_off(&self.key, now_ms().saturating_add(wait_ms), retry);
             }
-        };
+            Then::Pause { reason, token_refused } => self.pause(&reason, token_refused).await,
+        }
         let mut events = back.as_ref().map_or(0, Batch::len);
         if let Some(batch) = back {
-            batch.give_back(sent, not_before_ms, now_ms());
+            batch.give_back(sent, now_ms());
         }
-        events += job.give_back(not_before_ms, now_ms());
+        events += job.give_back(now_ms());
         self.observer.retried(&self.key, events as u64);
         None
     }
 
-    fn delivered(&self, batch: Batch) {
+    fn delivered(&self, batch: Batch, taken: u64) {
         let waited_ms = now_ms().saturating_sub(batch.oldest_accepted_ms().unwrap_or(i64::MAX));
         let waited = Duration::from_millis(u64::try_from(waited_ms).unwrap_or_default());
-        let events = batch.len() as u64;
         batch.delivered(now_ms());
-        self.observer.delivered(&self.key, events, waited);
+        self.observer.delivered(&self.key, taken, waited);
     }
 
-    /// Holds the lane before its events go back, so that nobody leases them in between.
     async fn pause(&self, reason: &str, token_refused: bool) {
         let reason = match token_refused {
             true => {
@@ -176,5 +194,15 @@ impl Turn {
 
     fn lane(&self) -> MutexGuard<'_, Lane> {
         self.lane.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Whether Meta may have what a request brought that is sent again.
+fn sent(reply: &Reply, outcome: &Outcome) -> Sent {
+    match reply {
+        _ if is_ambiguous(reply) => Sent::Maybe,
+        Reply::NotSent(_) | Reply::UnusableToken => Sent::No,
+        _ if matches!(outcome, Outcome::Hold { .. }) => Sent::No,
+        _ => Sent::Refused,
     }
 }

@@ -5,7 +5,7 @@ mod replay;
 use std::sync::Arc;
 use std::time::Instant;
 
-use crate::account::{LaneKey, PixelId};
+use crate::account::{AccountId, LaneKey, PixelId};
 use crate::event::decode::{self, DecodeError, Decoded, Form, GraphRequest, RenewedCookies};
 use crate::event::{Arrival, Event, Scalar, click_id};
 use crate::filter::{Context, Filtered};
@@ -14,6 +14,9 @@ use crate::snapshot::{Route, Snapshot, Tenant};
 use crate::telemetry::Metrics;
 
 pub use replay::Replayed;
+
+/// Bodies larger than this are decoded where they keep no other connection waiting.
+const DECODED_INLINE_MAX: usize = 1024 * 1024;
 
 /// Takes events in, for every way they come.
 pub struct Ingest {
@@ -124,8 +127,7 @@ impl Ingest {
 
     /// `POST /v26.0/<pixel>/events` and `POST /capi/<pixel>/events`: events of a server that has an ingest key.
     pub async fn graph(&self, request: &Request, parts: GraphParts<'_>) -> Result<Accepted, Refusal> {
-        let pixel: PixelId = parts.pixel.parse().map_err(|_| Refusal::NotOnboarded)?;
-        let tenant = serving(request, pixel)?;
+        let (pixel, tenant) = addressed(request, parts.pixel)?;
         let graph = GraphRequest {
             content_type: parts.content_type,
             query: parts.query,
@@ -133,14 +135,25 @@ impl Ingest {
             body: parts.body,
         };
         let events_max = request.snapshot.gateway.limits.events_per_request_max;
-        let key = decode::graph::access_token(&graph)?;
-        if key.and_then(|key| tenant.ingest_key(key.reveal()).map(drop)).is_none() {
-            return Err(Refusal::KeyRefused);
-        }
-        let decoded = decode::graph::decode(graph, &request.arrival, events_max)?;
-        let group = Group { tenant: &tenant, pixel, envelope: decoded.envelope.into(), format: Format::Graph };
-        let taken = self.accept(request, group, decoded.events).await?;
+        let work = || {
+            let key = decode::graph::access_token(&graph)?;
+            if !key.is_some_and(|key| tenant.has_ingest_key(key.reveal())) {
+                return Err(Refusal::KeyRefused);
+            }
+            Ok(decode::graph::decode(graph, &request.arrival, events_max)?)
+        };
+        let decoded = if parts.body.len() > DECODED_INLINE_MAX { tokio::task::block_in_place(work) } else { work() }?;
+        let group = Group { tenant, pixel, envelope: decoded.envelope.into(), events: decoded.events };
+        let taken = self.accept(request, Format::Graph, vec![group]).await?;
         Ok(Accepted { received: taken.received, cookies: RenewedCookies::default() })
+    }
+
+    /// Whether the pixel in the path of a Graph-compatible route is served, before its body is read.
+    ///
+    /// # Errors
+    /// As [`Ingest::graph`] would refuse it.
+    pub fn serves(&self, request: &Request, pixel: &str) -> Result<(), Refusal> {
+        addressed(request, pixel).map(drop)
     }
 
     async fn take_from_browser(
@@ -149,79 +162,89 @@ impl Ingest {
         decoded: Vec<Decoded>,
         format: Format,
     ) -> Result<Accepted, Refusal> {
-        let mut accepted = Accepted::default();
+        let mut groups: Vec<Group> = Vec::new();
+        let mut renewed = RenewedCookies::default();
+        let mut fresh = None;
         for Decoded { pixel, mut event, mut cookies } in decoded {
             let tenant = serving(request, pixel)?;
             if !tenant.allows_page(page_of(request, &event)) {
                 return Err(Refusal::WebsiteRefused);
             }
-            if tenant.config.cookies.mint && matches!(request.route, Route::Tenant(_)) {
-                let fbp = event.user_data.fbp.get_or_insert_with(|| minted(request.arrival.now_ms));
+            if mints(request, &tenant) {
+                let fbp = event
+                    .user_data
+                    .fbp
+                    .get_or_insert_with(|| fresh.get_or_insert_with(|| minted(request.arrival.now_ms)).clone());
                 cookies.fbp.get_or_insert_with(|| fbp.clone());
             }
-            let group = Group { tenant: &tenant, pixel, envelope: "".into(), format };
-            let taken = self.accept(request, group, vec![event]).await?;
-            accepted.received += taken.received;
-            // What the account's rules did not let pass leaves no trace in the browser either.
-            if taken.kept_fbp {
-                accepted.cookies.fbp = cookies.fbp;
-            }
-            if taken.kept_fbc {
-                accepted.cookies.fbc = cookies.fbc;
+            renewed = cookies;
+            match groups.iter_mut().find(|group| group.pixel == pixel) {
+                Some(group) => group.events.push(event),
+                None => groups.push(Group { tenant, pixel, envelope: "".into(), events: vec![event] }),
             }
         }
-        Ok(accepted)
+        let taken = self.accept(request, format, groups).await?;
+        // What the account's rules did not let pass leaves no trace in the browser either.
+        let fbp = renewed.fbp.filter(|_| taken.kept_fbp);
+        let fbc = renewed.fbc.filter(|_| taken.kept_fbc);
+        Ok(Accepted { received: taken.received, cookies: RenewedCookies { fbp, fbc } })
     }
 
-    /// Filters and stores the events of one pixel as one group.
-    async fn accept(&self, request: &Request, group: Group<'_>, events: Vec<Event>) -> Result<Taken, Refusal> {
+    /// Filters and stores the events of one request: all of them, or none.
+    async fn accept(&self, request: &Request, format: Format, groups: Vec<Group>) -> Result<Taken, Refusal> {
         let begun = Instant::now();
         let now_ms = request.arrival.now_ms;
-        let received = events.len();
         let per_second = request.snapshot.gateway.limits.account_events_per_second;
-        if !group.tenant.take_budget(received as u64, per_second, now_ms) {
-            return Err(Refusal::TooFast);
+        for group in &groups {
+            if !group.tenant.take_budget(group.events.len() as u64, per_second, now_ms) {
+                return Err(Refusal::TooFast);
+            }
         }
-        let account = &group.tenant.config.id;
-        let unusable: u64 = events.iter().map(|event| u64::from(event.user_data.dropped())).sum();
-        let sorted = self.filter(request, &group, events).await;
-        let (kept_fbp, kept_fbc) = (sorted.kept_fbp, sorted.kept_fbc);
-        // Dead letters first: if they are refused the sender tries again, and nothing of the group is there twice.
-        let held = sorted.held.len() as u64;
-        self.outbox.hold(sorted.held).await?;
-        self.outbox.append(sorted.passed, now_ms).await?;
-        if held > 0 {
-            self.metrics.held(account, held);
+        let (mut passed, mut held, mut counted) = (Vec::new(), Vec::new(), Vec::new());
+        let mut taken = Taken { received: 0, kept_fbp: true, kept_fbc: true };
+        for group in groups {
+            let mut count = Count::of(&group);
+            let sorted = self.filter(request, group).await;
+            let whole = sorted.passed.len() == count.received;
+            taken.received += count.received;
+            taken.kept_fbp &= whole && sorted.kept_fbp;
+            taken.kept_fbc &= whole && sorted.kept_fbc;
+            count.held = sorted.held.len() as u64;
+            count.dropped = sorted.dropped;
+            passed.extend(sorted.passed);
+            held.extend(sorted.held);
+            counted.push(count);
         }
-        sorted.dropped.iter().for_each(|reason| self.metrics.dropped(account, reason));
-        if unusable > 0 {
-            self.metrics.unusable_values(account, unusable);
-        }
-        self.metrics.accepted(account, group.format.label(), received as u64, begun.elapsed());
-        Ok(Taken { received, kept_fbp, kept_fbc })
+        // Events first: a sender that is refused tries again, and letters must not pile up meanwhile. Are only the letters
+        // refused, what passed comes twice, with one id.
+        self.outbox.append(passed, now_ms).await?;
+        self.outbox.hold(held).await?;
+        counted.iter().for_each(|count| count.tell(&self.metrics, format, begun));
+        Ok(taken)
     }
 
     /// Runs the account's filters, and makes of each event what is stored of it.
-    async fn filter(&self, request: &Request, group: &Group<'_>, events: Vec<Event>) -> Sorted {
-        let lane = group.tenant.lane(group.pixel);
+    async fn filter(&self, request: &Request, group: Group) -> Sorted {
+        let Group { tenant, pixel, envelope, events } = group;
+        let lane = tenant.lane(pixel);
         let mut sorted = Sorted::default();
-        if group.tenant.filters.is_empty() {
-            events.iter().for_each(|event| sorted.pass(event, stored(&lane, &group.envelope, event)));
+        if tenant.filters.is_empty() {
+            events.iter().for_each(|event| sorted.pass(event, stored(&lane, &envelope, event)));
             return sorted;
         }
         let context = Arc::new(Context {
-            account: group.tenant.config.id.clone(),
-            pixel: group.pixel,
+            account: tenant.config.id.clone(),
+            pixel,
             host: request.host.clone(),
-            signals: signals(request, group.tenant),
-            sources: group.tenant.config.consent_sources.clone(),
+            signals: signals(request, &tenant),
+            sources: tenant.config.consent_sources.clone(),
         });
-        for filtered in group.tenant.filters.run(context.clone(), events).await {
+        for filtered in tenant.filters.run(context.clone(), events).await {
             match filtered {
-                Filtered::Pass(event) => sorted.pass(&event, stored(&lane, &group.envelope, &event)),
+                Filtered::Pass(event) => sorted.pass(&event, stored(&lane, &envelope, &event)),
                 Filtered::Drop { filter, reason } => sorted.dropped.push(format!("{filter}: {reason}")),
                 Filtered::Hold { event, reason, message } => {
-                    let event = stored(&lane, &group.envelope, &event);
+                    let event = stored(&lane, &envelope, &event);
                     let now_ms = request.arrival.now_ms;
                     sorted.held.push(held(event, reason, message, context.to_json(), now_ms));
                 }
@@ -232,20 +255,29 @@ impl Ingest {
 }
 
 /// The events of one request that go to one pixel.
-struct Group<'a> {
-    tenant: &'a Arc<Tenant>,
+struct Group {
+    tenant: Arc<Tenant>,
     pixel: PixelId,
     envelope: Arc<str>,
-    format: Format,
+    events: Vec<Event>,
 }
 
-/// What became of a group.
+/// What became of the events of a request.
 struct Taken {
     received: usize,
-    /// Whether an event that goes on has an `fbp`.
+    /// Whether all go on, those of every pixel with an `fbp`.
     kept_fbp: bool,
-    /// Whether one has an `fbc`.
+    /// The same of an `fbc`.
     kept_fbc: bool,
+}
+
+/// What metrics hear of a group once it is stored.
+struct Count {
+    account: AccountId,
+    received: usize,
+    unusable: u64,
+    held: u64,
+    dropped: Vec<String>,
 }
 
 /// What filters made of a group.
@@ -269,6 +301,12 @@ impl Sorted {
     }
 }
 
+/// The pixel in a path, and who serves it.
+fn addressed(request: &Request, pixel: &str) -> Result<(PixelId, Arc<Tenant>), Refusal> {
+    let pixel = pixel.parse().map_err(|_| Refusal::NotOnboarded)?;
+    Ok((pixel, serving(request, pixel)?))
+}
+
 /// The tenant that serves this pixel under the request's name, if it and the pixel are switched on.
 fn serving(request: &Request, pixel: PixelId) -> Result<Arc<Tenant>, Refusal> {
     let tenant = match &request.route {
@@ -281,6 +319,14 @@ fn serving(request: &Request, pixel: PixelId) -> Result<Arc<Tenant>, Refusal> {
         (true, false) => Err(Refusal::PixelInactive),
         (true, true) => Ok(tenant.clone()),
     }
+}
+
+/// Whether an `fbp` is made for a browser that has none: only where the answer can set it as a cookie, or every event
+/// would seem to come from another browser.
+fn mints(request: &Request, tenant: &Tenant) -> bool {
+    let cookies = tenant.config.cookies;
+    let own = matches!(request.route, Route::Tenant(_));
+    own && cookies.mint && cookies.set && psl::domain_str(&request.host).is_some()
 }
 
 /// An `fbp` for a browser that has none.
@@ -338,6 +384,32 @@ fn held(event: NewEvent, reason: String, message: String, context: String, now_m
         envelope: event.envelope,
         body: event.body,
         context,
+    }
+}
+
+// === impl Count ===
+
+impl Count {
+    fn of(group: &Group) -> Self {
+        Self {
+            account: group.tenant.config.id.clone(),
+            received: group.events.len(),
+            unusable: group.events.iter().map(|event| u64::from(event.user_data.dropped())).sum(),
+            held: 0,
+            dropped: Vec::new(),
+        }
+    }
+
+    fn tell(&self, metrics: &Metrics, format: Format, begun: Instant) {
+        let account = &self.account;
+        if self.held > 0 {
+            metrics.held(account, self.held);
+        }
+        self.dropped.iter().for_each(|reason| metrics.dropped(account, reason));
+        if self.unusable > 0 {
+            metrics.unusable_values(account, self.unusable);
+        }
+        metrics.accepted(account, format.label(), self.received as u64, begun.elapsed());
     }
 }
 

@@ -34,7 +34,9 @@ impl Ingest {
     pub async fn replay(&self, snapshot: &Snapshot, ids: &[u64], now_ms: i64) -> Result<Replayed, Refusal> {
         let mut total = Replayed::default();
         for ids in ids.chunks(GROUP_MAX) {
-            let claimed = self.outbox.claim_dead_letters(ids);
+            let (outbox, named) = (self.outbox.clone(), ids.to_vec());
+            let claiming = tokio::task::spawn_blocking(move || outbox.claim_dead_letters(&named));
+            let claimed = claiming.await.map_err(|_| Refusal::Unavailable)?;
             let mut done = Vec::new();
             let mut events = Vec::new();
             for letter in claimed.letters() {

@@ -9,7 +9,7 @@ use super::lane::{Lane, LaneNo, LaneState, Listed};
 use super::log::Entry;
 use super::recent::{Recent, RecentEvent};
 use super::segments::Segments;
-use super::{Due, LaneStatus};
+use super::{Due, LaneStatus, Pause, PausedBy};
 use crate::account::{AccountId, LaneKey};
 
 /// What is known of all events that are not settled.
@@ -22,6 +22,8 @@ pub(crate) struct Index {
     recent: Recent,
     due: DueLanes,
     leases_per_lane_max: usize,
+    /// Accounts whose lanes a person paused: one that is new begins paused.
+    held: HashMap<AccountId, Pause>,
     /// Nothing is leased any more.
     closed: bool,
 }
@@ -33,6 +35,8 @@ pub(crate) enum End {
     Delivered,
     /// In the dead letters.
     Dead,
+    /// Too old to be sent, and dropped.
+    Expired,
     /// Not readable; what is left of it is in quarantine.
     Damaged,
 }
@@ -52,6 +56,7 @@ impl Index {
             recent: Recent::new(RECENT_BYTES),
             due: DueLanes::default(),
             leases_per_lane_max: leases_per_lane_max.max(1),
+            held: HashMap::new(),
             closed: false,
         }
     }
@@ -62,7 +67,10 @@ impl Index {
             return number;
         }
         let number = LaneNo(u32::try_from(self.lanes.len()).unwrap_or(u32::MAX));
-        self.lanes.push(Lane::new(key.clone()));
+        let mut lane = Lane::new(key.clone());
+        lane.state.paused = self.held.get(&key.account).cloned();
+        lane.changed = lane.state.paused.is_some();
+        self.lanes.push(lane);
         self.numbers.insert(key.clone(), number);
         number
     }
@@ -173,6 +181,9 @@ impl Index {
         if closed || !lane.has_work(leases_max) || lane.state.not_before_ms > now_ms {
             return None;
         }
+        // The wait is over. What another lease says from now on holds, whatever becomes of this one.
+        lane.changed |= lane.state.not_before_ms != 0;
+        lane.state.not_before_ms = 0;
         let taken = lane.take(events, bytes);
         lane.in_flight += taken.len() as u64;
         lane.out.push(taken.first()?.accepted_s);
@@ -182,6 +193,41 @@ impl Index {
         }
         self.list(number);
         Some((number, taken, failures))
+    }
+
+    /// Takes events of a lane that were accepted before a time, whether or not it may be leased from.
+    pub(crate) fn take_aged(
+        &mut self,
+        key: &LaneKey,
+        after_seq: u64,
+        before_s: u32,
+        max: usize,
+    ) -> Option<(LaneNo, Vec<Entry>)> {
+        let number = *self.numbers.get(key)?;
+        let closed = self.closed;
+        let lane = self.lane_mut(number).filter(|_| !closed)?;
+        let taken = lane.take_aged(after_seq, before_s, max);
+        lane.in_flight += taken.len() as u64;
+        lane.out.push(taken.first()?.accepted_s);
+        for entry in &taken {
+            self.segments.hold(entry);
+        }
+        Some((number, taken))
+    }
+
+    /// Whether a lane is not paused and need not wait.
+    pub(crate) fn may_send(&self, key: &LaneKey, now_ms: i64) -> bool {
+        let lane = self.numbers.get(key).and_then(|number| self.lanes.get(number.0 as usize));
+        lane.is_some_and(|lane| lane.state.paused.is_none() && lane.state.not_before_ms <= now_ms)
+    }
+
+    /// Changes the times that lanes wait for.
+    pub(crate) fn move_waits(&mut self, to: impl Fn(i64) -> i64) {
+        for lane in self.lanes.iter_mut().filter(|lane| lane.state.not_before_ms > 0) {
+            lane.state.not_before_ms = to(lane.state.not_before_ms).max(1);
+            lane.changed = true;
+        }
+        self.list_all();
     }
 
     /// Takes events out of what is kept whole in memory.
@@ -215,10 +261,9 @@ impl Index {
             End::Delivered => {
                 lane.state.delivered += count;
                 lane.state.failures = 0;
-                lane.state.not_before_ms = 0;
             }
             End::Dead => lane.state.dead += count,
-            End::Damaged => {}
+            End::Expired | End::Damaged => {}
         }
         lane.changed = true;
         let account = lane.key.account.clone();
@@ -243,17 +288,30 @@ impl Index {
 
     /// Changes what is kept of a lane over a restart.
     pub(crate) fn change_state(&mut self, number: LaneNo, change: impl FnOnce(&mut LaneState)) {
-        if let Some(lane) = self.lane_mut(number) {
-            change(&mut lane.state);
-            lane.changed = true;
+        let Some(lane) = self.lane_mut(number) else { return };
+        change(&mut lane.state);
+        lane.changed = true;
+        let (account, pause) = (lane.key.account.clone(), lane.state.paused.clone());
+        match pause.filter(|pause| pause.by == PausedBy::Operator) {
+            Some(pause) => drop(self.held.insert(account, pause)),
+            None => drop(self.held.remove(&account)),
         }
     }
 
-    /// Sets what was kept of a lane.
-    pub(crate) fn restore_state(&mut self, key: &LaneKey, state: LaneState) {
-        let number = self.number(key);
-        if let Some(lane) = self.lane_mut(number) {
-            lane.state = state;
+    /// Sets what was kept of lanes. Lanes of a held account of which nothing was kept are new: they are held too.
+    pub(crate) fn restore_states(&mut self, states: Vec<(LaneKey, LaneState)>) {
+        for (key, state) in states {
+            if let Some(pause) = state.paused.as_ref().filter(|pause| pause.by == PausedBy::Operator) {
+                self.held.insert(key.account.clone(), pause.clone());
+            }
+            let number = self.number(&key);
+            if let Some(lane) = self.lane_mut(number) {
+                lane.state = state;
+            }
+        }
+        for lane in self.lanes.iter_mut().filter(|lane| lane.state.paused.is_none()) {
+            lane.state.paused = self.held.get(&lane.key.account).cloned();
+            lane.changed |= lane.state.paused.is_some();
         }
     }
 
@@ -291,17 +349,13 @@ impl Index {
         Some(taken)
     }
 
-    /// Puts events back that are in another place now, no longer or shorter there; the old one is no longer needed.
-    pub(crate) fn moved(&mut self, number: LaneNo, old: &[Entry], new: &[Entry]) {
-        for entry in old {
-            self.segments.release_hold(entry);
-            self.segments.remove_live(entry);
-        }
-        for entry in new {
-            self.segments.add_live(entry);
-            self.segments.hold(entry);
-        }
-        self.put_back(number, new);
+    /// Puts an event back that is in another place now, no longer or shorter there; the old one is no longer needed.
+    pub(crate) fn moved(&mut self, number: LaneNo, old: Entry, new: Entry) {
+        self.segments.release_hold(&old);
+        self.segments.remove_live(&old);
+        self.segments.add_live(&new);
+        self.segments.hold(&new);
+        self.put_back(number, &[new]);
     }
 
     /// Nothing is leased from now on.

@@ -14,7 +14,7 @@ use super::log::Entry;
 use super::shared::Shared;
 use super::state::StateFile;
 use super::writer::Job;
-use super::{DeadLetterError, Unavailable, locked, reclaim};
+use super::{AppendError, DeadLetterError, Health, Unavailable, locked, reclaim};
 
 /// What the keeper is asked for.
 pub(crate) enum Task {
@@ -81,9 +81,15 @@ impl Keeper {
     fn run_batch(&mut self, batch: Vec<Task>) -> bool {
         let (mut letters, mut held, mut buried) = (Vec::new(), Vec::new(), Vec::new());
         let (mut rest, mut stop) = (Vec::new(), false);
+        let holds = batch.iter().any(|task| matches!(task, Task::Hold { .. }));
+        let is_full = holds && matches!(self.shared.health(), Health::Full { .. });
         for task in batch {
             match task {
                 Task::Hold { letters: new, .. } if new.is_empty() => {}
+                Task::Hold { reply, .. } if is_full => {
+                    let full = Unavailable { reason: AppendError::Full.to_string() };
+                    let _ = reply.send(Err(full.into()));
+                }
                 Task::Hold { letters: new, reply } => {
                     if new.iter().any(|letter| self.shared.dead.is_full(&letter.lane.account)) {
                         let _ = reply.send(Err(DeadLetterError::Full));
@@ -144,7 +150,8 @@ impl Keeper {
             } else {
                 let mut index = locked(&self.shared.index);
                 index.put_back(lane, &entries);
-                index.change_state(lane, |state| state.not_before_ms = now_ms + BURY_AGAIN_MS);
+                let again_ms = now_ms + BURY_AGAIN_MS;
+                index.change_state(lane, |state| state.not_before_ms = state.not_before_ms.max(again_ms));
             }
             self.shared.list(lane);
         }

@@ -138,6 +138,16 @@ impl Lane {
         taken
     }
 
+    /// Takes the oldest events after a seq that share an envelope and were accepted before a time, Unix seconds.
+    pub(crate) fn take_aged(&mut self, after_seq: u64, before_s: u32, max: usize) -> Vec<Entry> {
+        let begin = self.queue.partition_point(|entry| entry.seq <= after_seq);
+        let rest = self.queue.range(begin..);
+        let envelope = rest.clone().next().map_or(0, |first| first.envelope);
+        let aged = rest.take(max).take_while(|entry| entry.envelope == envelope && entry.accepted_s < before_s);
+        let end = begin + aged.count();
+        self.queue.drain(begin..end).collect()
+    }
+
     /// Takes all waiting events that are in one segment.
     pub(crate) fn take_segment(&mut self, segment: u32) -> Vec<Entry> {
         let mut taken = Vec::new();

@@ -4,13 +4,12 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::Inner;
 use super::dead::DeadLetter;
 use super::index::End;
 use super::keeper::Task;
 use super::lane::LaneNo;
-use super::locked;
 use super::log::{Entry, MarkKind};
+use super::{Inner, Outbox, fetch, locked};
 use crate::account::LaneKey;
 
 /// Events of one lane with one envelope, the oldest first. Nobody else gets them while it lives; dropped without a word
@@ -56,6 +55,8 @@ pub enum Settlement {
     Ack,
     /// Meta does not have it, or maybe; it goes back to its lane.
     Retry(Sent),
+    /// It is too old for Meta to take: it is dropped.
+    Expire,
     /// Meta will not have it; it goes to the dead letters.
     Bury {
         /// Why, as a metric would say it.
@@ -65,23 +66,89 @@ pub enum Settlement {
     },
 }
 
-/// Whether a request that failed may have been taken all the same.
+/// Whether a request that failed may have been taken all the same. What was in no request stays as it was.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Sent {
-    /// It surely was not: nothing was written, or it was refused.
+    /// It surely was not, and is no attempt: nothing was written, or Meta wants less of everything for now.
     No,
+    /// It surely was not: Meta refused it.
+    Refused,
     /// Nobody knows: it was written, and no answer came.
     Maybe,
+}
+
+/// How long a lane waits whose events the disk would not give.
+const READ_AGAIN_MS: i64 = 10_000;
+
+// === impl Outbox ===
+
+impl Outbox {
+    /// Takes the oldest events of a lane that may go in one request: of one envelope, at most so many and so many bytes (of
+    /// the log; bodies are a little less), at least one. `None` if the lane is paused, must wait, has nothing, or has as many
+    /// leases out as it may. May read the disk when there is a backlog.
+    pub fn lease(&self, lane: &LaneKey, max_events: usize, max_bytes: u64, now_ms: i64) -> Option<Lease> {
+        loop {
+            let taken = locked(&self.inner.shared.index).take(lane, max_events, max_bytes, now_ms);
+            let (number, taken, failures) = taken?;
+            if let Some(lease) = self.read(lane, number, taken, failures, now_ms) {
+                return Some(lease);
+            }
+        }
+    }
+
+    /// Takes events that were accepted before a time, Unix milliseconds, whether or not the lane may send: of one envelope,
+    /// those after `after_seq`, at most so many. Reads the disk.
+    pub fn lease_aged(
+        &self,
+        lane: &LaneKey,
+        after_seq: u64,
+        before_ms: i64,
+        max_events: usize,
+        now_ms: i64,
+    ) -> Option<Lease> {
+        let before_s = u32::try_from(before_ms.div_euclid(1_000)).ok()?;
+        let taken = locked(&self.inner.shared.index).take_aged(lane, after_seq, before_s, max_events);
+        let (number, taken) = taken?;
+        self.read(lane, number, taken, 0, now_ms)
+    }
+
+    /// Reads what was taken from a lane; `None` if none of it could be read.
+    fn read(&self, lane: &LaneKey, number: LaneNo, taken: Vec<Entry>, failures: u32, now_ms: i64) -> Option<Lease> {
+        let oldest = taken.first()?.accepted_s;
+        let fetched = fetch::fetch(&self.inner.shared, number, taken);
+        let nothing = fetched.entries.is_empty();
+        let mut index = locked(&self.inner.shared.index);
+        index.put_back(number, &fetched.unreadable);
+        index.lease_over(number, oldest);
+        if let Some(first) = fetched.entries.first() {
+            index.lease_began(number, first.accepted_s);
+        }
+        if nothing && !fetched.unreadable.is_empty() {
+            index.change_state(number, |state| {
+                state.not_before_ms = state.not_before_ms.max(now_ms + READ_AGAIN_MS);
+            });
+        }
+        drop(index);
+        if nothing {
+            self.inner.shared.list(number);
+            return None;
+        }
+        Some(Lease {
+            inner: Arc::clone(&self.inner),
+            lane: lane.clone(),
+            number,
+            envelope: fetched.envelope,
+            failures,
+            entries: fetched.entries,
+            events: fetched.events,
+            sent: false,
+        })
+    }
 }
 
 // === impl Lease ===
 
 impl Lease {
-    /// Whose events they are.
-    pub fn lane(&self) -> &LaneKey {
-        &self.lane
-    }
-
     /// The events, the oldest first; at least one.
     pub fn events(&self) -> &[Leased] {
         &self.events
@@ -101,6 +168,9 @@ impl Lease {
     /// synced: a killed process loses nothing of it, a power cut may.
     pub fn mark_sent(&mut self) {
         self.sent = true;
+        for entry in &mut self.entries {
+            entry.attempts = entry.attempts.saturating_add(1);
+        }
         self.inner.shared.mark(MarkKind::Sent, &self.entries);
     }
 
@@ -132,43 +202,32 @@ impl Lease {
         self.over(oldest);
     }
 
-    /// All of them go back to the lane, and nothing of it is leased before a time (Unix milliseconds; 0 for at once).
-    pub fn retry(self, not_before_ms: i64, sent: Sent) {
-        let settlements = vec![Settlement::Retry(sent); self.events.len()];
-        self.settle(settlements, not_before_ms, 0);
-    }
-
-    /// All of them go to the dead letters; `now_ms` is Unix milliseconds.
-    pub fn bury(self, reason: &str, message: &str, now_ms: i64) {
-        let settlement = Settlement::Bury { reason: reason.into(), message: message.into() };
-        let settlements = vec![settlement; self.events.len()];
-        self.settle(settlements, 0, now_ms);
-    }
-
-    /// Says of each event in turn what became of it; those that nothing is said of go back as they were. `not_before_ms` is
-    /// for the retried ones, as in [`Lease::retry`], `now_ms` for the buried ones.
-    pub fn settle(mut self, settlements: Vec<Settlement>, not_before_ms: i64, now_ms: i64) {
+    /// Says of each event in turn what became of it; those that nothing is said of go back as they were. `now_ms` is when
+    /// the buried ones became dead letters. See also [`Outbox::hold_off`].
+    pub fn settle(mut self, settlements: Vec<Settlement>, now_ms: i64) {
         let entries = std::mem::take(&mut self.entries);
         let events = std::mem::take(&mut self.events);
         let oldest = entries.first().map_or(0, |entry| entry.accepted_s);
-        let (mut acked, mut back, mut refused) = (Vec::new(), Vec::new(), Vec::new());
+        let (mut acked, mut expired, mut back) = (Vec::new(), Vec::new(), Vec::new());
+        let (mut refused, mut not_sent) = (Vec::new(), Vec::new());
         let (mut buried, mut letters) = (Vec::new(), Vec::new());
-        let mut retried = false;
         let mut settlements = settlements.into_iter();
         for (mut entry, event) in entries.into_iter().zip(events) {
             match settlements.next() {
                 Some(Settlement::Ack) => acked.push(entry),
                 Some(Settlement::Bury { reason, message }) => {
                     buried.push(entry);
-                    letters.push(self.letter(event, reason, message, now_ms));
+                    letters.push(self.letter(event, entry.attempts, reason, message, now_ms));
                 }
+                Some(Settlement::Expire) => expired.push(entry),
                 Some(Settlement::Retry(sent)) => {
-                    retried = true;
-                    entry.attempts = entry.attempts.saturating_add(1);
                     entry.maybe_sent |= sent == Sent::Maybe;
-                    if self.sent && !entry.maybe_sent {
-                        refused.push(entry);
+                    match sent {
+                        _ if !self.sent || entry.maybe_sent => {}
+                        Sent::No => not_sent.push(entry),
+                        Sent::Refused | Sent::Maybe => refused.push(entry),
                     }
+                    entry.attempts -= u16::from(self.sent && sent == Sent::No).min(entry.attempts);
                     back.push(entry);
                 }
                 None => back.push(self.unsettled(entry)),
@@ -176,23 +235,17 @@ impl Lease {
         }
         let shared = &self.inner.shared;
         shared.settle(self.number, &acked, End::Delivered);
+        shared.settle(self.number, &expired, End::Expired);
         shared.mark(MarkKind::Refused, &refused);
-        let mut index = locked(&shared.index);
-        index.put_back(self.number, &back);
-        if retried {
-            index.change_state(self.number, |state| {
-                state.failures = state.failures.saturating_add(1);
-                state.not_before_ms = not_before_ms;
-            });
-        }
-        drop(index);
+        shared.mark(MarkKind::NotSent, &not_sent);
+        locked(&shared.index).put_back(self.number, &back);
         if !buried.is_empty() {
             self.inner.ask_keeper(Task::Bury { lane: self.number, entries: buried, letters, now_ms });
         }
         self.over(oldest);
     }
 
-    fn letter(&self, event: Leased, reason: String, message: String, now_ms: i64) -> DeadLetter {
+    fn letter(&self, event: Leased, attempts: u16, reason: String, message: String, now_ms: i64) -> DeadLetter {
         DeadLetter {
             id: 0,
             lane: self.lane.clone(),
@@ -201,7 +254,7 @@ impl Lease {
             event_time: event.event_time,
             reason,
             message,
-            attempts: event.attempts.saturating_add(u32::from(self.sent)),
+            attempts: u32::from(attempts),
             accepted_ms: event.accepted_ms,
             dead_ms: now_ms,
             envelope: Arc::clone(&self.envelope),
@@ -212,11 +265,7 @@ impl Lease {
 
     /// An entry that goes back without a word on it.
     fn unsettled(&self, entry: Entry) -> Entry {
-        Entry {
-            attempts: entry.attempts.saturating_add(u16::from(self.sent)),
-            maybe_sent: entry.maybe_sent || self.sent,
-            ..entry
-        }
+        Entry { maybe_sent: entry.maybe_sent || self.sent, ..entry }
     }
 
     fn oldest(&self) -> u32 {

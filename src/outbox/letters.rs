@@ -1,11 +1,13 @@
 //! The outbox's dead letters as seen from outside: hold, look, replay, drop.
 
+use std::collections::HashSet;
+
 use bytes::Bytes;
 use tokio::sync::oneshot;
 
 use super::dead::DeadLetter;
 use super::keeper::Task;
-use super::{AppendError, NewEvent, Outbox, Unavailable};
+use super::{NewEvent, Outbox, Unavailable};
 use crate::account::AccountId;
 
 /// Why dead letters could not be stored or removed.
@@ -19,17 +21,6 @@ pub enum DeadLetterError {
     Unavailable(#[from] Unavailable),
 }
 
-/// Why dead letters could not be replayed.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum ReplayError {
-    /// They were not accepted again; they are where they were.
-    #[error(transparent)]
-    Append(#[from] AppendError),
-    /// They were accepted again but could not be removed: they are in both places.
-    #[error("the events are in their lanes again, but could not be removed from the dead letters: {0}")]
-    Remove(DeadLetterError),
-}
-
 /// Dead letters that nobody else may replay or remove while this lives. Those that were not removed are given back.
 #[must_use = "letters that are dropped are given back"]
 pub struct ClaimedLetters {
@@ -37,11 +28,9 @@ pub struct ClaimedLetters {
     letters: Vec<DeadLetter>,
 }
 
-/// Letters that are replayed as one group.
-const REPLAY_GROUP_MAX: usize = 500;
-
 impl Outbox {
-    /// Stores events as dead letters, for a person to mend what holds them; `Ok` once they are durable, all or none.
+    /// Stores events as dead letters, for a person to mend what holds them; `Ok` once they are durable, all or none. Refused
+    /// like new events while the volume is full up to its reserve.
     pub async fn hold(&self, letters: Vec<DeadLetter>) -> Result<(), DeadLetterError> {
         if letters.is_empty() {
             return Ok(());
@@ -56,6 +45,11 @@ impl Outbox {
         self.inner.shared.dead.list(account, limit)
     }
 
+    /// The numbers of all dead letters, of one account or of all, the oldest first.
+    pub fn dead_letter_ids(&self, account: Option<&AccountId>) -> Vec<u64> {
+        self.inner.shared.dead.ids(account)
+    }
+
     /// One dead letter. Reads the disk.
     pub fn dead_letter(&self, id: u64) -> Option<DeadLetter> {
         self.inner.shared.dead.get(id)
@@ -68,23 +62,9 @@ impl Outbox {
         ClaimedLetters { outbox: self.clone(), letters: self.inner.shared.dead.claim(ids) }
     }
 
-    /// Puts dead letters back into their lanes as they are; gives how many there were. For those that a filter held back,
-    /// which must go through the filters first, see [`Outbox::claim_dead_letters`].
-    pub async fn replay(&self, ids: &[u64], now_ms: i64) -> Result<usize, ReplayError> {
-        let mut replayed = 0;
-        for ids in ids.chunks(REPLAY_GROUP_MAX) {
-            let claimed = self.claim_dead_letters(ids);
-            let events = claimed.letters().iter().map(|letter| letter.event(letter.body.clone())).collect();
-            self.append(events, now_ms).await?;
-            let ids: Vec<_> = claimed.letters().iter().map(|letter| letter.id).collect();
-            replayed += claimed.remove(&ids).await.map_err(ReplayError::Remove)?;
-        }
-        Ok(replayed)
-    }
-
-    /// Removes dead letters for good; gives how many there were.
+    /// Removes dead letters for good, unread; gives how many there were. Those that somebody has claimed stay.
     pub async fn drop_dead_letters(&self, ids: &[u64]) -> Result<usize, DeadLetterError> {
-        self.claim_dead_letters(ids).remove(ids).await
+        self.remove(self.inner.shared.dead.unclaimed(ids)).await
     }
 
     /// Removes all dead letters that came there before a time, Unix milliseconds; gives how many there were.
@@ -116,6 +96,7 @@ impl ClaimedLetters {
 
     /// Removes those of them that are named, for good; gives how many. The others are given back.
     pub async fn remove(self, ids: &[u64]) -> Result<usize, DeadLetterError> {
+        let ids: HashSet<_> = ids.iter().collect();
         let named = self.letters.iter().map(|letter| letter.id).filter(|id| ids.contains(id));
         self.outbox.remove(named.collect()).await
     }

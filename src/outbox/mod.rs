@@ -6,8 +6,8 @@
 //! - [`Outbox::append`] answers once the events are durable (`fdatasync`), all of a call or none: append.rs, writer.rs.
 //! - What waits is in memory as 32 bytes an event, by lane: index.rs, lane.rs, segments.rs; whose turn it is: due.rs. What was accepted
 //!   last is there whole: recent.rs. The rest is read for a lease: fetch.rs, lease.rs.
-//! - What became of an event is marked at once beside its segment; the marks are synced once a second. After `kill -9`
-//!   nothing is sent twice; after a power cut, at most what was answered in the last second.
+//! - What became of an event is marked at once beside its segment; the marks are synced once a second. After `kill -9` only
+//!   what was in a request is sent again; after a power cut, also what was answered in the last second.
 //! - A segment goes when all in it is settled; one that a few old events keep is emptied: reclaim.rs. Dead letters have a
 //!   log of their own: dead/. Pauses and counters are in SQLite: state.rs. These are the keeper's thread: keeper.rs.
 //! - The formats and the disk are log/; what a start does is open.rs.
@@ -46,7 +46,7 @@ use tokio::sync::oneshot;
 
 pub use self::dead::DeadLetter;
 pub use self::lease::{Lease, Leased, Sent, Settlement};
-pub use self::letters::{ClaimedLetters, DeadLetterError, ReplayError};
+pub use self::letters::{ClaimedLetters, DeadLetterError};
 pub use self::open::{OpenError, Recovered};
 
 use self::keeper::Task;
@@ -61,7 +61,7 @@ pub struct Options {
     pub dir: PathBuf,
     /// Size at which a segment of the log is closed, at most 1 GiB.
     pub segment_bytes: u64,
-    /// Free space below which new events are refused; at most 2 % of the volume counts.
+    /// Free space below which new events are refused, bytes.
     pub reserve_bytes: u64,
     /// Bytes of one account that wait for delivery, beyond which its new events are refused.
     pub account_backlog_bytes_max: u64,
@@ -175,7 +175,7 @@ pub struct LaneStatus {
     pub paused: Option<Pause>,
     /// Nothing is leased before this, Unix milliseconds; 0 for no wait.
     pub not_before_ms: i64,
-    /// Retries since the last success.
+    /// Failed requests since the last success.
     pub failures: u32,
     /// Events delivered since the first start.
     pub delivered: u64,
@@ -241,43 +241,6 @@ fn locked<T: ?Sized>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 // === impl Outbox ===
 
 impl Outbox {
-    /// Takes the oldest events of a lane that may go in one request: of one envelope, at most so many and so many bytes (of
-    /// the log; bodies are a little less), at least one. `None` if the lane is paused, must wait, has nothing, or has as many
-    /// leases out as it may. May read the disk when there is a backlog.
-    pub fn lease(&self, lane: &LaneKey, max_events: usize, max_bytes: u64, now_ms: i64) -> Option<Lease> {
-        loop {
-            let taken = locked(&self.inner.shared.index).take(lane, max_events, max_bytes, now_ms);
-            let (number, taken, failures) = taken?;
-            let oldest = taken.first()?.accepted_s;
-            let fetched = fetch::fetch(&self.inner.shared, number, taken);
-            let nothing = fetched.entries.is_empty();
-            let mut index = locked(&self.inner.shared.index);
-            index.put_back(number, &fetched.unreadable);
-            index.lease_over(number, oldest);
-            if let Some(first) = fetched.entries.first() {
-                index.lease_began(number, first.accepted_s);
-            }
-            if nothing && !fetched.unreadable.is_empty() {
-                index.change_state(number, |state| state.not_before_ms = now_ms + READ_AGAIN_MS);
-            }
-            drop(index);
-            if nothing {
-                self.inner.shared.list(number);
-                continue;
-            }
-            return Some(Lease {
-                inner: Arc::clone(&self.inner),
-                lane: lane.clone(),
-                number,
-                envelope: fetched.envelope,
-                failures,
-                entries: fetched.entries,
-                events: fetched.events,
-                sent: false,
-            });
-        }
-    }
-
     /// Whose turn it is now. Lanes take turns; a lane that is due is found without looking at the others.
     pub fn next_due(&self, now_ms: i64) -> Due {
         locked(&self.inner.shared.index).next_due(now_ms)
@@ -288,13 +251,33 @@ impl Outbox {
         self.inner.shared.changed.notified().await;
     }
 
+    /// Whether a lane may send now: it is not paused and need not wait. For what of it is leased already.
+    pub fn may_send(&self, lane: &LaneKey, now_ms: i64) -> bool {
+        locked(&self.inner.shared.index).may_send(lane, now_ms)
+    }
+
+    /// Leases nothing of a lane before a time, Unix milliseconds, or a later one that was said before. If `failed`, it counts
+    /// towards [`LaneStatus::failures`].
+    pub fn hold_off(&self, lane: &LaneKey, not_before_ms: i64, failed: bool) {
+        self.change(lane, |state| {
+            state.failures = state.failures.saturating_add(u32::from(failed));
+            state.not_before_ms = state.not_before_ms.max(not_before_ms);
+        });
+    }
+
+    /// Changes the times that lanes wait for, Unix milliseconds: the wall clock they are in was set.
+    pub fn move_waits(&self, to: impl Fn(i64) -> i64) {
+        locked(&self.inner.shared.index).move_waits(to);
+        self.inner.shared.changed.notify_one();
+    }
+
     /// How all lanes stand.
     pub fn lanes(&self) -> Vec<LaneStatus> {
         locked(&self.inner.shared.index).status()
     }
 
     /// Holds a lane: nothing is leased until it is resumed, events are still accepted. Holds at once; durable when it
-    /// returns. A person's pause is not replaced by delivery's.
+    /// returns. A person's pause is not replaced by delivery's, and a lane that is new to the account begins with it.
     pub async fn pause(&self, lane: &LaneKey, reason: &str, by: PausedBy, now_ms: i64) -> Result<(), Unavailable> {
         self.change(lane, |state| {
             let kept = state.paused.as_ref().is_some_and(|pause| pause.by == PausedBy::Operator);
@@ -364,9 +347,6 @@ impl Outbox {
         answer.await.unwrap_or_else(|_| Err(Unavailable { reason: "it is closed".into() }))
     }
 }
-
-/// How long a lane waits whose events the disk would not give.
-const READ_AGAIN_MS: i64 = 10_000;
 
 // === impl Inner ===
 

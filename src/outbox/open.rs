@@ -94,23 +94,26 @@ impl Outbox {
         let dir = options.dir;
         let failed = |source| OpenError::Io { path: dir.clone(), source };
         disk.create_dir(&dir).map_err(failed)?;
+        if let Some(parent) = dir.parent().filter(|parent| !parent.as_os_str().is_empty()) {
+            disk.sync_dir(parent).map_err(failed)?;
+        }
         let lock = disk.lock(&dir.join("lock")).map_err(|source| match source.kind() {
             io::ErrorKind::WouldBlock => OpenError::InUse { dir: dir.clone() },
             _ => OpenError::Io { path: dir.join("lock"), source },
         })?;
         let limits = Limits {
             segment_bytes: options.segment_bytes.min(SEGMENT_BYTES_MAX),
-            reserve_bytes: options.reserve_bytes.min(disk.space(&dir).map_err(failed)?.total / 50),
+            reserve_bytes: options.reserve_bytes,
             account_backlog_bytes_max: options.account_backlog_bytes_max,
         };
         let log = LogDir::new(Arc::clone(&disk), &dir, limits.segment_bytes).map_err(failed)?;
         let mut index = Index::new(options.leases_per_lane_max);
         let report = load(&log, &mut index)?;
         let letter_limits = (options.dead_letters_max, options.dead_letter_bytes_max);
-        let (dead, damaged_letters) = DeadLetters::open(disk, &dir, letter_limits).map_err(failed)?;
+        let (dead, damaged_letters) = DeadLetters::open(disk, &dir, letter_limits)?;
         let (state, lanes) =
             StateFile::open(&state_path).map_err(|source| OpenError::State { path: state_path, source })?;
-        lanes.into_iter().for_each(|(key, state)| index.restore_state(&key, state));
+        index.restore_states(lanes);
         index.list_all();
         let recovered = Recovered {
             pending: index.status().iter().map(|lane| lane.pending).sum(),
@@ -150,10 +153,7 @@ fn load(log: &LogDir, index: &mut Index) -> Result<Report, OpenError> {
             }
         }
     });
-    let report = found.map_err(|error| match error {
-        LoadError::Io { path, source } => OpenError::Io { path, source },
-        LoadError::Newer { path, version } => OpenError::NewerFormat { path, version },
-    })?;
+    let report = found?;
     for older in index.all_found() {
         let marked =
             index.segments.get(older.segment).map(|segment| segment.mark(MarkKind::Moved, [older.seq].into_iter()));
@@ -162,6 +162,17 @@ fn load(log: &LogDir, index: &mut Index) -> Result<Report, OpenError> {
         }
     }
     Ok(report)
+}
+
+// === impl OpenError ===
+
+impl From<LoadError> for OpenError {
+    fn from(error: LoadError) -> Self {
+        match error {
+            LoadError::Io { path, source } => Self::Io { path, source },
+            LoadError::Newer { path, version } => Self::NewerFormat { path, version },
+        }
+    }
 }
 
 /// Starts the threads.

@@ -67,7 +67,7 @@ impl Recent {
 impl RecentEvent {
     fn cost(&self) -> usize {
         let event = &self.event;
-        OVERHEAD + event.body.len() + event.event_id.len() + event.event_name.len()
+        OVERHEAD + event.body.len() + event.event_id.len() + event.event_name.len() + event.envelope.len()
     }
 }
 
@@ -97,6 +97,19 @@ mod tests {
         recent.push(12, event(10));
         assert!(recent.take(7).is_some() && recent.take(8).is_some() && recent.take(12).is_some());
         assert_eq!(recent.bytes, 0);
+    }
+
+    #[test]
+    fn an_envelope_counts() {
+        let mut recent = Recent::new(2 * OVERHEAD + 100);
+        let large = || {
+            let mut large = event(0);
+            large.event.envelope = "x".repeat(100).into();
+            large
+        };
+        recent.push(1, large());
+        recent.push(2, large());
+        assert!(recent.take(1).is_none() && recent.take(2).is_some());
     }
 
     #[test]

@@ -32,37 +32,52 @@ pub(crate) fn give_back(shared: &Shared) {
 pub(crate) fn copy_forward(shared: &Shared, writer: &Sender<Job>) {
     let oldest = locked(&shared.index).segments.mostly_settled(shared.limits.segment_bytes);
     let Some(segment) = oldest else { return };
-    let mut number = LaneNo(0);
+    let (mut number, mut part, mut bytes) = (LaneNo(0), Vec::new(), 0);
     // The lock is taken lane by lane: nobody waits for a walk through a whole backlog.
     while let Some(taken) = { locked(&shared.index).take_to_move(number, segment.id) } {
-        for part in parts(&taken) {
-            move_part(shared, writer, &segment, number, part);
-        }
-        if !taken.is_empty() {
-            shared.list(number);
+        for entry in taken {
+            bytes += u64::from(entry.len);
+            part.push((number, entry));
+            if bytes >= COPY_BYTES_MAX {
+                move_part(shared, writer, &segment, std::mem::take(&mut part));
+                bytes = 0;
+            }
         }
         number.0 += 1;
     }
+    move_part(shared, writer, &segment, part);
     give_back(shared);
 }
 
-/// Moves some events of one lane. If that fails they stay, and it is not tried again.
-fn move_part(shared: &Shared, writer: &Sender<Job>, old: &Segment, lane: LaneNo, entries: &[Entry]) {
-    match copy(shared, writer, old, lane, entries) {
+/// Moves events, those of a lane side by side, with one sync for all. If that fails they stay.
+fn move_part(shared: &Shared, writer: &Sender<Job>, old: &Segment, entries: Vec<(LaneNo, Entry)>) {
+    if entries.is_empty() {
+        return;
+    }
+    let mut lanes: Vec<_> = entries.iter().map(|(lane, _)| *lane).collect();
+    lanes.dedup();
+    match copy(shared, writer, old, &entries) {
         Ok((moved, new)) => {
-            let seqs = moved.iter().map(|entry| entry.seq);
+            let seqs = moved.iter().map(|(_, entry)| entry.seq);
             if let Err(error) = old.mark(MarkKind::Moved, seqs).and_then(|()| old.sync_marks()) {
                 tracing::warn!(segment = old.id, %error, "moved events cannot be marked; after a power cut they may be sent again");
             }
-            locked(&shared.index).moved(lane, &moved, &new);
+            let mut index = locked(&shared.index);
+            // The last first: each then goes to the front of its lane.
+            for ((lane, old), new) in moved.into_iter().zip(new).rev() {
+                index.moved(lane, old, new);
+            }
         }
         Err(error) => {
             tracing::warn!(segment = old.id, %error, "a segment's last events cannot be moved on; they stay");
             let mut index = locked(&shared.index);
-            index.put_back(lane, entries);
+            for (lane, entry) in entries.into_iter().rev() {
+                index.put_back(lane, &[entry]);
+            }
             index.segments.set_stuck(old.id);
         }
     }
+    lanes.into_iter().for_each(|lane| shared.list(lane));
 }
 
 /// Has the writer write events of a segment again; gives those that were readable, and their new entries.
@@ -70,42 +85,28 @@ fn copy(
     shared: &Shared,
     writer: &Sender<Job>,
     old: &Segment,
-    lane: LaneNo,
-    entries: &[Entry],
-) -> io::Result<(Vec<Entry>, Vec<Entry>)> {
+    entries: &[(LaneNo, Entry)],
+) -> io::Result<(Vec<(LaneNo, Entry)>, Vec<Entry>)> {
     let (mut moved, mut records, mut damaged) = (Vec::new(), Vec::new(), Vec::new());
-    for entry in entries {
+    for (lane, entry) in entries {
         let frame = old.read(u64::from(entry.at), entry.len as usize)?;
         match old.unseal(&frame) {
             Some(payload) => {
-                moved.push(*entry);
+                moved.push((*lane, *entry));
                 records.push((*entry, payload.to_vec()));
             }
-            None => damaged.push((*entry, frame)),
+            None => damaged.push((*lane, *entry, frame)),
         }
     }
-    let bytes = moved.iter().map(|entry| u64::from(entry.len)).sum();
+    let bytes = moved.iter().map(|(_, entry)| u64::from(entry.len)).sum();
     let (reply, answer) = oneshot::channel();
     let ended = || io::Error::other("the writer has ended");
     writer.send(Job::Copy(Copy { records, bytes, reply })).map_err(|_| ended())?;
     let new = answer.blocking_recv().map_err(|_| ended())??;
-    for (entry, frame) in damaged {
+    for (lane, entry, frame) in damaged {
         if !shared.damaged(lane, &entry, &frame) {
             locked(&shared.index).put_back(lane, &[entry]);
         }
     }
     Ok((moved, new))
-}
-
-/// Divides entries so that each part is small.
-fn parts(entries: &[Entry]) -> impl Iterator<Item = &[Entry]> {
-    let mut bytes = 0;
-    entries.chunk_by(move |before, _| {
-        bytes += u64::from(before.len);
-        let same = bytes < COPY_BYTES_MAX;
-        if !same {
-            bytes = 0;
-        }
-        same
-    })
 }

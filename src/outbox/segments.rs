@@ -23,7 +23,7 @@ struct SegmentUse {
     out: u64,
     /// Nothing more is written to it.
     closed: bool,
-    /// Its last events could not be copied elsewhere; that is not tried again.
+    /// Its last events could not be copied elsewhere; that is tried again once there is a new segment.
     stuck: bool,
 }
 
@@ -75,6 +75,11 @@ impl Segments {
         if let Some(usage) = self.by_id.get_mut(&id) {
             usage.stuck = true;
         }
+    }
+
+    /// There is a new segment that events can be copied to.
+    pub(crate) fn unstick(&mut self) {
+        self.by_id.values_mut().for_each(|usage| usage.stuck = false);
     }
 
     /// An event in it is not settled.

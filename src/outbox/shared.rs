@@ -33,7 +33,7 @@ pub(crate) struct Shared {
     pub(crate) _lock: Lock,
 }
 
-/// The limits of [`super::Options`], as they are on this volume.
+/// The limits of [`super::Options`].
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Limits {
     pub(crate) segment_bytes: u64,

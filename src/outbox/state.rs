@@ -38,6 +38,8 @@ impl StateFile {
     /// Opens or makes the file and reads all lanes.
     pub(crate) fn open(path: &Path) -> rusqlite::Result<(Self, Vec<(LaneKey, LaneState)>)> {
         let connection = Connection::open(path)?;
+        // Before WAL: its index is then in this process's memory, and a full volume need not have room for another file.
+        connection.pragma_update(None, "locking_mode", "EXCLUSIVE")?;
         connection.pragma_update(None, "journal_mode", "WAL")?;
         connection.pragma_update(None, "synchronous", "FULL")?;
         match connection.pragma_query_value(None, "user_version", |row| row.get::<_, i64>(0))? {

@@ -58,6 +58,8 @@ pub(crate) struct Writer {
     next_segment: u32,
     /// How often a new segment is tried while the disk refuses.
     probe: Duration,
+    /// When that is next.
+    next_probe: Instant,
     /// Frames that are staged.
     buffer: Vec<u8>,
     staged: Vec<Staged>,
@@ -96,7 +98,9 @@ impl Writer {
         let (next_segment, next_seq) = next;
         let room = Room { asked: Instant::now(), left: 0 };
         let (buffer, staged) = (Vec::new(), Vec::new());
-        let mut writer = Self { shared, jobs, active: None, next_seq, next_segment, probe, buffer, staged, room };
+        let next_probe = Instant::now();
+        let mut writer =
+            Self { shared, jobs, active: None, next_seq, next_segment, probe, next_probe, buffer, staged, room };
         writer.begin_segment();
         writer
     }
@@ -116,7 +120,11 @@ impl Writer {
         let first = loop {
             let received = match self.active {
                 Some(_) => self.jobs.recv().map_err(|_| RecvTimeoutError::Disconnected),
-                None => self.jobs.recv_timeout(self.probe),
+                // Jobs that it only refuses do not put the next try off.
+                None => match self.next_probe.checked_duration_since(Instant::now()) {
+                    Some(wait) => self.jobs.recv_timeout(wait),
+                    None => Err(RecvTimeoutError::Timeout),
+                },
             };
             match received {
                 Ok(Job::Stop) | Err(RecvTimeoutError::Disconnected) => return None,
@@ -304,10 +312,14 @@ impl Writer {
     fn begin_segment(&mut self) {
         let id = self.next_segment;
         self.next_segment += 1;
+        self.next_probe = Instant::now() + self.probe;
         match self.shared.log.create(id, self.next_seq) {
             Ok(segment) => {
                 let segment = Arc::new(segment);
-                locked(&self.shared.index).segments.add(Arc::clone(&segment), first_free_offset(), false);
+                let mut index = locked(&self.shared.index);
+                index.segments.add(Arc::clone(&segment), first_free_offset(), false);
+                index.segments.unstick();
+                drop(index);
                 let summary = Summary::new(id, self.next_seq, first_free_offset());
                 self.active = Some(Active { segment, summary });
                 *locked(&self.shared.refusing) = None;

@@ -181,11 +181,7 @@ impl Acceptor {
             return Some(peer);
         }
         match proxy_protocol::read_header(wire).await {
-            Ok(source) => {
-                let client = source.unwrap_or(peer);
-                wire.set_client(client);
-                Some(client)
-            }
+            Ok(source) => Some(source.unwrap_or(peer)),
             Err(_) => {
                 self.observer.rejected("proxy_header");
                 None

@@ -17,8 +17,10 @@ use crate::proxy::limits::{BodyMemory, HeldBytes};
 const REFUSED_BYTES_MAX: usize = 64 * 1024;
 /// How long that may take.
 const REFUSED_TIME_MAX: Duration = Duration::from_secs(1);
-/// Bodies that may become larger than this are inflated away from the threads that serve connections.
+/// Bodies that may become larger than this are inflated where they keep no other connection waiting.
 const INFLATED_INLINE_MAX: usize = 1024 * 1024;
+/// Memory that an inflated body begins with; it doubles from there.
+const INFLATED_FIRST: usize = 16 * 1024;
 
 /// A whole body, inflated. Its memory counts until it is dropped.
 pub(super) struct Body {
@@ -76,7 +78,7 @@ pub(super) async fn read(
     let deadline = Instant::now() + limits.time_max;
     let whole = timeout_at(deadline, collect(session, limits, &mut held));
     let bytes = whole.await.map_err(|_| BodyError::TooSlow)??;
-    let bytes = if gzip { inflate(bytes, limits, &mut held).await? } else { bytes };
+    let bytes = if gzip { inflate(&bytes, limits, &mut held)?.into() } else { bytes };
     Ok(Body { bytes, _held: held })
 }
 
@@ -140,24 +142,32 @@ fn unread(error: &Error) -> BodyError {
     }
 }
 
-async fn inflate(packed: Bytes, limits: BodyLimits, held: &mut HeldBytes) -> Result<Bytes, BodyError> {
-    let inflated = if limits.bytes_max <= INFLATED_INLINE_MAX {
-        gunzip(&packed, limits.bytes_max)
-    } else {
-        let work = tokio::task::spawn_blocking(move || gunzip(&packed, limits.bytes_max));
-        work.await.unwrap_or(Err(BodyError::NotGzip))
-    }?;
-    if !held.grow(inflated.len(), limits.memory_max) {
-        return Err(BodyError::NoMemory);
+fn inflate(packed: &[u8], limits: BodyLimits, held: &mut HeldBytes) -> Result<Vec<u8>, BodyError> {
+    if limits.bytes_max <= INFLATED_INLINE_MAX {
+        return gunzip(packed, limits, held);
     }
-    Ok(inflated.into())
+    tokio::task::block_in_place(|| gunzip(packed, limits, held))
 }
 
-fn gunzip(packed: &[u8], bytes_max: usize) -> Result<Vec<u8>, BodyError> {
+/// Inflates into memory that is claimed before it is taken: a bomb takes no more of it than there is.
+fn gunzip(packed: &[u8], limits: BodyLimits, held: &mut HeldBytes) -> Result<Vec<u8>, BodyError> {
+    let mut decoder = MultiGzDecoder::new(packed);
     let mut inflated = Vec::new();
-    let mut decoder = MultiGzDecoder::new(packed).take(bytes_max as u64 + 1);
-    decoder.read_to_end(&mut inflated).map_err(|_| BodyError::NotGzip)?;
-    if inflated.len() > bytes_max { Err(BodyError::TooLarge) } else { Ok(inflated) }
+    let mut room = 0;
+    while inflated.len() == room {
+        if room > limits.bytes_max {
+            return Err(BodyError::TooLarge);
+        }
+        // One byte more than there may be shows that there are too many.
+        let more = room.max(INFLATED_FIRST).min(limits.bytes_max + 1 - room);
+        if !held.grow(more, limits.memory_max) {
+            return Err(BodyError::NoMemory);
+        }
+        inflated.reserve_exact(more);
+        room += more;
+        decoder.by_ref().take(more as u64).read_to_end(&mut inflated).map_err(|_| BodyError::NotGzip)?;
+    }
+    Ok(inflated)
 }
 
 fn expects_continue(session: &ServerSession) -> bool {
@@ -180,19 +190,35 @@ mod tests {
         encoder.finish().unwrap()
     }
 
+    /// Inflates within `bytes_max`, where all bodies may take `memory_max`.
+    fn gunzip(packed: &[u8], bytes_max: usize, memory_max: usize) -> Result<Vec<u8>, BodyError> {
+        let limits = BodyLimits { bytes_max, time_max: Duration::ZERO, memory_max };
+        super::gunzip(packed, limits, &mut Arc::new(BodyMemory::default()).claim())
+    }
+
     #[test]
     fn a_bomb_is_cut_off() {
         let bomb = gzip(&vec![0; 10_000_000]);
         assert!(bomb.len() < 20_000);
-        assert_eq!(gunzip(&bomb, 262_144), Err(BodyError::TooLarge));
+        assert_eq!(gunzip(&bomb, 262_144, usize::MAX), Err(BodyError::TooLarge));
+    }
+
+    #[test]
+    fn memory_is_claimed_before_it_is_taken() {
+        let mut memory = Arc::new(BodyMemory::default()).claim();
+        let limits = BodyLimits { bytes_max: 16_000_000, time_max: Duration::ZERO, memory_max: 100_000 };
+        let inflated = super::gunzip(&gzip(&vec![0; 10_000_000]), limits, &mut memory);
+        assert_eq!(inflated, Err(BodyError::NoMemory));
+        let whole = gunzip(&gzip(&vec![7; 100_000]), 100_000, 100_001).unwrap();
+        assert_eq!((whole.len(), whole.capacity()), (100_000, 100_001), "no more is taken than was claimed");
     }
 
     #[test]
     fn gzip_is_inflated_up_to_the_last_byte_that_fits() {
         let packed = gzip(b"0123456789");
-        assert_eq!(gunzip(&packed, 10).unwrap(), b"0123456789");
-        assert_eq!(gunzip(&packed, 9), Err(BodyError::TooLarge));
-        assert_eq!(gunzip(packed.get(..packed.len() - 4).unwrap(), 10), Err(BodyError::NotGzip));
-        assert_eq!(gunzip(b"{}", 10), Err(BodyError::NotGzip));
+        assert_eq!(gunzip(&packed, 10, 11).unwrap(), b"0123456789");
+        assert_eq!(gunzip(&packed, 9, 11), Err(BodyError::TooLarge));
+        assert_eq!(gunzip(packed.get(..packed.len() - 4).unwrap(), 10, 11), Err(BodyError::NotGzip));
+        assert_eq!(gunzip(b"{}", 10, 11), Err(BodyError::NotGzip));
     }
 }

@@ -10,6 +10,7 @@ use pingora::protocols::http::ServerSession;
 use pingora::protocols::http::v2::server::H2Options;
 use pingora::proxy::HttpProxy;
 use pingora::server::ShutdownWatch;
+use tokio_util::task::task_tracker::TaskTrackerToken;
 
 use crate::account::AccountId;
 use crate::proxy::respond::Style;
@@ -57,6 +58,8 @@ pub(super) struct Context {
     pub(super) style: Style,
     /// Where it goes, if it goes to an upstream server.
     pub(super) forward: Option<Forward>,
+    /// Counts it among the requests in flight.
+    _in_flight: TaskTrackerToken,
 }
 
 /// A request on its way to an upstream server.
@@ -72,7 +75,7 @@ pub(super) struct Forward {
 
 impl Context {
     /// A request whose header has arrived now, on the connection of this task.
-    pub(super) fn new(snapshot: Arc<Snapshot>) -> Self {
+    pub(super) fn new(snapshot: Arc<Snapshot>, in_flight: TaskTrackerToken) -> Self {
         let connection = CONNECTION.try_with(Arc::clone).ok();
         if let Some(connection) = &connection {
             connection.pace.busy();
@@ -86,6 +89,7 @@ impl Context {
             account: None,
             style: Style::Plain,
             forward: None,
+            _in_flight: in_flight,
         }
     }
 }

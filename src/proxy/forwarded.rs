@@ -30,7 +30,8 @@ pub(super) fn client_address(peer: IpAddr, headers: &HeaderMap, trusted: &[IpNet
     if !is_within(trusted, client) {
         return client;
     }
-    let lines = headers.get_all(X_FORWARDED_FOR).iter().rev().filter_map(|line| line.to_str().ok());
+    // A line that cannot be read hides who wrote those before it.
+    let lines = headers.get_all(X_FORWARDED_FOR).iter().rev().map_while(|line| line.to_str().ok());
     for entry in lines.flat_map(|line| line.rsplit(',')) {
         let Some(address) = parse_entry(entry.trim()) else {
             break;
@@ -55,13 +56,22 @@ pub(super) fn client_country(peer: IpAddr, headers: &HeaderMap, trusted: &[IpNet
 /// Tells an upstream server who asked, for which name and how. What the client wrote into these headers is not passed
 /// on: `client` was found from what can be believed of it.
 pub(super) fn tell_upstream(request: &mut RequestHeader, client: IpAddr, host: &str) -> pingora::Result<()> {
-    request.remove_header(&FORWARDED);
+    let told: Vec<HeaderName> = request.headers.keys().filter(|name| tells_of_client(name)).cloned().collect();
+    for name in &told {
+        request.remove_header(name);
+    }
     request.insert_header(X_FORWARDED_FOR, client.to_string())?;
     request.insert_header(X_REAL_IP, client.to_string())?;
     request.insert_header(X_FORWARDED_HOST, host)?;
     request.insert_header(X_FORWARDED_PROTO, "https")?;
     request.append_header(VIA, VIA_OURS)?;
     Ok(())
+}
+
+/// Whether a server might believe this header to come from us; many read `_` in a name as `-`.
+fn tells_of_client(name: &HeaderName) -> bool {
+    let name = name.as_str().replace('_', "-");
+    name.starts_with("x-forwarded-") || *name == X_REAL_IP || *name == FORWARDED
 }
 
 /// Whether a request went through a gateway like this one already: its upstream leads back here.
@@ -84,7 +94,7 @@ mod tests {
     fn client(peer: &str, lines: &[&str]) -> String {
         let mut headers = HeaderMap::new();
         for line in lines {
-            headers.append("x-forwarded-for", line.parse().unwrap());
+            headers.append("x-forwarded-for", http::HeaderValue::from_bytes(line.as_bytes()).unwrap());
         }
         let trusted = ["10.0.0.0/8".parse().unwrap(), "2001:db8::/32".parse().unwrap()];
         client_address(peer.parse().unwrap(), &headers, &trusted).to_string()
@@ -107,10 +117,20 @@ mod tests {
     }
 
     #[test]
+    fn a_line_that_cannot_be_read_ends_the_search() {
+        assert_eq!(client("10.0.0.1", &["198.51.100.7", "\u{e9}"]), "10.0.0.1");
+        assert_eq!(client("10.0.0.1", &["198.51.100.7", "\u{e9}", "10.0.0.2"]), "10.0.0.2");
+    }
+
+    #[test]
     fn an_upstream_hears_of_the_client_and_of_nothing_it_made_up() {
         let mut request = RequestHeader::build("GET", b"/", None).unwrap();
         request.insert_header("X-Forwarded-For", "1.2.3.4").unwrap();
         request.insert_header("Forwarded", "for=1.2.3.4").unwrap();
+        let made_up = ["X-Forwarded-Port", "X-Forwarded-Prefix", "x_forwarded_for", "X_Real-IP", "X-Forwarded_Server"];
+        for name in made_up {
+            request.insert_header(name, "1.2.3.4").unwrap();
+        }
         assert!(!is_looping(&request));
         tell_upstream(&mut request, "192.0.2.1".parse().unwrap(), "www.shop.example").unwrap();
         let told = |name: &str| request.headers.get(name).map(|value| value.to_str().unwrap());
@@ -118,6 +138,7 @@ mod tests {
         assert_eq!(told("x-forwarded-host"), Some("www.shop.example"));
         assert_eq!((told("x-forwarded-proto"), told("forwarded")), (Some("https"), None));
         assert!(is_looping(&request));
+        assert!(request.headers.values().all(|value| value != "1.2.3.4"), "{request:?}");
     }
 
     #[test]

@@ -6,14 +6,15 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use pingora::http::RequestHeader;
+use http::StatusCode;
+use pingora::http::{RequestHeader, ResponseHeader};
 use pingora::modules::http::HttpModules;
 use pingora::proxy::{FailToProxy, ProxyHttp, ProxyWarnLogContext, Session};
 use pingora::upstreams::peer::{HttpPeer, Peer};
 use pingora::{Error, ErrorSource, ErrorType};
 
 use crate::proxy::body::BodyError;
-use crate::proxy::context::Context;
+use crate::proxy::context::{Context, Forward};
 use crate::proxy::respond::Rejection;
 use crate::proxy::service::{Service, Step};
 use crate::proxy::{forwarded, incoming};
@@ -32,7 +33,7 @@ impl ProxyHttp for Service {
     type CTX = Context;
 
     fn new_ctx(&self) -> Context {
-        Context::new(self.published.load_full())
+        Context::new(self.published.load_full(), self.requests.token())
     }
 
     fn init_downstream_modules(&self, _modules: &mut HttpModules) {}
@@ -55,7 +56,8 @@ impl ProxyHttp for Service {
     async fn upstream_peer(&self, _session: &mut Session, ctx: &mut Context) -> pingora::Result<Box<HttpPeer>> {
         let forward = ctx.forward.as_mut();
         let next = forward.and_then(|forward| {
-            let peer = forward.pool.peer(&forward.tried)?;
+            // One that was tried is tried again if it is the only one: a kept connection to it may have been closed.
+            let peer = forward.pool.peer(&forward.tried).or_else(|| forward.pool.peer(&[]))?;
             forward.tried.extend(peer.address().as_inet());
             Some(peer)
         });
@@ -70,7 +72,8 @@ impl ProxyHttp for Service {
         mut error: Box<Error>,
     ) -> Box<Error> {
         // Nothing was sent, so another server may have it.
-        error.set_retry(ctx.forward.as_ref().is_some_and(|forward| forward.tried.len() < TRIES_MAX));
+        let other = |forward: &Forward| forward.tried.len() < TRIES_MAX && forward.pool.peer(&forward.tried).is_some();
+        error.set_retry(ctx.forward.as_ref().is_some_and(other));
         error
     }
 
@@ -91,23 +94,46 @@ impl ProxyHttp for Service {
 
     async fn request_body_filter(
         &self,
-        _session: &mut Session,
+        session: &mut Session,
         body: &mut Option<Bytes>,
-        _end_of_stream: bool,
+        end_of_stream: bool,
         ctx: &mut Context,
     ) -> pingora::Result<()> {
-        let bytes_max = ctx.snapshot.gateway.limits.upstream_body_bytes_max;
+        if session.was_upgraded() {
+            return Ok(());
+        }
+        let limits = &ctx.snapshot.gateway.limits;
         if let (Some(forward), Some(chunk)) = (&mut ctx.forward, body) {
             forward.body_bytes += chunk.len() as u64;
-            if forward.body_bytes > bytes_max {
+            if forward.body_bytes > limits.upstream_body_bytes_max {
                 return Err(Error::new_down(ErrorType::HTTPStatus(413)));
             }
+        }
+        // Pingora limits each read; the limit is on all of them together.
+        match limits.body_timeout.checked_sub(ctx.begun.elapsed()) {
+            Some(left) => session.set_read_timeout(Some(left)),
+            None if !end_of_stream => return Err(Error::new_down(ErrorType::ReadTimedout)),
+            None => {}
+        }
+        Ok(())
+    }
+
+    async fn response_filter(
+        &self,
+        session: &mut Session,
+        response: &mut ResponseHeader,
+        _ctx: &mut Context,
+    ) -> pingora::Result<()> {
+        if response.status == StatusCode::SWITCHING_PROTOCOLS {
+            // What follows is no body: it lasts as long as the upstream server speaks within the time of a read.
+            session.set_read_timeout(None);
         }
         Ok(())
     }
 
     async fn fail_to_proxy(&self, session: &mut Session, error: &Error, ctx: &mut Context) -> FailToProxy {
-        tracing::debug!(id = %ctx.id, %error, "a request failed");
+        // Not the error itself: an upstream server's header may stand in it.
+        tracing::debug!(id = %ctx.id, kind = %error.etype().as_str(), side = error.esource().as_str(), "a request failed");
         let rejection = rejection_of(error).filter(|_| session.response_written().is_none());
         let error_code = match rejection {
             Some(rejection) => {

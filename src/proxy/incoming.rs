@@ -54,8 +54,9 @@ pub(super) fn request(
     let headers = &header.headers;
     let trusted = &ctx.snapshot.gateway.listen.trusted_proxies;
     // HTTP/2 may split cookies over several lines (RFC 9113, 8.2.3).
-    let cookie_lines: Vec<&str> = headers.get_all(COOKIE).iter().filter_map(|line| line.to_str().ok()).collect();
-    let cookies = cookie_lines.join("; ");
+    let cookie_lines: Vec<&[u8]> = headers.get_all(COOKIE).iter().map(HeaderValue::as_bytes).collect();
+    // One cookie that is no ASCII costs the others nothing.
+    let cookies = String::from_utf8_lossy(&cookie_lines.join(&b"; "[..])).into_owned();
     Request {
         snapshot: ctx.snapshot.clone(),
         route,

@@ -42,7 +42,7 @@ use pingora::protocols::http::v2::server::default_h2_options;
 use pingora::proxy::http_proxy;
 use pingora::server::configuration::ServerConf;
 use tokio::sync::watch;
-use tokio::time::timeout;
+use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -65,6 +65,8 @@ const DRAIN_MAX: Duration = Duration::from_secs(8);
 const TICKET_KEYS: &str = "ticket.keys";
 /// How often it is seen whether they are due for a change.
 const TICKET_KEYS_EVERY: Duration = Duration::from_secs(30);
+/// How long connections without a request are kept then, for what they were last told to arrive.
+const IDLE_GRACE: Duration = Duration::from_millis(500);
 /// Requests at one time on one HTTP/2 connection.
 const H2_STREAMS_MAX: u32 = 64;
 /// Bytes that a client may send before they are taken, for one request and for one HTTP/2 connection.
@@ -108,6 +110,7 @@ pub struct Edge {
     published: Arc<Published>,
     upstreams: Arc<Upstreams>,
     tickets: Arc<TicketKeys>,
+    requests: TaskTracker,
     stopping: watch::Sender<bool>,
 }
 
@@ -134,12 +137,14 @@ impl Edge {
             .map(|(listener, scheme)| Ok((tokio::net::TcpListener::from_std(listener)?, scheme)))
             .collect::<io::Result<_>>()?;
         let upstreams = Arc::new(Upstreams::default());
+        let requests = TaskTracker::new();
         let service = Service {
             published: published.clone(),
             ingest,
             observer: observer.clone(),
             upstreams: upstreams.clone(),
             bodies: Arc::default(),
+            requests: requests.clone(),
             script: Script::new(),
             challenges: challenges.clone(),
         };
@@ -170,12 +175,12 @@ impl Edge {
             cut: CancellationToken::new(),
             tasks: TaskTracker::new(),
         });
-        Ok(Self { listeners, acceptor, published, upstreams, tickets, stopping })
+        Ok(Self { listeners, acceptor, published, upstreams, tickets, requests, stopping })
     }
 
     /// Serves until `stop`, then lets requests in flight end for a few seconds, and closes what is left.
     pub async fn run(self, stop: CancellationToken) {
-        let Self { listeners, acceptor, published, upstreams, tickets, stopping } = self;
+        let Self { listeners, acceptor, published, upstreams, tickets, requests, stopping } = self;
         let accepting = TaskTracker::new();
         accepting.spawn(keep_rotating(tickets, published.clone(), stop.clone()));
         for (listener, scheme) in listeners {
@@ -188,9 +193,24 @@ impl Edge {
         // Ends the waiting of connections that are kept alive and have no request.
         acceptor.proxy.cleanup().await;
         acceptor.tasks.close();
-        if timeout(DRAIN_MAX, acceptor.tasks.wait()).await.is_err() {
-            acceptor.cut.cancel();
-            acceptor.tasks.wait().await;
+        requests.close();
+        tokio::select! {
+            () = acceptor.tasks.wait() => {}
+            () = at_rest(&requests) => {}
+            () = sleep(DRAIN_MAX) => {}
+        }
+        acceptor.cut.cancel();
+        acceptor.tasks.wait().await;
+    }
+}
+
+/// Waits until there was no request for a moment: a client that keeps its connection open holds nobody up.
+async fn at_rest(requests: &TaskTracker) {
+    loop {
+        requests.wait().await;
+        sleep(IDLE_GRACE).await;
+        if requests.is_empty() {
+            return;
         }
     }
 }

@@ -6,6 +6,7 @@ use http::header::{ACCESS_CONTROL_REQUEST_HEADERS, CONTENT_TYPE, SET_COOKIE};
 use http::{Method, StatusCode, Uri};
 use pingora::http::RequestHeader;
 use pingora::proxy::Session;
+use tokio_util::task::TaskTracker;
 
 use crate::clock::now_ms;
 use crate::event::decode::{Form, RenewedCookies};
@@ -32,6 +33,8 @@ pub(super) struct Service {
     pub(super) observer: Arc<dyn Observer>,
     pub(super) upstreams: Arc<Upstreams>,
     pub(super) bodies: Arc<BodyMemory>,
+    /// Those in flight.
+    pub(super) requests: TaskTracker,
     pub(super) script: Script,
     pub(super) challenges: Arc<Challenges>,
 }
@@ -141,6 +144,7 @@ impl Service {
         ctx.style = Style::Graph;
         let header = session.req_header();
         let request = arrived.request(header, ctx);
+        self.ingest.serves(&request, pixel)?;
         let content_type = incoming::text(&header.headers, CONTENT_TYPE);
         let bearer = incoming::bearer(&header.headers);
         let body = self.body(session, ctx, ctx.snapshot.gateway.limits.graph_body_bytes_max).await?;

@@ -29,7 +29,7 @@ const CHECK_EVERY: Duration = Duration::from_secs(5);
 const CHECKS_PER_RESOLVE: u32 = 6;
 /// Pools that are checked at one time.
 const CHECKS_AT_ONCE: usize = 64;
-/// Time for one name.
+/// Time for the names of an account.
 const RESOLVE_TIMEOUT: Duration = Duration::from_secs(5);
 /// Time for a connection, TLS included.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -186,8 +186,16 @@ impl Pool {
 impl ServiceDiscovery for Resolver {
     async fn discover(&self) -> pingora::Result<(BTreeSet<Backend>, HashMap<u64, bool>)> {
         let mut backends = BTreeSet::new();
-        for server in &self.servers {
-            let found = timeout(RESOLVE_TIMEOUT, tokio::net::lookup_host((server.host.as_str(), server.port))).await;
+        // All at once, so that they share one limit.
+        let mut lookups = JoinSet::new();
+        for server in self.servers.clone() {
+            lookups.spawn(async move {
+                let lookup = tokio::net::lookup_host((server.host.as_str(), server.port));
+                let found = timeout(RESOLVE_TIMEOUT, lookup).await.map(|found| found.map(Vec::from_iter));
+                (server, found)
+            });
+        }
+        for (server, found) in lookups.join_all().await {
             let Ok(Ok(addresses)) = found else {
                 tracing::warn!(account = %self.account, host = %server.host, "an upstream server's name cannot be resolved");
                 continue;

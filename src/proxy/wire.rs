@@ -5,7 +5,6 @@
 
 use std::fmt;
 use std::io;
-use std::net::SocketAddr;
 use std::os::fd::AsRawFd;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -13,7 +12,6 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use pingora::protocols::l4::socket::SocketAddr as PingoraAddr;
 use pingora::protocols::raw_connect::ProxyDigest;
 use pingora::protocols::{
     GetProxyDigest, GetSocketDigest, GetTimingDigest, Peek, Shutdown, SocketDigest, Ssl, TimingDigest, UniqueID,
@@ -46,7 +44,7 @@ pub(super) struct Wire {
     write_timeout: Duration,
     socket: Arc<SocketDigest>,
     /// Counts the connection for as long as its socket is open.
-    _permit: ConnectionPermit,
+    permit: ConnectionPermit,
 }
 
 /// What a connection is doing, as far as it limits how long a read may wait.
@@ -112,28 +110,12 @@ impl Wire {
         let socket = Arc::new(SocketDigest::from_raw_fd(tcp.as_raw_fd()));
         let io = BufStream::with_capacity(READ_BYTES, WRITE_BYTES, tcp);
         let (read_timer, write_timer) = (Timer::default(), Timer::default());
-        Self {
-            io,
-            linger: LINGER,
-            lingers_until: None,
-            pace,
-            read_timer,
-            write_timer,
-            write_timeout,
-            socket,
-            _permit: permit,
-        }
-    }
-
-    /// Says who the client really is, where that is not the socket's peer.
-    pub(super) fn set_client(&self, client: SocketAddr) {
-        // Set once, before anything has asked.
-        let _ = self.socket.peer_addr.set(Some(PingoraAddr::Inet(client)));
+        Self { io, linger: LINGER, lingers_until: None, pace, read_timer, write_timer, write_timeout, socket, permit }
     }
 
     /// The permit of this connection, to count it for its source.
     pub(super) fn permit(&mut self) -> &mut ConnectionPermit {
-        &mut self._permit
+        &mut self.permit
     }
 
     /// A client that was too slow is not waited for any longer.

@@ -4,6 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::task::JoinSet;
 
 use crate::clock::now_ms;
 use crate::config::Problem;
@@ -11,20 +12,30 @@ use crate::reload::Reloader;
 use crate::server::systemd;
 use crate::server::watch::Changes;
 
+/// What is sent to the process.
+pub(super) struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+    hangup: Signal,
+}
+
 /// Reloads on SIGHUP and on changed files, and returns on SIGTERM or SIGINT.
-pub(super) async fn until_stopped(config_dir: &Path, watch: bool, reloader: &Arc<Reloader>) -> std::io::Result<()> {
-    let mut terminate = signal(SignalKind::terminate())?;
-    let mut interrupt = signal(SignalKind::interrupt())?;
-    let mut hangup = signal(SignalKind::hangup())?;
+pub(super) async fn until_stopped(signals: Signals, config_dir: &Path, watch: bool, reloader: &Arc<Reloader>) {
+    let Signals { mut terminate, mut interrupt, mut hangup } = signals;
+    // One at a time, beside the waiting: filters may compile for minutes.
+    let mut reloading = JoinSet::new();
     let mut changes = watch.then(|| Changes::watch(config_dir)).transpose().unwrap_or_else(|error| {
         tracing::warn!(%error, "[host] watch: the folder cannot be watched; reload by hand");
         None
     });
     loop {
         tokio::select! {
-            _ = terminate.recv() => return Ok(()),
-            _ = interrupt.recv() => return Ok(()),
-            () = reload_wanted(&mut hangup, changes.as_mut()) => reload(reloader).await,
+            _ = terminate.recv() => return,
+            _ = interrupt.recv() => return,
+            () = reload_wanted(&mut hangup, changes.as_mut()), if reloading.is_empty() => {
+                reloading.spawn(reload(reloader.clone()));
+            }
+            Some(_) = reloading.join_next() => {}
         }
     }
 }
@@ -40,17 +51,42 @@ async fn reload_wanted(hangup: &mut Signal, changes: Option<&mut Changes>) {
 }
 
 /// Compiles away from the threads that serve, and says in the log what `pixelgate reload` would print.
-async fn reload(reloader: &Arc<Reloader>) {
+async fn reload(reloader: Arc<Reloader>) {
     systemd::reloading();
-    let reloader = reloader.clone();
     match tokio::task::spawn_blocking(move || reloader.reload(now_ms())).await {
         Ok(report) => {
             log_problems(&report.problems);
-            tracing::info!(revision = report.revision, problems = report.problems.len(), "reloaded");
+            let (revision, problems) = (report.revision, report.problems.len());
+            if report.applied {
+                tracing::info!(revision, problems, "reloaded");
+            } else {
+                tracing::error!(revision, problems, "the reload was refused; all stays as it was");
+            }
         }
         Err(error) => tracing::error!(%error, "the reload broke off; all stays as it was"),
     }
     systemd::ready();
+}
+
+// === impl Signals ===
+
+impl Signals {
+    /// Catches them from now on; those that come before anybody looks are kept.
+    pub(super) fn catch() -> std::io::Result<Self> {
+        Ok(Self {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+            hangup: signal(SignalKind::hangup())?,
+        })
+    }
+
+    /// Waits to be told to stop.
+    pub(super) async fn stop(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
+    }
 }
 
 /// Each problem as one line.

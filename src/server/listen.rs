@@ -1,12 +1,13 @@
 //! The sockets: taken over from systemd where it holds them, else bound here, before anything serves.
 
+use std::io::ErrorKind;
 use std::net::{SocketAddr, TcpListener};
-use std::os::unix::fs::PermissionsExt;
-use std::os::unix::net::UnixListener;
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use listenfd::ListenFd;
-use socket2::{Domain, Protocol, Socket, Type};
+use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 
 use crate::config::ListenConfig;
 use crate::proxy::EdgeListeners;
@@ -14,6 +15,9 @@ use crate::server::ready_file::ReadyFile;
 
 /// Connections that the kernel keeps waiting while we are busy, or being restarted under systemd.
 const BACKLOG: i32 = 4_096;
+
+/// The same on the control socket.
+const CONTROL_BACKLOG: i32 = 128;
 
 /// Every TCP listener, bound.
 pub(super) struct Listeners {
@@ -102,15 +106,21 @@ fn bind(address: SocketAddr) -> std::io::Result<TcpListener> {
 /// that no other gateway runs on this folder.
 pub(super) fn control(path: &Path) -> Result<tokio::net::UnixListener, ListenError> {
     let open = || {
-        match std::fs::remove_file(path) {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error),
-            _ => {}
+        match std::fs::symlink_metadata(path) {
+            Ok(found) if found.file_type().is_socket() => std::fs::remove_file(path)?,
+            Ok(_) => {
+                return Err(std::io::Error::other("what is there is no socket; [host] control names another file"));
+            }
+            Err(error) if error.kind() == ErrorKind::NotFound => {}
+            Err(error) => return Err(error),
         }
-        // Bound in a folder that only we can enter, then opened to ourselves: nobody can connect in between.
-        let listener = UnixListener::bind(path)?;
+        let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
+        socket.bind(&SockAddr::unix(path)?)?;
+        // Before it listens nobody can connect.
         std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))?;
-        listener.set_nonblocking(true)?;
-        tokio::net::UnixListener::from_std(listener)
+        socket.listen(CONTROL_BACKLOG)?;
+        socket.set_nonblocking(true)?;
+        tokio::net::UnixListener::from_std(OwnedFd::from(socket).into())
     };
     open().map_err(|error| ListenError::Control { path: path.to_owned(), error })
 }

@@ -10,7 +10,9 @@ mod ready_file;
 mod systemd;
 mod watch;
 
-use std::os::unix::fs::DirBuilderExt;
+use std::fs::Permissions;
+use std::net::SocketAddr;
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
@@ -20,15 +22,16 @@ use tokio_util::sync::CancellationToken;
 
 use crate::clock::now_ms;
 use crate::config::{GatewayConfig, LastGood, Problem, Reading, Source};
-use crate::console::{Console, Phase, Readiness, StoreDesk};
+use crate::console::{Console, Phase, Readiness};
 use crate::delivery::{Delivery, DeliveryError};
 use crate::filter::{self, FilterHost};
 use crate::ingest::Ingest;
 use crate::issuance::{self, Issuance, IssuanceError};
 use crate::outbox::{self, Outbox};
-use crate::proxy::{Edge, EdgeError};
+use crate::proxy::{Edge, EdgeError, EdgeListeners};
 use crate::reload::{Reloader, Report, Unusable};
 use crate::server::desk::OrderingDesk;
+use crate::server::life::Signals;
 use crate::server::listen::Listeners;
 use crate::server::observers::Counting;
 use crate::snapshot::{self, Inputs};
@@ -83,14 +86,14 @@ pub enum RunError {
         error: std::io::Error,
     },
     /// Something that only a broken build or system brings about.
-    #[error("the process could not be set up: {0}")]
+    #[error("the process cannot go on: {0}")]
     Process(Box<dyn std::error::Error + Send + Sync>),
 }
 
 /// Runs the gateway until it is told to stop.
 ///
 /// # Errors
-/// What kept it from starting. A gateway that runs does not end by an error.
+/// What kept it from starting, or which part of it broke off.
 pub fn run(options: &RunOptions) -> Result<(), RunError> {
     let mut source = Source::new(&options.config_dir);
     let reading = source.read();
@@ -100,10 +103,19 @@ pub fn run(options: &RunOptions) -> Result<(), RunError> {
     start_log(options::log_style(config.log.format), &config.log.level)?;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
     let runtime = runtime.map_err(|error| RunError::Process(error.into()))?;
-    runtime.block_on(async {
-        let gateway = Gateway::build(&config, source, reading)?;
-        gateway.serve(options, &config).await
-    })
+    let ended = runtime.block_on(async {
+        let mut signals = Signals::catch().map_err(|error| RunError::Process(error.into()))?;
+        let built_from = config.clone();
+        let building = tokio::task::spawn_blocking(move || Gateway::build(&built_from, source, reading));
+        let gateway = tokio::select! {
+            () = signals.stop() => return Ok(()),
+            built = building => built.map_err(|error| RunError::Process(error.into()))??,
+        };
+        gateway.serve(options, &config, signals).await
+    });
+    // Filters that are still being compiled hold nobody up.
+    runtime.shutdown_background();
+    ended
 }
 
 /// Judges a configuration without a running gateway, with the last good accounts as the present owners.
@@ -113,13 +125,13 @@ pub fn run(options: &RunOptions) -> Result<(), RunError> {
 pub fn check(config_dir: &Path) -> Result<Report, RunError> {
     let reading = Source::new(config_dir).read();
     let Some(config) = reading.gateway.clone() else {
-        return Ok(Report { revision: 0, problems: reading.problems });
+        return Ok(Report::unapplied(0, reading.problems));
     };
     let filters = FilterHost::start(filter_options(&config.filters, None), Arc::new(Silent))?;
     let last_good = LastGood::open(&config.host.data_dir);
     let (previous, now_ms) = (None, now_ms());
     let inputs = Inputs { gateway: config, reading, previous, last_good: &last_good, filters: &filters, now_ms };
-    Ok(Report { revision: 0, problems: snapshot::compile(inputs).problems() })
+    Ok(Report::unapplied(0, snapshot::compile(inputs).problems()))
 }
 
 /// Every part, built and connected, not yet serving.
@@ -154,8 +166,29 @@ impl Gateway {
         Ok(Self { metrics, counting, outbox, reloader, ingest, delivery, started: Instant::now() })
     }
 
+    /// The edge, and issuance, which answer a CA together.
+    fn edge(
+        &self,
+        listeners: EdgeListeners,
+        config: &GatewayConfig,
+        https: &[SocketAddr],
+    ) -> Result<(Edge, Issuance), RunError> {
+        let (challenges, wanted) = (Arc::new(Challenges::default()), Arc::new(Wanted::default()));
+        let issuance = Issuance::open(issuance::Parts {
+            data_dir: config.host.data_dir.clone(),
+            reloader: self.reloader.clone(),
+            challenges: challenges.clone(),
+            wanted: wanted.clone(),
+            edge: https.to_owned(),
+            observer: self.counting.clone(),
+        })?;
+        let (reloader, ingest) = (self.reloader.clone(), self.ingest.clone());
+        let edge = Edge::new(listeners, reloader, ingest, challenges, wanted, self.counting.clone())?;
+        Ok((edge, issuance))
+    }
+
     /// Serves until a signal says stop, and then ends what was begun: first the edge, then delivery, then the outbox.
-    async fn serve(self, options: &RunOptions, config: &GatewayConfig) -> Result<(), RunError> {
+    async fn serve(self, options: &RunOptions, config: &GatewayConfig, signals: Signals) -> Result<(), RunError> {
         let listeners = Listeners::open(&config.listen)?;
         let ready_file = listeners.ready_file(self.reloader.published().load().revision);
         let ready_file = ready_file.map_err(|error| RunError::Process(error.into()))?;
@@ -165,22 +198,13 @@ impl Gateway {
         let (stop_edge, stop_delivery, stop_console) =
             (CancellationToken::new(), CancellationToken::new(), CancellationToken::new());
 
-        let (challenges, wanted) = (Arc::new(Challenges::default()), Arc::new(Wanted::default()));
-        let (reloader, ingest) = (self.reloader.clone(), self.ingest.clone());
-        let edge =
-            Edge::new(listeners.edge, reloader, ingest, challenges.clone(), wanted.clone(), self.counting.clone())?;
-        let issuance = Issuance::open(issuance::Parts {
-            data_dir: config.host.data_dir.clone(),
-            reloader: self.reloader.clone(),
-            challenges,
-            wanted,
-            edge: ready_file.https.clone(),
-            observer: self.counting,
-        })?;
-        let edge = tokio::spawn(edge.run(stop_edge.clone()));
-        let delivery = tokio::spawn(self.delivery.run(stop_delivery.clone()));
+        let (edge, issuance) = self.edge(listeners.edge, config, &ready_file.https)?;
         let ordering = issuance.clone();
+        let mut edge = tokio::spawn(edge.run(stop_edge.clone()));
+        let mut delivery = tokio::spawn(self.delivery.run(stop_delivery.clone()));
+        let config_dir = std::path::absolute(&options.config_dir).unwrap_or_else(|_| options.config_dir.clone());
         let console = Console {
+            config_dir,
             reloader: self.reloader.clone(),
             ingest: self.ingest,
             outbox: self.outbox.clone(),
@@ -206,16 +230,24 @@ impl Gateway {
         systemd::ready();
         tracing::info!(https = ?ready_file.https, http = ?ready_file.http, ops = %ready_file.ops, "serving");
 
-        let signals = life::until_stopped(&options.config_dir, config.host.watch, &self.reloader).await;
-        signals.map_err(|error| RunError::Process(error.into()))?;
+        // Neither part ends by itself; one that did must not leave a process behind that looks as if it worked.
+        let broken = tokio::select! {
+            () = life::until_stopped(signals, &options.config_dir, config.host.watch, &self.reloader) => None,
+            _ = &mut edge => Some("the edge broke off"),
+            _ = &mut delivery => Some("delivery broke off"),
+        };
 
         phase.send_replace(Phase::Stopping);
         systemd::stopping();
         tracing::info!("stopping");
         stop_edge.cancel();
-        let _ = edge.await;
+        if !edge.is_finished() {
+            let _ = edge.await;
+        }
         stop_delivery.cancel();
-        let _ = delivery.await;
+        if !delivery.is_finished() {
+            let _ = delivery.await;
+        }
         let _ = issuing.await;
         stop_console.cancel();
         let reloader = self.reloader;
@@ -226,7 +258,7 @@ impl Gateway {
         .await;
         closed.map_err(|error| RunError::Process(error.into()))?;
         tracing::info!("stopped");
-        Ok(())
+        broken.map_or(Ok(()), |part| Err(RunError::Process(part.into())))
     }
 }
 
@@ -246,8 +278,9 @@ struct Silent;
 
 impl filter::Observer for Silent {}
 
-/// A folder that only we may enter.
+/// A folder that only we may enter, also where it was there already: tokens and people are in it.
 fn private_folder(path: &Path) -> Result<(), RunError> {
     let made = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(path);
-    made.map_err(|error| RunError::File { path: path.to_owned(), error })
+    let private = made.and_then(|()| std::fs::set_permissions(path, Permissions::from_mode(0o700)));
+    private.map_err(|error| RunError::File { path: path.to_owned(), error })
 }

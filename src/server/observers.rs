@@ -36,7 +36,7 @@ impl filter::Observer for Counting {
 }
 
 impl delivery::Observer for Counting {
-    fn request(&self, outcome: &'static str, _took: Duration) {
+    fn request(&self, outcome: &'static str) {
         self.0.delivery_request(outcome);
     }
 

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use crate::account::{IngestKey, LaneKey, PixelId};
+use crate::account::{LaneKey, PixelId};
 use crate::config::{AccountConfig, PixelConfig};
 use crate::filter::Chain;
 use crate::snapshot::budget::Budget;
@@ -32,15 +32,9 @@ impl Tenant {
         LaneKey { account: self.config.id.clone(), pixel }
     }
 
-    /// The ingest key that this text is. Every key is compared, in constant time each.
-    pub fn ingest_key(&self, text: &str) -> Option<&IngestKey> {
-        let mut found = None;
-        for key in &self.config.ingest_keys {
-            if key.secret.matches(text) {
-                found = Some(key);
-            }
-        }
-        found
+    /// Whether this text is an ingest key. Every key is compared, in constant time each.
+    pub fn has_ingest_key(&self, text: &str) -> bool {
+        self.config.ingest_keys.iter().fold(false, |found, key| key.secret.matches(text) | found)
     }
 
     /// Whether a page may send: judged on its URL or origin; `None` (no page is named) passes only without a list.

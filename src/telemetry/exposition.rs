@@ -1,6 +1,7 @@
 //! Metrics as Prometheus reads them (text format 0.0.4), with a bound on the accounts that have series of their own.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
+use std::sync::PoisonError;
 
 use prometheus::proto::{LabelPair, Metric, MetricFamily, MetricType};
 use prometheus::{Encoder, TextEncoder};
@@ -9,24 +10,35 @@ use crate::telemetry::Metrics;
 
 /// What the accounts past the bound are counted under.
 const OTHER: &str = "_other";
+/// Gauges that are no amounts: of several lanes, the worst one's counts.
+const OF_THE_WORST: [&str; 1] = ["pixelgate_lane_oldest_seconds"];
 
-/// All metrics as text. The `per_account_max` busiest accounts keep their series; the others' are added up.
+/// All metrics as text. The `per_account_max` busiest accounts have series of their own, and keep them: a counter never
+/// goes back. The others' are added up.
 ///
 /// # Errors
 /// What the encoder says, were a metric malformed.
 pub fn exposition(metrics: &Metrics, per_account_max: usize) -> Result<String, prometheus::Error> {
     let mut families = metrics.registry.gather();
-    let busiest = busiest_accounts(&families, per_account_max);
+    let mut own = metrics.own_series.lock().unwrap_or_else(PoisonError::into_inner);
+    own.truncate(per_account_max);
+    for account in busiest_accounts(&families) {
+        if own.len() < per_account_max && !own.contains(&account) {
+            own.push(account);
+        }
+    }
+    let kept: HashSet<_> = own.iter().cloned().collect();
+    drop(own);
     for family in &mut families {
-        fold_others(family, &busiest);
+        fold_others(family, &kept);
     }
     let mut text = Vec::new();
     TextEncoder::new().encode(&families, &mut text)?;
     String::from_utf8(text).map_err(|error| prometheus::Error::Msg(error.to_string()))
 }
 
-/// The accounts that had the most events accepted.
-fn busiest_accounts(families: &[MetricFamily], count: usize) -> HashSet<String> {
+/// The accounts, those that had the most events accepted first.
+fn busiest_accounts(families: &[MetricFamily]) -> impl Iterator<Item = String> {
     let mut events: HashMap<&str, f64> = HashMap::new();
     for family in families {
         let weight = if family.name() == "pixelgate_events_accepted_total" { 1.0 } else { 0.0 };
@@ -38,16 +50,17 @@ fn busiest_accounts(families: &[MetricFamily], count: usize) -> HashSet<String> 
     }
     let mut ranked: Vec<_> = events.into_iter().collect();
     ranked.sort_by(|(name_a, a), (name_b, b)| b.total_cmp(a).then(name_a.cmp(name_b)));
-    ranked.into_iter().take(count).map(|(name, _)| name.to_owned()).collect()
+    ranked.into_iter().map(|(name, _)| name.to_owned()).collect::<Vec<_>>().into_iter()
 }
 
-/// Adds up the series of accounts that are not among the busiest; their pixels go under the same word.
-fn fold_others(family: &mut MetricFamily, busiest: &HashSet<String>) {
-    let is_other = |metric: &Metric| account_of(metric).is_some_and(|account| !busiest.contains(account));
+/// Adds up the series of accounts that have none of their own; their pixels go under the same word.
+fn fold_others(family: &mut MetricFamily, own: &HashSet<String>) {
+    let is_other = |metric: &Metric| account_of(metric).is_some_and(|account| !own.contains(account));
     if !family.get_metric().iter().any(is_other) {
         return;
     }
     let kind = family.get_field_type();
+    let of_the_worst = OF_THE_WORST.contains(&family.name());
     let mut folded: BTreeMap<Vec<(String, String)>, Metric> = BTreeMap::new();
     let mut kept = Vec::new();
     for metric in std::mem::take(family.mut_metric()) {
@@ -57,7 +70,7 @@ fn fold_others(family: &mut MetricFamily, busiest: &HashSet<String>) {
         }
         let labels: Vec<_> = metric.get_label().iter().map(other_label).collect();
         let sum = folded.entry(labels.clone()).or_insert_with(|| empty(&labels));
-        add(sum, &metric, kind);
+        add(sum, &metric, kind, of_the_worst);
     }
     kept.extend(folded.into_values());
     *family.mut_metric() = kept;
@@ -83,7 +96,7 @@ fn empty(labels: &[(String, String)]) -> Metric {
 }
 
 /// No histogram has an account label, so counters and gauges are all there is to add.
-fn add(sum: &mut Metric, metric: &Metric, kind: MetricType) {
+fn add(sum: &mut Metric, metric: &Metric, kind: MetricType, of_the_worst: bool) {
     match kind {
         MetricType::COUNTER => {
             let value = sum.get_counter().get_value() + metric.get_counter().get_value();
@@ -92,7 +105,8 @@ fn add(sum: &mut Metric, metric: &Metric, kind: MetricType) {
             sum.set_counter(counter);
         }
         MetricType::GAUGE => {
-            let value = sum.get_gauge().get_value() + metric.get_gauge().get_value();
+            let (so_far, value) = (sum.get_gauge().get_value(), metric.get_gauge().get_value());
+            let value = if of_the_worst { so_far.max(value) } else { so_far + value };
             let mut gauge = prometheus::proto::Gauge::default();
             gauge.set_value(value);
             sum.set_gauge(gauge);
@@ -107,6 +121,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
+    use crate::account::LaneKey;
 
     #[test]
     fn accounts_past_the_bound_are_added_up() {
@@ -118,6 +133,35 @@ mod tests {
         assert!(text.contains(r#"pixelgate_events_accepted_total{account="busy",format="gateway"} 10"#), "{text}");
         assert!(text.contains(r#"pixelgate_events_accepted_total{account="_other",format="gateway"} 5"#), "{text}");
         assert!(!text.contains("calm"), "{text}");
+    }
+
+    #[test]
+    fn an_account_keeps_its_series_when_another_becomes_busier() {
+        let metrics = Metrics::new().unwrap();
+        let accepted = |account: &str, events| {
+            metrics.accepted(&account.parse().unwrap(), "gateway", events, Duration::ZERO);
+        };
+        accepted("first", 2);
+        accepted("second", 1);
+        exposition(&metrics, 1).unwrap();
+        accepted("second", 9);
+        let text = exposition(&metrics, 1).unwrap();
+        assert!(text.contains(r#"pixelgate_events_accepted_total{account="first",format="gateway"} 2"#), "{text}");
+        assert!(text.contains(r#"pixelgate_events_accepted_total{account="_other",format="gateway"} 10"#), "{text}");
+    }
+
+    #[test]
+    fn of_lanes_without_series_the_oldest_event_counts() {
+        let metrics = Metrics::new().unwrap();
+        for (pixel, oldest) in [("1", 40), ("2", 70)] {
+            let lane = LaneKey { account: "shoes".parse().unwrap(), pixel: pixel.parse().unwrap() };
+            metrics.lane(&lane, 5, 0, true, oldest);
+        }
+        let text = exposition(&metrics, 0).unwrap();
+        for (metric, value) in [("oldest_seconds", 70), ("pending", 10), ("paused", 2)] {
+            let line = format!(r#"pixelgate_lane_{metric}{{account="_other",pixel="_other"}} {value}"#);
+            assert!(text.contains(&line), "{line}: {text}");
+        }
     }
 
     #[test]

@@ -52,6 +52,8 @@ pub struct Metrics {
     certificate_expiry: Gauge,
     certificate_orders: IntCounterVec,
     reasons: Mutex<HashMap<AccountId, HashSet<String>>>,
+    /// The accounts with series of their own, in the order in which they got them.
+    pub(super) own_series: Mutex<Vec<String>>,
 }
 
 // === impl Metrics ===
@@ -108,6 +110,7 @@ impl Metrics {
             )?,
             certificate_orders: counters(r, "certificate_orders_total", "Certificates ordered", &["result"])?,
             reasons: Mutex::default(),
+            own_series: Mutex::default(),
             registry,
         })
     }
@@ -203,7 +206,8 @@ impl Metrics {
         self.config_problems.with_label_values(&["warning"]).set(to_i64(warnings as u64));
     }
 
-    /// Server names by the state of their certificate, and the seconds until the first one expires.
+    /// Server names by the state of their certificate, and the seconds until the first one expires, set when metrics are
+    /// read.
     pub fn certificates(&self, states: &[(&str, usize)], expires_in: Option<i64>) {
         for (state, names) in states {
             self.certificates.with_label_values(&[state]).set(to_i64(*names as u64));

@@ -115,3 +115,54 @@ fn filters_are_tried_without_a_gateway() {
     std::fs::write(&settings, "[1]").unwrap();
     assert_eq!(test(&settings).status.code(), Some(1), "settings that the filter refuses");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_check_judges_the_folder_it_was_given_and_says_who_judges() {
+    let standin = Standin::start().await;
+    let site = Site::new(&standin.url).account(Account::new("shoes", PIXEL).domain(NAME));
+    let _gateway = Gateway::start(&site).await;
+    let said = |output: &std::process::Output| String::from_utf8_lossy(&output.stderr).into_owned();
+    let own = pixelgate(site.dir(), &["check"]);
+    assert!(own.status.success() && own.stderr.is_empty(), "{}", said(&own));
+    // The new configuration beside the running one, for the same data: its control socket is the same.
+    let new = site.path("new");
+    std::fs::create_dir_all(new.join("accounts")).unwrap();
+    let toml = std::fs::read_to_string(site.path("pixelgate.toml")).unwrap();
+    let data = format!("data_dir = {:?}", site.path("data"));
+    std::fs::write(new.join("pixelgate.toml"), toml.replace("data_dir = \"data\"", &data)).unwrap();
+    std::fs::write(new.join("accounts/hats.toml"), "name = 3\n").unwrap();
+    let other = pixelgate(&new, &["check", "--json"]);
+    assert_eq!(other.status.code(), Some(1), "{other:?}");
+    assert!(said(&other).contains("this gateway runs on") && said(&other).contains("alone"), "{}", said(&other));
+    let report: Value = serde_json::from_slice(&other.stdout).unwrap();
+    assert!(report["problems"].to_string().contains("hats.toml"), "{report}");
+    assert_eq!(report["applied"], false);
+}
+
+#[test]
+fn only_where_nothing_listens_is_no_gateway_running() {
+    let site = Site::new("http://127.0.0.1:9");
+    site.write("file", "");
+    let through_a_file = site.path("file/control.sock");
+    let output = pixelgate(site.dir(), &["check", "--socket", through_a_file.to_str().unwrap()]);
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.code() == Some(1) && !said.contains("no gateway is running"), "{said}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_changes_something_answers_programs_too() {
+    let standin = Standin::start().await;
+    let site = Site::new(&standin.url).account(Account::new("shoes", PIXEL).domain(NAME));
+    let gateway = Gateway::start(&site).await;
+    assert_eq!(gateway.json(&["accounts", "pause", "shoes", "--json"]), json!({ "account": "shoes", "paused": true }));
+    assert_eq!(
+        gateway.json(&["accounts", "resume", "shoes", "--json"]),
+        json!({ "account": "shoes", "paused": false })
+    );
+    assert_eq!(gateway.json(&["dead-letters", "drop", "--all", "--json"])["dropped"], 0);
+    assert_eq!(gateway.json(&["dead-letters", "replay", "--account", "shoes", "--json"])["replayed"], 0);
+    for which in [&["--json"][..], &["--all", "--account", "shoes"]] {
+        let arguments = [&["dead-letters", "drop"], which].concat();
+        assert_eq!(gateway.command(&arguments).status.code(), Some(2), "{arguments:?}");
+    }
+}

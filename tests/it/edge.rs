@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use boring::ssl::{SslConnector, SslMethod, SslStream, SslVerifyMode, SslVersion};
 use boring::x509::X509;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use crate::util::client::page_view;
 use crate::util::site::HOST_DOMAIN;
@@ -17,11 +18,12 @@ struct Hello<'a> {
     sni: Option<&'a str>,
     min: SslVersion,
     max: SslVersion,
+    alpn: Option<&'a [u8]>,
 }
 
 impl<'a> Hello<'a> {
     fn to(sni: &'a str) -> Self {
-        Self { sni: Some(sni), min: SslVersion::TLS1_2, max: SslVersion::TLS1_3 }
+        Self { sni: Some(sni), min: SslVersion::TLS1_2, max: SslVersion::TLS1_3, alpn: None }
     }
 
     /// Shakes hands; the error is what the server's refusal looks like to a client.
@@ -38,6 +40,9 @@ impl<'a> Hello<'a> {
         builder.set_verify(SslVerifyMode::NONE);
         builder.set_min_proto_version(Some(self.min)).unwrap();
         builder.set_max_proto_version(Some(self.max)).unwrap();
+        if let Some(protocols) = self.alpn {
+            builder.set_alpn_protos(protocols).unwrap();
+        }
         let mut config = builder.build().configure().unwrap().verify_hostname(false);
         config.set_use_server_name_indication(self.sni.is_some());
         config.connect(self.sni.unwrap_or("unused.example"), stream).map_err(|error| error.to_string())
@@ -298,6 +303,123 @@ async fn what_is_no_event_goes_to_the_accounts_own_servers() {
         assert_eq!(request.send().await.unwrap().status(), status);
     }
     assert_eq!(gateway.browser().send(NAME, &page_view(PIXEL, "beside")).await.0, 200);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_kept_connection_that_the_only_server_closed_costs_no_request() {
+    let standin = Standin::start().await;
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    // Answers once on each connection, keeps it, and closes it when the next request has come.
+    tokio::spawn(async move {
+        loop {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            tokio::spawn(async move {
+                let mut request = [0; 4096];
+                let _ = stream.read(&mut request).await;
+                let _ = stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok").await;
+                let _ = stream.read(&mut request).await;
+            });
+        }
+    });
+    let account = Account::new("shoes", PIXEL).domain(NAME).top(&format!("upstream = [\"http://{address}\"]"));
+    let site = Site::new(&standin.url).account(account);
+    let gateway = Gateway::start(&site).await;
+    for n in 0..6 {
+        assert_eq!(gateway.browser().get(NAME, "/shop").send().await.unwrap().status(), 200, "request {n}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_forwarded_body_has_one_limit_for_all_of_it() {
+    let standin = Standin::start().await;
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let upstream = listener.local_addr().unwrap();
+    // Reads what comes, and does not answer.
+    tokio::spawn(async move {
+        let (mut stream, _) = listener.accept().await.unwrap();
+        while let Ok(1..) = stream.read(&mut [0; 64]).await {}
+    });
+    let account = Account::new("shoes", PIXEL).domain(NAME).top(&format!("upstream = [\"http://{upstream}\"]"));
+    let site = Site::new(&standin.url).with("[limits]\nbody_timeout = \"1s\"\n").account(account);
+    let gateway = Gateway::start(&site).await;
+    let mut stream = Hello::to(NAME).shake(gateway.https()).unwrap();
+    write!(stream, "POST /upload HTTP/1.1\r\nHost: {NAME}\r\nContent-Length: 1000\r\n\r\n").unwrap();
+    stream.get_ref().set_read_timeout(Some(Duration::from_millis(100))).unwrap();
+    let begun = Instant::now();
+    let mut answer = [0; 512];
+    // A byte every tenth of a second: each read is quick, and all of them would take minutes.
+    let read = loop {
+        let _ = stream.write_all(b"x");
+        match stream.read(&mut answer) {
+            Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {}
+            read => break read.unwrap(),
+        }
+        assert!(begun.elapsed() < Duration::from_secs(10), "nobody put an end to it");
+    };
+    let answer = String::from_utf8_lossy(&answer[..read]).into_owned();
+    assert!(answer.starts_with("HTTP/1.1 408"), "{answer}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_follows_an_upgrade_is_no_body() {
+    let standin = Standin::start().await;
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let upstream = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        loop {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            tokio::spawn(async move {
+                let mut bytes = [0; 4096];
+                let _ = stream.read(&mut bytes).await;
+                let _ = stream
+                    .write_all(b"HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\r\n")
+                    .await;
+                while let Ok(read @ 1..) = stream.read(&mut bytes).await {
+                    let _ = stream.write_all(&bytes[..read]).await;
+                }
+            });
+        }
+    });
+    let account = Account::new("shoes", PIXEL).domain(NAME).top(&format!("upstream = [\"http://{upstream}\"]"));
+    let limits = "[limits]\nbody_timeout = \"300ms\"\nupstream_body_bytes_max = 1_024\n";
+    let site = Site::new(&standin.url).with(limits).account(account);
+    let gateway = Gateway::start(&site).await;
+    let mut stream = Hello::to(NAME).shake(gateway.https()).unwrap();
+    write!(stream, "GET /socket HTTP/1.1\r\nHost: {NAME}\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\r\n")
+        .unwrap();
+    let mut head = Vec::new();
+    while !head.ends_with(b"\r\n\r\n") {
+        let mut byte = [0];
+        stream.read_exact(&mut byte).unwrap();
+        head.extend(byte);
+    }
+    assert!(head.starts_with(b"HTTP/1.1 101"), "{}", String::from_utf8_lossy(&head));
+    // Three times the limit of a body in silence, and then four times its size.
+    stream.get_ref().set_read_timeout(Some(Duration::from_millis(900))).unwrap();
+    let early = stream.read(&mut [0; 1]).map_err(|error| error.kind());
+    assert_eq!(early, Err(std::io::ErrorKind::WouldBlock));
+    stream.get_ref().set_read_timeout(Some(PATIENCE)).unwrap();
+    let mut echoed = vec![0; 4_096];
+    stream.write_all(&vec![b'e'; 4_096]).unwrap();
+    stream.read_exact(&mut echoed).unwrap();
+    assert!(echoed.iter().all(|byte| *byte == b'e'));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stop_waits_for_requests_and_not_for_idle_connections() {
+    let standin = Standin::start().await;
+    let (_site, mut gateway) = shop(&standin, "").await;
+    let _silent = TcpStream::connect(gateway.https()).unwrap();
+    let _plain = TcpStream::connect(gateway.ready.http[0]).unwrap();
+    let _idle = Hello::to(NAME).shake(gateway.https()).unwrap();
+    let mut h2 = Hello { alpn: Some(b"\x02h2"), ..Hello::to(NAME) }.shake(gateway.https()).unwrap();
+    // The preface and empty SETTINGS; then it says nothing more, not even to a PING.
+    h2.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\x00\x00\x00\x04\x00\x00\x00\x00\x00").unwrap();
+    assert!(h2.read(&mut [0; 512]).unwrap() > 0);
+    let begun = Instant::now();
+    assert!(gateway.stop().await.success());
+    assert!(begun.elapsed() < Duration::from_secs(2), "{:?}", begun.elapsed());
 }
 
 #[tokio::test(flavor = "multi_thread")]

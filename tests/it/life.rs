@@ -184,7 +184,81 @@ async fn the_control_socket_is_for_its_user_only() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_full_disk_refuses_events_and_loses_none() {
+async fn a_data_folder_that_was_open_to_all_is_closed() {
+    let standin = Standin::start().await;
+    let site = shop(&standin);
+    std::fs::create_dir(site.path("data")).unwrap();
+    std::fs::set_permissions(site.path("data"), std::fs::Permissions::from_mode(0o755)).unwrap();
+    let _gateway = Gateway::start(&site).await;
+    let mode = std::fs::metadata(site.path("data")).unwrap().permissions().mode();
+    assert_eq!(mode & 0o777, 0o700);
+}
+
+#[test]
+fn a_file_in_the_place_of_the_control_socket_is_left_alone() {
+    let site = Site::new("http://127.0.0.1:9");
+    let toml = std::fs::read_to_string(site.path("pixelgate.toml")).unwrap();
+    site.write("pixelgate.toml", toml.replace("[host]", "[host]\ncontrol = \"precious\""));
+    site.write("precious", "data");
+    let run = crate::util::gateway::pixelgate(site.dir(), &["run"]);
+    let said = String::from_utf8_lossy(&run.stderr).into_owned();
+    assert!(!run.status.success() && said.contains("precious") && said.contains("no socket"), "{said}");
+    assert_eq!(std::fs::read_to_string(site.path("precious")).unwrap(), "data");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_hangup_during_the_start_ends_nothing() {
+    let standin = Standin::start().await;
+    let site = shop(&standin);
+    let ready = site.path("ready.json");
+    let mut command = Command::new(crate::util::process::built("pixelgate"));
+    command.arg("run").arg("--config").arg(site.dir()).arg("--ready-file").arg(&ready);
+    let mut process = crate::util::process::Process::start(&mut command, &site.path("gateway.log"));
+    let status = format!("/proc/{}/status", process.id());
+    let catches_hangup = || {
+        let text = std::fs::read_to_string(&status).unwrap_or_default();
+        let caught = text.lines().find_map(|line| line.strip_prefix("SigCgt:")).unwrap_or("0");
+        u64::from_str_radix(caught.trim(), 16).unwrap_or_default() & 1 == 1
+    };
+    let begun = Instant::now();
+    while !catches_hangup() {
+        assert!(begun.elapsed() < PATIENCE && process.has_ended().is_none());
+        tokio::task::yield_now().await;
+    }
+    assert!(!ready.exists(), "signals are caught before anything is ready");
+    process.signal(rustix::process::Signal::HUP);
+    eventually("it is ready", async || ready.exists().then_some(())).await;
+    eventually("it takes the hangup as a reload", async || process.log().contains("reloaded").then_some(())).await;
+    process.signal(rustix::process::Signal::TERM);
+    assert!(process.ended().await.success());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn idle_connections_do_not_hold_up_monitoring_for_ever() {
+    let standin = Standin::start().await;
+    let site = shop(&standin);
+    let gateway = Gateway::start(&site).await;
+    let ops = gateway.ready.ops;
+    let silent: Vec<_> = (0..64).map(|_| std::net::TcpStream::connect(ops).unwrap()).collect();
+    let status = async || Some(reqwest::get(format!("http://{ops}/healthz")).await.ok()?.status().as_u16());
+    assert_eq!(status().await, None, "there is no room for more");
+    drop(silent);
+    assert_eq!(eventually("there is room again", status).await, 200);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_time_until_the_first_certificate_expires_runs_down_without_a_reload() {
+    let standin = Standin::start().await;
+    let site = shop(&standin);
+    let gateway = Gateway::start(&site).await;
+    let left = async || gateway.metric("pixelgate_certificate_expiry_seconds_min", "").await;
+    let first = left().await;
+    assert!(first > 86_400.0);
+    eventually("it is less", async || (left().await < first).then_some(())).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_full_disk_refuses_events_and_loses_none_and_the_gateway_starts_on_it() {
     // A user namespace of the test's own with a small tmpfs: needs no root.
     let standin = Standin::start().await;
     let site = shop(&standin).with("[outbox]\nsegment_bytes = 1048576\nreserve_bytes = 1048576\n");
@@ -192,16 +266,21 @@ async fn a_full_disk_refuses_events_and_loses_none() {
     let data = site.path("data");
     std::fs::create_dir_all(&data).unwrap();
     let gateway = crate::util::process::built("pixelgate");
-    let ready = site.path("ready.json");
+    let (ready, kill, ready_again) = (site.path("ready.json"), site.path("kill"), site.path("ready-again.json"));
     let script = format!(
-        "mount -t tmpfs -o size=8m none {} && exec {} run --config {} --ready-file {}",
-        data.display(),
-        gateway.display(),
-        site.dir().display(),
-        ready.display()
+        "mount -t tmpfs -o size=8m none {data} || exit 1; run() {{ exec {gateway} run --config {config} --ready-file $1; }}
+         run {ready} & until [ -e {kill} ]; do sleep 0.05; done; kill -9 $!; wait $!
+         cat /dev/zero > {data}/filler; run {ready_again}",
+        data = data.display(),
+        gateway = gateway.display(),
+        config = site.dir().display(),
+        ready = ready.display(),
+        kill = kill.display(),
+        ready_again = ready_again.display(),
     );
     let mut command = Command::new("unshare");
-    command.args(["-Urm", "sh", "-c", &script]);
+    // With process numbers of its own too, so that none outlives the test.
+    command.args(["-Urmpf", "--kill-child", "sh", "-c", &script]);
     let _process = crate::util::process::Process::start(&mut command, &site.path("full.log"));
     let ready: crate::util::gateway::Ready =
         eventually("it is ready", async || serde_json::from_slice(&std::fs::read(&ready).ok()?).ok()).await;
@@ -219,13 +298,24 @@ async fn a_full_disk_refuses_events_and_loses_none() {
     };
     assert_eq!(refused, 503);
     assert!(answered > 50, "only {answered} events fitted");
+    all_wait_and_none_is_taken(&ready, answered).await;
+
+    std::fs::write(&kill, "").unwrap();
+    let ready: crate::util::gateway::Ready =
+        eventually("it is ready again", async || serde_json::from_slice(&std::fs::read(&ready_again).ok()?).ok()).await;
+    all_wait_and_none_is_taken(&ready, answered).await;
+}
+
+async fn all_wait_and_none_is_taken(ready: &crate::util::gateway::Ready, answered: usize) {
     let readyz = reqwest::get(format!("http://{}/readyz", ready.ops)).await.unwrap();
     assert_eq!(readyz.status(), 503);
-    let pending = reqwest::get(format!("http://{}/metrics", ready.ops)).await.unwrap().text().await.unwrap();
-    assert!(
-        pending.contains(&format!("pixelgate_lane_pending{{account=\"shoes\",pixel=\"7001\"}} {answered}")),
-        "{pending}"
-    );
+    let metrics = reqwest::get(format!("http://{}/metrics", ready.ops)).await.unwrap().text().await.unwrap();
+    let of_lane = |what: &str| {
+        let name = format!("pixelgate_lane_{what}{{account=\"shoes\",pixel=\"7001\"}} ");
+        let line = metrics.lines().find_map(|line| line.strip_prefix(&name));
+        line.and_then(|value| value.parse::<usize>().ok()).unwrap_or_else(|| panic!("no {what} in {metrics}"))
+    };
+    assert_eq!(of_lane("pending") + of_lane("in_flight"), answered);
 }
 
 #[test]

@@ -98,7 +98,10 @@ async fn a_problem_in_the_gateways_own_file_keeps_everything_and_ends_a_start() 
     site.write_account(&Account::new("hats", 6002).domain("events.hats.example"));
     let reload = gateway.command(&["reload"]);
     assert_eq!(reload.status.code(), Some(1));
-    assert!(String::from_utf8_lossy(&reload.stdout).contains("hosts"));
+    let said = String::from_utf8_lossy(&reload.stdout).into_owned();
+    assert!(said.contains("hosts") && said.contains("refused") && !said.contains("reloaded"), "{said}");
+    assert_eq!(gateway.json(&["reload", "--json"])["applied"], false);
+    assert!(gateway.metric("pixelgate_config_problems", "error").await >= 1.0);
     assert_eq!(gateway.browser().send(NAME, &page_view(PIXEL, "unchanged")).await.0, 200);
     assert!(gateway.browser().try_send("events.hats.example", &page_view(6002, "x")).await.is_err());
     assert!(gateway.stop().await.success());

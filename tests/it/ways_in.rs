@@ -281,7 +281,10 @@ async fn an_fbp_is_made_only_where_the_account_wants_it() {
     let standin = Standin::start().await;
     let site = Site::new(&standin.url)
         .account(Account::new("shoes", PIXEL).domain(NAME).tables("[cookies]\nmint = true"))
-        .account(Account::new("hats", 2002).domain("events.hats.example"));
+        .account(Account::new("hats", 2002).domain("events.hats.example"))
+        .account(
+            Account::new("gloves", 2003).domain("events.gloves.example").tables("[cookies]\nmint = true\nset = false"),
+        );
     let gateway = Gateway::start(&site).await;
     let minted = async |name: &str, pixel: u64, id: &str| {
         let mut event = page_view(pixel, id);
@@ -295,6 +298,53 @@ async fn an_fbp_is_made_only_where_the_account_wants_it() {
     assert!(fbp.starts_with("fb.1.") && cookie.contains(&fbp), "{cookie}: {fbp}");
     assert_eq!(minted("events.hats.example", 2002, "none").await, None);
     assert_eq!(minted(HOST_DOMAIN, PIXEL, "host").await, None);
+    assert_eq!(minted("events.gloves.example", 2003, "no-cookie").await, None);
+    let unset = standin.event(2003, "no-cookie").await["user_data"]["fbp"].clone();
+    assert_eq!(unset, Value::Null, "what no cookie can keep would be another browser with every event");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cookie_that_is_no_ascii_costs_the_others_nothing() {
+    let standin = Standin::start().await;
+    let (_site, gateway) = shop(&standin).await;
+    let mut event = page_view(PIXEL, "latin");
+    event.as_object_mut().unwrap().remove("fb.fbp");
+    let cookies = reqwest::header::HeaderValue::from_bytes(b"name=J\xfcrgen; _fbp=fb.1.1677024568192.42").unwrap();
+    let request = gateway.browser().post(NAME, "/events").header("cookie", cookies).body(event.to_string());
+    assert_eq!(request.send().await.unwrap().status(), 200);
+    assert_eq!(standin.event(PIXEL, "latin").await["user_data"]["fbp"], "fb.1.1677024568192.42");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_batch_of_the_pixel_is_taken_whole_or_not_at_all() {
+    let standin = Standin::start().await;
+    let (_site, gateway) = shop(&standin).await;
+    let send = async |pixels: [u64; 2], round: &str| {
+        let mut form = form_urlencoded::Serializer::new(String::new());
+        for (n, pixel) in pixels.iter().enumerate() {
+            let event = format!("id={pixel}&ev=PageView&eid={round}-{n}&dl=https%3A%2F%2Fshop.example%2F");
+            form.append_pair(&format!("events[{n}]"), &event);
+        }
+        let request = gateway.browser().post(NAME, "/tr").header("content-type", "application/x-www-form-urlencoded");
+        request.body(form.finish()).send().await.unwrap().status().as_u16()
+    };
+    assert!(send([PIXEL, 999], "mixed").await >= 400, "the second pixel is not served here");
+    assert_eq!(send([PIXEL, PIXEL], "good").await, 200);
+    standin.took(PIXEL, &["good-0", "good-1"]).await;
+    assert_eq!(standin.events(PIXEL).await.len(), 2, "nothing of a refused batch is stored");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pixel_that_is_not_served_is_refused_before_the_body_is_read() {
+    let standin = Standin::start().await;
+    let (_site, gateway) = shop(&standin).await;
+    let too_large = vec![b'x'; 17 * 1024 * 1024];
+    let status = async |pixel: u64| {
+        let request = gateway.browser().post(NAME, &format!("/v26.0/{pixel}/events")).header("expect", "100-continue");
+        request.body(too_large.clone()).send().await.unwrap().status().as_u16()
+    };
+    assert_eq!(status(PIXEL).await, 413);
+    assert_ne!(status(999).await, 413);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -224,7 +224,7 @@ fn only_files_of_accounts_are_read() {
         told[..2],
         [
             "error accounts/Shoes_2.toml : the file's name is no account id: an account id is 1 to 63 of a-z, 0-9 and -, and does not begin with - → rename it to <account id>.toml",
-            "error accounts/folder.toml : the file is no file → put it there, readable for the gateway's user",
+            "error accounts/folder.toml : the file is no file → put a file of text in its place",
         ]
     );
 }

@@ -6,3 +6,4 @@ mod client;
 mod graph;
 mod rig;
 mod service;
+mod time;

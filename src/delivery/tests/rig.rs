@@ -198,7 +198,7 @@ impl Rig {
 // === impl Counting ===
 
 impl Observer for Counting {
-    fn request(&self, outcome: &'static str, _: Duration) {
+    fn request(&self, outcome: &'static str) {
         *self.0.lock().unwrap().requests.entry(outcome).or_default() += 1;
     }
 

@@ -107,21 +107,15 @@ async fn an_event_that_meta_names_is_found_at_once() {
 }
 
 #[tokio::test]
-async fn events_that_grew_too_old_do_not_sink_the_others() {
-    let graph = Graph::start(|_| Behaviour::Take).await;
-    let week = 7 * 86_400;
-    let mut backlog = events(0..6);
-    for old in [0, 2, 5] {
-        backlog[old].event_time -= week + 60;
-    }
-    backlog[4].event_time -= week + 60;
-    backlog[4].body = json!({ "event_id": "e0004", "action_source": "physical_store" }).to_string().into();
-    let rig = Rig::start_with(settings(&graph.url), vec![pixel("1", Some("EAA1"))], backlog).await;
-    rig.until("they are buried", |rig| rig.dead().len() == 3).await;
-    rig.until_empty().await;
-    assert_eq!(all_ids(&graph.seen()), ["e0001", "e0003", "e0004"]);
-    assert!(rig.dead().iter().all(|dead| dead.reason == "expired"));
-    assert_eq!((rig.counts().dead["expired"], rig.counts().delivered), (3, 3));
+async fn a_pause_holds_a_batch_that_is_sent_in_parts_too() {
+    let answer = Arc::new(tokio::sync::Semaphore::new(0));
+    let graph = Graph::start_slow(answer.clone(), |_| Behaviour::error(400, 100, REFUSED)).await;
+    let rig = Rig::start_with(settings(&graph.url), vec![pixel("1", Some("EAA1"))], events(0..8)).await;
+    graph.until("it is in flight", |seen| seen.len() == 1).await;
+    rig.outbox.pause(&lane("1"), "by hand", PausedBy::Operator, now_ms()).await.unwrap();
+    answer.add_permits(10);
+    rig.until("its parts are back", |rig| rig.status("1").pending == 8).await;
+    assert_eq!((graph.seen().len(), rig.dead().len(), rig.status("1").failures), (1, 0, 0));
 }
 
 #[tokio::test]

@@ -11,13 +11,21 @@ use crate::account::AccountId;
 use crate::outbox::locked;
 use crate::outbox::log::file::{Disk, DiskFile, read_all};
 use crate::outbox::log::frame::{self, Frames, Piece};
+use crate::outbox::log::recovery::LoadError;
 
 /// A file that is open.
 pub(super) struct DeadFile {
     pub(super) path: PathBuf,
     file: Box<dyn DiskFile>,
-    /// Where the next frame goes; none after a failure, which is final for the file.
-    end: Mutex<Option<u64>>,
+    tail: Mutex<Tail>,
+}
+
+/// The end of a file.
+struct Tail {
+    /// Where the next frame goes.
+    end: u64,
+    /// What is behind the end, or the header, is not as it must be: nothing is appended before that is mended.
+    torn: bool,
 }
 
 /// What is known of a letter without reading it.
@@ -53,14 +61,18 @@ impl DeadFile {
         file.write_at(HEADER, 0)?;
         file.sync()?;
         disk.sync_dir(dir)?;
-        Ok(Self { path, file, end: Mutex::new(Some(HEADER.len() as u64)) })
+        Ok(Self { path, file, tail: Mutex::new(Tail { end: HEADER.len() as u64, torn: false }) })
     }
 
     /// Opens a file and reads it. A torn end is cut.
-    pub(super) fn open(disk: &dyn Disk, dir: &Path, name: &str) -> io::Result<(Self, Contents)> {
+    pub(super) fn open(disk: &dyn Disk, dir: &Path, name: &str) -> Result<(Self, Contents), LoadError> {
         let path = dir.join(name);
-        let file = disk.open(&path)?;
-        let bytes = read_all(&*file)?;
+        let failed = |source| LoadError::Io { path: path.clone(), source };
+        let file = disk.open(&path).map_err(failed)?;
+        let bytes = read_all(&*file).map_err(failed)?;
+        if let Some(version) = format::newer_version(&bytes) {
+            return Err(LoadError::Newer { path, version });
+        }
         let mut contents = Contents::default();
         let mut frames = Frames::new(&bytes, HEADER.len().min(bytes.len()), format::SEED, format::likely);
         for piece in &mut frames {
@@ -68,18 +80,19 @@ impl DeadFile {
         }
         let end = frames.end();
         if end < bytes.len() {
-            file.set_len(end as u64)?;
+            file.set_len(end as u64).map_err(failed)?;
         }
         // A killed process's last write may be in the page cache only.
-        file.sync()?;
-        // One whose header was never written takes no more; whatever is in it is kept all the same.
-        let end = bytes.starts_with(HEADER).then_some(end as u64);
-        Ok((Self { path, file, end: Mutex::new(end) }, contents))
+        file.sync().map_err(failed)?;
+        // A header that is damaged, or was never written, keeps nothing from being read.
+        let tail = Tail { end: end.max(HEADER.len()) as u64, torn: !bytes.starts_with(HEADER) };
+        Ok((Self { path, file, tail: Mutex::new(tail) }, contents))
     }
 
     /// Whether it takes more letters.
     pub(super) fn is_writable(&self) -> bool {
-        locked(&self.end).is_some_and(|end| end < FILE_BYTES_MAX)
+        let tail = locked(&self.tail);
+        !tail.torn && tail.end < FILE_BYTES_MAX
     }
 
     /// Bytes of it.
@@ -89,20 +102,28 @@ impl DeadFile {
 
     /// Appends frames and makes them durable; gives where they begin.
     pub(super) fn append(&self, frames: &[u8]) -> io::Result<u64> {
-        let mut end = locked(&self.end);
-        let at = end.ok_or_else(|| io::Error::other("an earlier write to this file failed"))?;
-        match self.file.write_at(frames, at).and_then(|()| self.file.sync()) {
-            Ok(()) => {
-                *end = Some(at + frames.len() as u64);
-                Ok(at)
-            }
-            Err(error) => {
-                *end = None;
-                // Best effort: what is left behind the last good frame was never confirmed to anybody.
-                let _ = self.file.set_len(at);
-                Err(error)
-            }
+        let mut tail = locked(&self.tail);
+        if tail.torn {
+            self.mend(&mut tail)?;
         }
+        let at = tail.end;
+        if let Err(error) = self.file.write_at(frames, at).and_then(|()| self.file.sync()) {
+            tail.torn = true;
+            // If that fails too it is tried again before the next frame.
+            let _ = self.mend(&mut tail);
+            return Err(error);
+        }
+        tail.end += frames.len() as u64;
+        Ok(at)
+    }
+
+    /// Cuts off what was never confirmed to anybody, and writes the header, which is always the same, anew.
+    fn mend(&self, tail: &mut Tail) -> io::Result<()> {
+        self.file.set_len(tail.end)?;
+        self.file.write_at(HEADER, 0)?;
+        self.file.sync()?;
+        tail.torn = false;
+        Ok(())
     }
 
     /// Reads a letter.

@@ -42,10 +42,17 @@ struct Fields {
 /// What a file begins with.
 pub(super) const HEADER: &[u8; 12] = b"PXGDEAD\n\x01\0\0\0";
 pub(super) const SEED: u32 = 0;
+const VERSION: u32 = 1;
 const KIND_LETTER: u8 = 1;
 const KIND_GONE: u8 = 2;
 /// Ids are microseconds of our time at most, far below.
 const ID_MAX: u64 = 1 << 53;
+
+/// The version that a file says it has, if this code does not know it.
+pub(super) fn newer_version(file: &[u8]) -> Option<u32> {
+    let (magic, _) = HEADER.split_at(8);
+    frame::u32_at(file, 8).filter(|version| file.starts_with(magic) && *version > VERSION)
+}
 
 /// Appends a letter's frame and gives its length.
 pub(super) fn put_letter(letter: &DeadLetter, out: &mut Vec<u8>) -> usize {

@@ -21,6 +21,7 @@ use self::file::{DeadFile, Slip};
 use super::locked;
 use super::log::file::Disk;
 use super::log::quarantine::Quarantine;
+use super::log::recovery::LoadError;
 use crate::account::{AccountId, LaneKey};
 
 /// An event that waits for a person, not for delivery.
@@ -95,20 +96,22 @@ impl DeadLetters {
         disk: Arc<dyn Disk>,
         root: &Path,
         (letters_max, bytes_max): (u64, u64),
-    ) -> io::Result<(Self, Vec<(PathBuf, u64)>)> {
+    ) -> Result<(Self, Vec<(PathBuf, u64)>), LoadError> {
         let dir = root.join("dead");
-        disk.create_dir(&dir)?;
-        disk.sync_dir(root)?;
+        let failed = |source| LoadError::Io { path: dir.clone(), source };
+        disk.create_dir(&dir).map_err(failed)?;
+        disk.sync_dir(root).map_err(failed)?;
         // Names that a killed process made may not be durable, and letters are about to be trusted to them.
-        disk.sync_dir(&dir)?;
-        let quarantine = Quarantine::new(Arc::clone(&disk), root)?;
+        disk.sync_dir(&dir).map_err(failed)?;
+        let quarantine = Quarantine::new(Arc::clone(&disk), root).map_err(failed)?;
         let (mut index, mut damaged) = (DeadIndex { next_id: 1, ..DeadIndex::default() }, Vec::new());
-        let mut names = disk.list(&dir)?;
+        let mut names = disk.list(&dir).map_err(failed)?;
         names.sort_unstable();
         for name in names.iter().filter(|name| name.ends_with(".log")) {
             let (file, contents) = DeadFile::open(&*disk, &dir, name)?;
             for (at, bytes) in &contents.damaged {
-                damaged.push((quarantine.keep(&format!("dead-{name}-{at}.bin"), bytes)?, bytes.len() as u64));
+                let kept = quarantine.keep(&format!("dead-{name}-{at}.bin"), bytes).map_err(failed)?;
+                damaged.push((kept, bytes.len() as u64));
             }
             let file = Arc::new(file);
             index.files.insert(file.path.clone(), (Arc::clone(&file), 0));
@@ -146,7 +149,8 @@ impl DeadLetters {
         Ok(())
     }
 
-    /// Removes letters for good; gives how many there were. Those of one file are gone together.
+    /// Removes letters for good; gives how many there were. Those of one file are gone together; a file that fails does not
+    /// keep those of the others.
     pub(crate) fn remove(&self, ids: &[u64]) -> io::Result<usize> {
         let mut by_file = BTreeMap::<PathBuf, (Arc<DeadFile>, Vec<u64>)>::new();
         for id in ids {
@@ -155,22 +159,30 @@ impl DeadLetters {
                 entry.or_insert_with(|| (Arc::clone(&slot.file), Vec::new())).1.push(*id);
             }
         }
-        let mut removed = 0;
-        for (path, (file, mut ids)) in by_file {
-            ids.sort_unstable();
-            ids.dedup();
-            let mut frame = Vec::new();
-            format::put_gone(&ids, &mut frame);
-            file.append(&frame)?;
-            let mut index = locked(&self.index);
-            removed += ids.iter().filter(|id| index.remove(**id)).count();
-            let empty = index.files.get(&path).is_some_and(|(_, letters)| *letters == 0);
-            if empty {
-                index.files.remove(&path);
-                drop(index);
-                self.disk.remove(&path)?;
-                self.disk.sync_dir(&self.dir)?;
+        let (mut removed, mut failure) = (0, None);
+        for (path, (file, ids)) in by_file {
+            match self.remove_from(&path, &file, ids) {
+                Ok(count) => removed += count,
+                Err(error) => failure = Some(error),
             }
+        }
+        failure.map_or(Ok(removed), Err)
+    }
+
+    fn remove_from(&self, path: &Path, file: &DeadFile, mut ids: Vec<u64>) -> io::Result<usize> {
+        ids.sort_unstable();
+        ids.dedup();
+        let mut frame = Vec::new();
+        format::put_gone(&ids, &mut frame);
+        file.append(&frame)?;
+        let mut index = locked(&self.index);
+        let removed = ids.iter().filter(|id| index.remove(**id)).count();
+        let empty = index.files.get(path).is_some_and(|(_, letters)| *letters == 0);
+        if empty {
+            index.files.remove(path);
+            drop(index);
+            self.disk.remove(path)?;
+            self.disk.sync_dir(&self.dir)?;
         }
         Ok(removed)
     }
@@ -183,6 +195,11 @@ impl DeadLetters {
         let places: Vec<_> = slots.map(Slot::place).collect();
         drop(index);
         places.into_iter().filter_map(read).collect()
+    }
+
+    /// The numbers of all letters, of one account or of all, the oldest first.
+    pub(crate) fn ids(&self, account: Option<&AccountId>) -> Vec<u64> {
+        self.ids_where(|slot| account.is_none_or(|account| *account == slot.slip.account))
     }
 
     /// One letter.
@@ -225,9 +242,18 @@ impl DeadLetters {
 
     /// Letters that came here before a time, Unix milliseconds, and that nobody has claimed.
     pub(crate) fn older_than(&self, time_ms: i64) -> Vec<u64> {
+        self.ids_where(|slot| slot.slip.dead_ms < time_ms && !slot.claimed)
+    }
+
+    /// Those of these letters that nobody has claimed.
+    pub(crate) fn unclaimed(&self, ids: &[u64]) -> Vec<u64> {
         let index = locked(&self.index);
-        let old = index.slots.iter().filter(|(_, slot)| slot.slip.dead_ms < time_ms && !slot.claimed);
-        old.map(|(id, _)| *id).collect()
+        ids.iter().copied().filter(|id| index.slots.get(id).is_some_and(|slot| !slot.claimed)).collect()
+    }
+
+    fn ids_where(&self, wanted: impl Fn(&Slot) -> bool) -> Vec<u64> {
+        let index = locked(&self.index);
+        index.slots.iter().filter(|(_, slot)| wanted(slot)).map(|(id, _)| *id).collect()
     }
 
     /// Bytes of all files.
@@ -400,6 +426,63 @@ pub(crate) mod tests {
         dead.store(&[letter("shoes", "b")]).unwrap();
         disk.power_cut(3);
         assert_eq!(event_ids(&open(&disk).0.list(None, 9)), ["b", "a"]);
+    }
+
+    #[test]
+    fn letters_can_be_removed_after_a_write_failed() {
+        let disk = FaultDisk::new();
+        let (dead, _) = open(&disk);
+        dead.store(&[letter("shoes", "a"), letter("shoes", "b")]).unwrap();
+        let [b, a] = dead.ids(None).try_into().map(|[a, b]: [u64; 2]| [b, a]).unwrap();
+        disk.fail_syncs(true);
+        assert!(dead.store(&[letter("shoes", "lost")]).is_err() && dead.remove(&[a]).is_err());
+        disk.fail_syncs(false);
+        assert_eq!(dead.remove(&[a]).unwrap(), 1);
+        disk.power_cut(5);
+        assert_eq!(open(&disk).0.ids(None), [b], "what is gone stays gone");
+    }
+
+    #[test]
+    fn letters_of_one_file_can_be_removed_though_another_fails() {
+        let disk = FaultDisk::new();
+        let (dead, _) = open(&disk);
+        dead.store(&[letter("shoes", "july")]).unwrap();
+        dead.store(&[DeadLetter { dead_ms: JULY_MS + 40 * 86_400_000, ..letter("shoes", "august") }]).unwrap();
+        disk.break_file(&disk.paths()[0]);
+        assert!(dead.remove(&dead.ids(None)).is_err());
+        assert_eq!(event_ids(&dead.list(None, 9)), ["july"]);
+    }
+
+    #[test]
+    fn letters_behind_a_damaged_header_can_be_removed() {
+        let disk = FaultDisk::new();
+        let (dead, _) = open(&disk);
+        dead.store(&[letter("shoes", "a"), letter("shoes", "b")]).unwrap();
+        let path = disk.paths()[0].clone();
+        disk.tamper(&path, |bytes| bytes[3] ^= 1);
+        disk.kill();
+        let (dead, _) = open(&disk);
+        assert_eq!(event_ids(&dead.list(None, 9)), ["b", "a"]);
+        dead.remove(&dead.ids(None)[..1]).unwrap();
+        disk.power_cut(1);
+        assert_eq!(event_ids(&open(&disk).0.list(None, 9)), ["b"]);
+    }
+
+    #[test]
+    fn a_newer_format_is_refused_and_left_as_it_is() {
+        let disk = FaultDisk::new();
+        open(&disk).0.store(&[letter("shoes", "a")]).unwrap();
+        let path = disk.paths()[0].clone();
+        let mut before = Vec::new();
+        disk.tamper(&path, |bytes| {
+            bytes[8] = 2;
+            bytes.extend_from_slice(b"frames that only a newer version knows");
+            before.clone_from(bytes);
+        });
+        disk.kill();
+        let opened = DeadLetters::open(Arc::new(disk.clone()), Path::new("/o"), (3, 1 << 20)).map(|_| ());
+        assert!(matches!(opened, Err(LoadError::Newer { version: 2, .. })));
+        disk.tamper(&path, |bytes| assert_eq!(*bytes, before));
     }
 
     #[test]

@@ -34,7 +34,11 @@ struct World {
     fail_writes: bool,
     fail_syncs: bool,
     fail_dir_syncs: bool,
+    /// A file that takes no writes.
+    broken: Option<u64>,
     full: bool,
+    /// What is said to be free, if that is less than plenty.
+    free: Option<u64>,
     locked: bool,
 }
 
@@ -92,6 +96,12 @@ impl FaultDisk {
         locked(&self.world).fail_writes = fail;
     }
 
+    /// Makes all writes to one file fail with EIO.
+    pub(crate) fn break_file(&self, path: &Path) {
+        let mut world = locked(&self.world);
+        world.broken = world.names.get(path).copied();
+    }
+
     /// Makes all syncs of files fail with EIO.
     pub(crate) fn fail_syncs(&self, fail: bool) {
         locked(&self.world).fail_syncs = fail;
@@ -105,6 +115,11 @@ impl FaultDisk {
     /// Leaves no room.
     pub(crate) fn fill(&self, full: bool) {
         locked(&self.world).full = full;
+    }
+
+    /// Says that so much is free.
+    pub(crate) fn leave_free(&self, bytes: u64) {
+        locked(&self.world).free = Some(bytes);
     }
 
     /// The process is gone, the machine is not: all that was written is there.
@@ -241,7 +256,7 @@ impl Disk for FaultDisk {
     fn space(&self, _dir: &Path) -> io::Result<Space> {
         let world = locked(&self.world);
         world.check(self.life)?;
-        Ok(Space { free: if world.full { 0 } else { 1 << 40 }, total: 1 << 40 })
+        Ok(Space { free: if world.full { 0 } else { world.free.unwrap_or(1 << 40) } })
     }
 
     fn lock(&self, _path: &Path) -> io::Result<Lock> {

@@ -49,8 +49,6 @@ pub(crate) type Lock = Box<dyn Send + Sync>;
 pub(crate) struct Space {
     /// What a process without privileges may still write.
     pub(crate) free: u64,
-    /// The volume's size.
-    pub(crate) total: u64,
 }
 
 /// The file system of the machine.
@@ -99,10 +97,7 @@ impl Disk for RealDisk {
 
     fn space(&self, dir: &Path) -> io::Result<Space> {
         let volume = rustix::fs::statvfs(dir)?;
-        Ok(Space {
-            free: volume.f_bavail.saturating_mul(volume.f_frsize),
-            total: volume.f_blocks.saturating_mul(volume.f_frsize),
-        })
+        Ok(Space { free: volume.f_bavail.saturating_mul(volume.f_frsize) })
     }
 
     fn lock(&self, path: &Path) -> io::Result<Lock> {

@@ -6,6 +6,7 @@
 
 use std::collections::HashMap;
 use std::io;
+use std::sync::Arc;
 
 use super::file::DiskFile;
 use super::frame;
@@ -22,11 +23,13 @@ pub(crate) enum MarkKind {
     Refused = 3,
     /// A copy of it is in a newer segment and counts instead.
     Moved = 4,
+    /// That request never went out, or Meta takes nothing for now: it does not count.
+    NotSent = 5,
 }
 
 /// A `.done` file that is open for more.
 pub(crate) struct MarkFile {
-    file: Box<dyn DiskFile>,
+    file: Arc<dyn DiskFile>,
     segment: u32,
     end: u64,
     /// Marks that could not be written; they go with the next ones.
@@ -55,7 +58,7 @@ impl MarkFile {
     /// process's, and not synced.
     pub(crate) fn new(file: Box<dyn DiskFile>, segment: u32, end: u64) -> Self {
         let end = end - end % MARK_BYTES as u64;
-        Self { file, segment, end, unwritten: Vec::new(), unsynced: end > 0 }
+        Self { file: file.into(), segment, end, unwritten: Vec::new(), unsynced: end > 0 }
     }
 
     /// Appends one mark for each event. After an error they are kept, and written with the next ones.
@@ -73,14 +76,16 @@ impl MarkFile {
         self.flush()
     }
 
-    /// Writes what could not be written before and makes all durable; does nothing if there is nothing new.
-    pub(crate) fn sync(&mut self) -> io::Result<()> {
+    /// Writes what could not be written before, and gives the file if it must be synced: that takes time, and nobody who
+    /// marks waits for it. [`MarkFile::not_synced`] follows if it fails.
+    pub(crate) fn to_sync(&mut self) -> io::Result<Option<Arc<dyn DiskFile>>> {
         self.flush()?;
-        if self.unsynced {
-            self.file.sync()?;
-            self.unsynced = false;
-        }
-        Ok(())
+        Ok(std::mem::take(&mut self.unsynced).then(|| Arc::clone(&self.file)))
+    }
+
+    /// What was to be synced was not.
+    pub(crate) fn not_synced(&mut self) {
+        self.unsynced = true;
     }
 
     fn flush(&mut self) -> io::Result<()> {
@@ -131,6 +136,9 @@ impl Marked {
             *sent = (sent.0.saturating_add(1), true);
         } else if kind == MarkKind::Refused as u8 {
             self.sent.entry(seq).or_default().1 = false;
+        } else if kind == MarkKind::NotSent as u8 {
+            let sent = self.sent.entry(seq).or_default();
+            *sent = (sent.0.saturating_sub(1), false);
         }
     }
 }
@@ -154,12 +162,14 @@ mod tests {
         marks.add(MarkKind::Sent, [5].into_iter()).unwrap();
         marks.add(MarkKind::Settled, [4].into_iter()).unwrap();
         marks.add(MarkKind::Moved, [3].into_iter()).unwrap();
+        marks.add(MarkKind::Sent, [7].into_iter()).unwrap();
+        marks.add(MarkKind::NotSent, [7].into_iter()).unwrap();
         let bytes = read_all(&*disk.open(path).unwrap()).unwrap();
 
         let marked = Marked::read(&bytes, 1);
         assert!(marked.is_done(3) && marked.is_done(4) && !marked.is_done(5));
         assert_eq!((marked.sent(4), marked.sent(5), marked.sent(6)), ((0, false), (2, true), (1, true)));
-        assert_eq!(marked.last_seq, 6);
+        assert_eq!((marked.sent(7), marked.last_seq), ((0, false), 7));
         assert!(!Marked::read(&bytes, 2).is_done(4), "marks of another segment are none");
     }
 
@@ -185,7 +195,8 @@ mod tests {
         disk.fail_writes(true);
         assert!(marks.add(MarkKind::Settled, [1].into_iter()).is_err());
         disk.fail_writes(false);
-        marks.sync().unwrap();
+        marks.to_sync().unwrap().unwrap().sync().unwrap();
+        assert!(marks.to_sync().unwrap().is_none());
         assert!(Marked::read(&read_all(&*disk.open(path).unwrap()).unwrap(), 1).is_done(1));
     }
 }

@@ -1,5 +1,6 @@
 //! What a start finds: each segment, read by its summary or frame by frame, with torn ends cut and damage put aside.
 
+use std::collections::BTreeSet;
 use std::io;
 use std::path::PathBuf;
 
@@ -61,17 +62,21 @@ impl LogDir {
         // Names that a killed process made or removed may not be durable.
         self.disk.sync_dir(&self.dir).map_err(|source| LoadError::Io { path: self.dir.clone(), source })?;
         let names = self.disk.list(&self.dir).map_err(|source| LoadError::Io { path: self.dir.clone(), source })?;
-        let mut ids = Vec::new();
+        let (mut ids, mut beside) = (BTreeSet::new(), Vec::new());
         for name in names {
             let Some((id, kind)) = parse_name(&name) else { continue };
             report.next_segment = report.next_segment.max(id.saturating_add(1));
             match kind {
-                "log" => ids.push(id),
+                "log" => drop(ids.insert(id)),
                 "free" => self.adopt_spare(name.clone()).map_err(|source| self.failed(&name, source))?,
+                "done" | "index" => beside.push((id, name)),
                 _ => {}
             }
         }
-        ids.sort_unstable();
+        // A crash while a segment was made, or given back, leaves these.
+        for (_, name) in beside.iter().filter(|(id, _)| !ids.contains(id)) {
+            self.remove_if_there(name).map_err(|source| self.failed(name, source))?;
+        }
         for id in ids {
             let name = file_name(id, "log");
             let found = self.load_segment(id, &mut report)?;
@@ -135,7 +140,9 @@ impl LogDir {
             // A killed process's last write may be in the page cache only; what is leased from now on is on the disk.
             segment.sync().map_err(failed)?;
         }
-        self.write_summary(&summary).map_err(failed)?;
+        if let Err(error) = self.write_summary(&summary) {
+            tracing::warn!(segment = segment.id, %error, "no summary was written; the next start reads the segment again");
+        }
         Ok(summary)
     }
 

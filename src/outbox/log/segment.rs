@@ -66,14 +66,23 @@ impl LogDir {
         let header = Header { version: VERSION, id, first_seq }.encode();
         let path = self.dir.join(file_name(id, "log"));
         let spare = locked(&self.spares).pop();
-        let log = match &spare {
+        let made = self.create_in(id, &header, &path, spare.as_deref());
+        // A spare that did not become a segment may be what is at fault, and nobody else would remove it.
+        if let Some(spare) = spare.filter(|_| made.is_err()) {
+            let _ = self.remove_if_there(&spare);
+        }
+        made
+    }
+
+    fn create_in(&self, id: u32, header: &[u8], path: &Path, spare: Option<&str>) -> io::Result<Segment> {
+        let log = match spare {
             Some(spare) => self.disk.open(&self.dir.join(spare))?,
-            None => self.disk.create(&path)?,
+            None => self.disk.create(path)?,
         };
-        log.write_at(&header, 0)?;
+        log.write_at(header, 0)?;
         log.sync()?;
-        if let Some(spare) = &spare {
-            self.disk.rename(&self.dir.join(spare), &path)?;
+        if let Some(spare) = spare {
+            self.disk.rename(&self.dir.join(spare), path)?;
         }
         let marks = self.disk.create(&self.dir.join(file_name(id, "done")))?;
         self.disk.sync_dir(&self.dir)?;
@@ -186,7 +195,8 @@ impl Segment {
 
     /// Makes the marks durable.
     pub(crate) fn sync_marks(&self) -> io::Result<()> {
-        locked(&self.marks).sync()
+        let unsynced = locked(&self.marks).to_sync()?;
+        unsynced.map_or(Ok(()), |file| file.sync()).inspect_err(|_| locked(&self.marks).not_synced())
     }
 
     /// Bytes of its file.

@@ -1,6 +1,7 @@
 //! What becomes of events when the disk tears, flips, fails or fills, and of space that is no longer needed.
 
 use super::*;
+use crate::outbox::log::file::Disk;
 
 /// Where the body of an event is in the files of the log.
 fn find(rig: &Rig, needle: &str) -> (PathBuf, usize) {
@@ -145,6 +146,33 @@ fn an_old_outbox_starts_and_delivers_on_a_disk_that_takes_nothing() {
 }
 
 #[test]
+fn a_killed_outbox_starts_on_a_disk_that_takes_nothing() {
+    let rig = Rig { segment_bytes: 1 << 20, ..Rig::new() };
+    let outbox = rig.open();
+    outbox.append_now(events(&shoes(), 0..2)).unwrap();
+    rig.disk.kill();
+    drop(outbox);
+    rig.disk.fill(true);
+    assert_eq!(rig.open().pending(&shoes()), ["e0", "e1"], "no summary is there, and none can be written");
+}
+
+#[test]
+fn a_start_removes_what_is_left_of_segments_that_are_gone() {
+    let rig = Rig::new();
+    let outbox = rig.open();
+    outbox.append_now(events(&shoes(), 0..2)).unwrap();
+    outbox.close();
+    let orphans = ["/o/log/00000090.done", "/o/log/00000091.index"].map(PathBuf::from);
+    for orphan in &orphans {
+        rig.disk.create(orphan).unwrap();
+    }
+    let outbox = rig.open();
+    let left = rig.disk.paths();
+    assert!(orphans.iter().all(|orphan| !left.contains(orphan)), "{left:?}");
+    assert_eq!(outbox.pending(&shoes()), ["e0", "e1"]);
+}
+
+#[test]
 fn the_reserve_is_kept_free() {
     let rig = Rig { segment_bytes: 1 << 20, ..Rig::new() };
     let outbox = rig.open();
@@ -194,6 +222,51 @@ fn a_segment_that_old_events_keep_is_emptied() {
     rig.disk.power_cut(1);
     drop(outbox);
     assert_eq!(rig.open().pending(&slow), ["e0", "e1", "e2"]);
+}
+
+#[test]
+fn events_of_many_lanes_are_moved_with_one_sync() {
+    let rig = Rig { segment_bytes: 64 << 10, ..Rig::new() };
+    let syncs = Arc::new(std::sync::atomic::AtomicU64::new(0));
+    let counter = Arc::clone(&syncs);
+    let on_sync = Box::new(move |_| {
+        counter.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+    });
+    let outbox = rig.open_with(Options { on_sync, ..rig.options() }).unwrap().0;
+    for pixel in 100..150 {
+        outbox.append_now(events(&lane("slow", pixel), 0..1)).unwrap();
+    }
+    for round in 0..4 {
+        outbox.append_now(events(&shoes(), 150 * round..150 * round + 150)).unwrap();
+    }
+    while let Some(lease) = outbox.lease_all(&shoes()) {
+        lease.ack();
+    }
+    let first = rig.files("log").remove(0);
+    let before = syncs.load(std::sync::atomic::Ordering::Relaxed);
+    outbox.tick();
+    assert!(!rig.files("log").contains(&first), "it was emptied");
+    assert_eq!(syncs.load(std::sync::atomic::Ordering::Relaxed) - before, 1);
+    assert!((100..150).all(|pixel| outbox.pending(&lane("slow", pixel)) == ["e0"]));
+}
+
+#[test]
+fn a_segment_that_could_not_be_emptied_is_emptied_once_the_disk_recovers() {
+    let rig = Rig { segment_bytes: 8 << 10, ..Rig::new() };
+    let (slow, outbox) = (lane("slow", 9), rig.open());
+    outbox.append_now(events(&slow, 0..3)).unwrap();
+    outbox.append_now(events(&shoes(), 0..40)).unwrap();
+    outbox.append_now(events(&shoes(), 40..80)).unwrap();
+    outbox.lease_all(&shoes()).unwrap().ack();
+    let first = rig.files("log").remove(0);
+    rig.disk.fail_syncs(true);
+    outbox.tick();
+    assert!(rig.files("log").contains(&first));
+    rig.disk.fail_syncs(false);
+    until("it is tried again", || outbox.append_now(events(&shoes(), 80..81)).is_ok());
+    outbox.tick();
+    assert!(!rig.files("log").contains(&first));
+    assert_eq!(outbox.pending(&slow), ["e0", "e1", "e2"]);
 }
 
 #[test]

@@ -36,6 +36,10 @@ impl Rig {
     }
 
     fn try_open(&self) -> Result<(Outbox, Recovered), OpenError> {
+        self.open_with(self.options())
+    }
+
+    fn open_with(&self, options: Options) -> Result<(Outbox, Recovered), OpenError> {
         let base = Base {
             disk: Arc::new(self.disk.for_one_life()),
             state: ":memory:".into(),
@@ -43,7 +47,7 @@ impl Rig {
             // Only when a test says so.
             tick: Duration::from_secs(3_600),
         };
-        Outbox::open_on(base, self.options())
+        Outbox::open_on(base, options)
     }
 
     fn open(&self) -> Outbox {
@@ -103,6 +107,23 @@ impl Outbox {
 
     fn status(&self, lane: &LaneKey) -> LaneStatus {
         self.lanes().into_iter().find(|status| status.lane == *lane).unwrap()
+    }
+}
+
+impl Lease {
+    /// All of them go back to the lane, and nothing of it is leased before a time.
+    fn retry(self, not_before_ms: i64, sent: Sent) {
+        let outbox = Outbox { inner: Arc::clone(&self.inner) };
+        outbox.hold_off(&self.lane, not_before_ms, true);
+        let settlements = vec![Settlement::Retry(sent); self.events.len()];
+        self.settle(settlements, 0);
+    }
+
+    /// All of them go to the dead letters.
+    fn bury(self, reason: &str, message: &str, now_ms: i64) {
+        let settlement = Settlement::Bury { reason: reason.into(), message: message.into() };
+        let settlements = vec![settlement; self.events.len()];
+        self.settle(settlements, now_ms);
     }
 }
 

@@ -162,7 +162,7 @@ impl Model {
             How::AckHalf => {
                 let half = ids.len().div_ceil(2);
                 let settlements = vec![Settlement::Ack; half];
-                lease.settle(settlements, 0, NOW_MS);
+                lease.settle(settlements, NOW_MS);
                 self.learn(&ids[..half], Known::Acked);
             }
         }

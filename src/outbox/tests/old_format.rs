@@ -66,7 +66,7 @@ fn write_the_fixture() {
     outbox.append_now(vec![of_hats("e3"), of_hats("e4")]).unwrap();
     let mut lease = outbox.lease(&shoes(), 3, u64::MAX, NOW_MS).unwrap();
     lease.mark_sent();
-    lease.settle(vec![Settlement::Retry(Sent::No), Settlement::Ack, Settlement::Retry(Sent::Maybe)], 0, NOW_MS);
+    lease.settle(vec![Settlement::Retry(Sent::Refused), Settlement::Ack, Settlement::Retry(Sent::Maybe)], NOW_MS);
     wait(outbox.pause(&hats(), "holiday", PausedBy::Operator, NOW_MS)).unwrap();
     // As if the process had been killed while it wrote.
     let first = dir.join("log/00000001.log");

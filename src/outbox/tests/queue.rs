@@ -13,7 +13,7 @@ fn an_event_is_leased_as_it_was_accepted() {
         let leased = &lease.events()[0];
         assert_eq!((leased.event_name.as_str(), leased.event_id.as_str(), &leased.body), ("Purchase", "a", &one.body));
         assert_eq!((leased.accepted_ms, leased.event_time), (NOW_MS, NOW_MS / 1000), "from disk: {from_disk}");
-        assert_eq!((lease.envelope(), lease.lane()), (&*one.envelope, &shoes()));
+        assert_eq!(lease.envelope(), &*one.envelope);
     }
 }
 
@@ -51,7 +51,9 @@ fn a_retry_waits_and_counts() {
     let outbox = rig.open();
     outbox.append_now(events(&shoes(), 0..2)).unwrap();
     assert_eq!(outbox.next_due(NOW_MS), Due::Lane(shoes()));
-    outbox.lease_all(&shoes()).unwrap().retry(NOW_MS + 500, Sent::Maybe);
+    let mut lease = outbox.lease_all(&shoes()).unwrap();
+    lease.mark_sent();
+    lease.retry(NOW_MS + 500, Sent::Maybe);
     assert!(outbox.lease_all(&shoes()).is_none());
     assert_eq!(outbox.next_due(NOW_MS), Due::At(NOW_MS + 500));
     assert_eq!(outbox.next_due(NOW_MS + 500), Due::Lane(shoes()));
@@ -72,7 +74,7 @@ fn a_batch_may_end_in_parts() {
     first.ack();
     assert!(outbox.lease_all(&shoes()).is_none(), "the other half is still out");
     let bury = Settlement::Bury { reason: "invalid".into(), message: "Invalid parameter".into() };
-    rest.settle(vec![Settlement::Ack, bury, Settlement::Retry(Sent::No)], 0, NOW_MS);
+    rest.settle(vec![Settlement::Ack, bury, Settlement::Retry(Sent::No)], NOW_MS);
     outbox.tick();
     assert_eq!(outbox.pending(&shoes()), ["e4", "e5"]);
     let status = outbox.status(&shoes());
@@ -82,13 +84,100 @@ fn a_batch_may_end_in_parts() {
 }
 
 #[test]
+fn a_success_does_not_end_what_another_lease_said() {
+    let rig = Rig { leases_max: 2, ..Rig::new() };
+    let outbox = rig.open();
+    outbox.append_now(events(&shoes(), 0..2)).unwrap();
+    let first = outbox.lease(&shoes(), 1, u64::MAX, NOW_MS).unwrap();
+    let second = outbox.lease(&shoes(), 1, u64::MAX, NOW_MS).unwrap();
+    first.retry(NOW_MS + 500, Sent::Refused);
+    outbox.hold_off(&shoes(), NOW_MS + 100, false);
+    second.ack();
+    let status = outbox.status(&shoes());
+    assert_eq!((status.not_before_ms, status.failures), (NOW_MS + 500, 0));
+    assert!(!outbox.may_send(&shoes(), NOW_MS + 499) && outbox.may_send(&shoes(), NOW_MS + 500));
+    assert!(outbox.lease(&shoes(), 1, u64::MAX, NOW_MS + 500).is_some());
+    assert_eq!(outbox.status(&shoes()).not_before_ms, 0, "it was waited for");
+}
+
+#[test]
+fn what_never_went_out_is_no_attempt() {
+    let rig = Rig::new();
+    let outbox = rig.open();
+    outbox.append_now(events(&shoes(), 0..1)).unwrap();
+    for _ in 0..3 {
+        let mut lease = outbox.lease_all(&shoes()).unwrap();
+        assert_eq!(lease.events()[0].attempts, 0);
+        lease.mark_sent();
+        lease.settle(vec![Settlement::Retry(Sent::No)], 0);
+    }
+    rig.disk.kill();
+    let lease = rig.open().lease_all(&shoes()).unwrap();
+    assert_eq!((lease.events()[0].attempts, lease.events()[0].maybe_sent), (0, false));
+}
+
+#[test]
+fn parts_of_a_batch_are_one_failure() {
+    let rig = Rig::new();
+    let outbox = rig.open();
+    outbox.append_now(events(&shoes(), 0..4)).unwrap();
+    let mut whole = outbox.lease_all(&shoes()).unwrap();
+    whole.mark_sent();
+    let (first, rest) = whole.split_at(1);
+    outbox.hold_off(&shoes(), NOW_MS + 9, true);
+    for part in [first, rest.unwrap()] {
+        let settlements = vec![Settlement::Retry(Sent::Refused); part.events().len()];
+        part.settle(settlements, 0);
+    }
+    let status = outbox.status(&shoes());
+    assert_eq!((status.failures, status.pending, status.not_before_ms), (1, 4, NOW_MS + 9));
+}
+
+#[test]
+fn waits_move_with_the_clock() {
+    let rig = Rig::new();
+    let outbox = rig.open();
+    outbox.append_now(events(&shoes(), 0..1)).unwrap();
+    outbox.hold_off(&shoes(), NOW_MS + 500, false);
+    assert_eq!(outbox.next_due(NOW_MS), Due::At(NOW_MS + 500));
+    outbox.move_waits(|time_ms| time_ms - 86_400_000);
+    assert_eq!(outbox.next_due(NOW_MS - 86_400_000), Due::At(NOW_MS + 500 - 86_400_000));
+    assert_eq!(outbox.next_due(NOW_MS + 500 - 86_400_000), Due::Lane(shoes()));
+}
+
+#[test]
+fn what_is_old_can_be_taken_from_a_lane_that_does_not_send() {
+    let rig = Rig::new();
+    let outbox = rig.open();
+    outbox.append_now(events(&shoes(), 0..3)).unwrap();
+    wait(outbox.append(events(&shoes(), 3..4), NOW_MS + 10_000)).unwrap();
+    wait(outbox.pause(&shoes(), "holiday", PausedBy::Operator, NOW_MS)).unwrap();
+    let aged = |after| outbox.lease_aged(&shoes(), after, NOW_MS + 5_000, 2, NOW_MS);
+    let first = aged(0).unwrap();
+    assert_eq!(event_ids(&first), ["e0", "e1"]);
+    let last = first.events()[1].seq;
+    first.settle(vec![Settlement::Expire, Settlement::Retry(Sent::No)], 0);
+    let second = aged(last).unwrap();
+    assert_eq!(event_ids(&second), ["e2"]);
+    let last = second.events()[0].seq;
+    drop(second);
+    assert!(aged(last).is_none());
+    let status = outbox.status(&shoes());
+    assert_eq!((status.pending, status.in_flight, status.dead), (3, 0, 0));
+    assert!(outbox.dead_letter_ids(None).is_empty());
+    rig.disk.kill();
+    let lease = rig.open().lease_all(&shoes()).unwrap();
+    assert_eq!(event_ids(&lease), ["e1", "e2", "e3"]);
+}
+
+#[test]
 fn a_restart_knows_what_may_have_been_sent() {
     let rig = Rig::new();
     let outbox = rig.open();
     outbox.append_now(events(&shoes(), 0..3)).unwrap();
     let mut refused = outbox.lease(&shoes(), 1, u64::MAX, NOW_MS).unwrap();
     refused.mark_sent();
-    refused.retry(0, Sent::No);
+    refused.retry(0, Sent::Refused);
     let mut all = outbox.lease(&shoes(), 2, u64::MAX, NOW_MS).unwrap();
     all.mark_sent();
     let (_open, unknown) = all.split_at(1);
@@ -135,6 +224,28 @@ fn pauses_waits_and_counters_outlive_the_process() {
     outbox.close();
     let outbox = open();
     assert_eq!(outbox.status(&shoes()), before);
+    outbox.close();
+}
+
+#[test]
+fn a_new_lane_of_a_held_account_is_held_too() {
+    let dir = tempfile::tempdir().unwrap();
+    let open = || Outbox::open(Options { dir: dir.path().to_owned(), ..Rig::new().options() }).unwrap().0;
+    let (outbox, new, later) = (open(), lane("shoes", 2), lane("shoes", 3));
+    wait(outbox.pause(&shoes(), "invoice", PausedBy::Operator, NOW_MS)).unwrap();
+    outbox.append_now(events(&new, 0..1)).unwrap();
+    outbox.append_now(events(&lane("hats", 2), 0..1)).unwrap();
+    assert!(outbox.lease_all(&new).is_none() && outbox.lease_all(&lane("hats", 2)).is_some());
+    outbox.close();
+    let outbox = open();
+    outbox.append_now(events(&later, 0..1)).unwrap();
+    assert_eq!(outbox.status(&new).paused, outbox.status(&shoes()).paused);
+    assert_eq!(outbox.status(&later).paused.unwrap().reason, "invoice");
+    for lane in [shoes(), new, later.clone()] {
+        wait(outbox.resume(&lane, PausedBy::Operator)).unwrap();
+    }
+    outbox.append_now(events(&lane("shoes", 4), 0..1)).unwrap();
+    assert!(outbox.lease_all(&later).is_some() && outbox.lease_all(&lane("shoes", 4)).is_some());
     outbox.close();
 }
 

@@ -34,7 +34,7 @@ impl DiskFile for Handle {
         self.disk.change(Some(self.life), |world| {
             let at = usize::try_from(at).unwrap_or(usize::MAX);
             let file = world.files.get_mut(&self.file).ok_or(io::ErrorKind::NotFound)?;
-            let failure = if world.fail_writes {
+            let failure = if world.fail_writes || world.broken == Some(self.file) {
                 Some(io::Error::from_raw_os_error(5))
             } else if world.full && at + bytes.len() > file.content.len() {
                 Some(io::ErrorKind::StorageFull.into())
