@@ -13,6 +13,7 @@
 //! An error keeps one file from being taken up, and its account as it was; a warning is a condition that the file is
 //! taken up with.
 
+mod acme;
 mod disk;
 mod file;
 mod findings;
@@ -26,6 +27,7 @@ mod values;
 
 use std::path::{Path, PathBuf};
 
+pub use acme::{AcmeAccount, AcmeBudget, AcmeBudgets, AcmeConfig, ExternalAccount, KeyType};
 pub use last_good::{KeepError, LastGood};
 pub use model::{
     AccountConfig, AccountMode, Accounts, Cookies, DeliveryConfig, FilterConfig, FilterLimits, FilterProgram,

@@ -1,7 +1,7 @@
 //! The configuration as meant: every default filled in, every path absolute, every name checked.
 
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,6 +9,7 @@ use std::time::Duration;
 use ipnet::IpNet;
 
 use crate::account::{AccessToken, AccountId, IngestKey, PixelId, ServerName};
+use crate::config::acme::AcmeConfig;
 use crate::event::OnFault;
 
 /// `pixelgate.toml`: what the host decides for all accounts.
@@ -22,6 +23,8 @@ pub struct GatewayConfig {
     pub listen: ListenConfig,
     /// `[tls]`
     pub tls: TlsConfig,
+    /// `[acme]`
+    pub acme: AcmeConfig,
     /// `[outbox]`
     pub outbox: OutboxConfig,
     /// `[delivery]`
@@ -51,6 +54,8 @@ pub struct HostConfig {
     pub watch: bool,
     /// Allow upstreams at loopback, link-local and metadata addresses.
     pub upstream_private: bool,
+    /// Where the names' DNS must lead, to reach this gateway; empty = it is not checked.
+    pub addresses: Vec<IpAddr>,
 }
 
 /// `[listen]`

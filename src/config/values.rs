@@ -108,7 +108,8 @@ impl Value<'_> {
         size
     }
 
-    fn duration(&self, range: &RangeInclusive<Duration>) -> Option<Duration> {
+    /// A time such as `10s` within a range.
+    pub(super) fn duration(&self, range: &RangeInclusive<Duration>) -> Option<Duration> {
         let remedy = || {
             let (from, to) = (humantime::format_duration(*range.start()), humantime::format_duration(*range.end()));
             format!("write a time from {from} to {to}, such as \"500ms\", \"10s\", \"5m\", \"12h\", \"7d\"")

@@ -18,12 +18,13 @@ use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
+use crate::config::Problem;
 use crate::ingest::Ingest;
 use crate::outbox::{Health, Outbox};
 use crate::reload::Reloader;
 use crate::telemetry::Metrics;
 
-pub use certificates::{CertificateDesk, CertificateDetail, CertificateView, DeskError, Door, StoreDesk, views};
+pub use certificates::{CertificateDesk, CertificateDetail, CertificateView, DeskError, Door, views};
 pub use dead_letters::DeadLetterView;
 pub use status::{AccountStatus, CertificatesStatus, ExpiringName, OutboxStatus, PixelStatus, Status};
 
@@ -49,6 +50,8 @@ pub struct Console {
     pub metrics: Arc<Metrics>,
     /// Whether the gateway takes requests, and why not.
     pub readiness: Readiness,
+    /// What is wrong with names whose certificates are ordered, as warnings.
+    pub further_problems: Arc<dyn Fn() -> Vec<Problem> + Send + Sync>,
     /// When the process started.
     pub started: Instant,
     /// What comes next for certificates.

@@ -128,7 +128,7 @@ pub(super) fn status(console: &Console) -> Status {
         uptime_seconds: console.started.elapsed().as_secs(),
         ready: why.is_empty(),
         why,
-        problems: snapshot.problems(),
+        problems: snapshot.problems().into_iter().chain((console.further_problems)()).collect(),
         certificates: certificates(&snapshot),
         outbox: OutboxStatus { bytes: stats.log_bytes + stats.dead_letter_bytes, free_bytes: stats.free_bytes },
         accounts: accounts(console),

@@ -114,6 +114,19 @@ pub struct Edge {
     stopping: watch::Sender<bool>,
 }
 
+/// A name's certificate. A name of the configuration that has none is noted as asked for.
+fn look_up(snapshot: &Snapshot, wanted: &Wanted, name: &str) -> Lookup {
+    let found = snapshot.certificates.lookup(name);
+    if matches!(found, Lookup::Unknown)
+        && snapshot.gateway.acme.on_demand
+        && snapshot.route(name).is_some()
+        && let Ok(name) = name.parse()
+    {
+        wanted.ask(&name);
+    }
+    found
+}
+
 // === impl Edge ===
 
 impl Edge {
@@ -146,6 +159,7 @@ impl Edge {
             bodies: Arc::default(),
             requests: requests.clone(),
             script: Script::new(),
+            challenges: challenges.clone(),
         };
         let conf = ServerConf { max_retries: TRIES_MAX, ..ServerConf::default() };
         let mut proxy = http_proxy(&Arc::new(conf), service);
@@ -212,18 +226,6 @@ async fn at_rest(requests: &TaskTracker) {
             return;
         }
     }
-}
-
-/// What serves a name. A name of the configuration without a certificate is noted, so that one may be ordered for it.
-fn look_up(snapshot: &Snapshot, wanted: &Wanted, name: &str) -> Lookup {
-    let found = snapshot.certificates.lookup(name);
-    if matches!(found, Lookup::Unknown)
-        && snapshot.route(name).is_some()
-        && let Ok(name) = name.parse()
-    {
-        wanted.ask(&name);
-    }
-    found
 }
 
 /// Changes the keys of session tickets when they are due, until `stop`.

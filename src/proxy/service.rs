@@ -21,6 +21,10 @@ use crate::proxy::script::Script;
 use crate::proxy::upstream::Upstreams;
 use crate::proxy::{Observer, cookies, cors, forwarded};
 use crate::snapshot::{Published, Route};
+use crate::tls::Challenges;
+
+/// Where an ACME server looks for the answer to an HTTP-01 challenge (RFC 8555, 8.3).
+const ACME_CHALLENGE: &str = "/.well-known/acme-challenge/";
 
 /// The gateway as Pingora's proxy sees it.
 pub(super) struct Service {
@@ -32,6 +36,7 @@ pub(super) struct Service {
     /// Those in flight.
     pub(super) requests: TaskTracker,
     pub(super) script: Script,
+    pub(super) challenges: Arc<Challenges>,
 }
 
 /// How a request goes on.
@@ -60,7 +65,7 @@ impl Service {
         let (method, uri) = (header.method.clone(), header.uri.clone());
         let host = incoming::host_of(header).map(|host| host.into_owned());
         let Some(server_name) = &connection.server_name else {
-            return secured(ctx, host.as_deref(), &uri).map(Step::Answer);
+            return self.plain(ctx, &method, host.as_deref(), &uri).map(Step::Answer);
         };
         let host = host.ok_or(Rejection::Misdirected)?;
         let route = incoming::route_of(&ctx.snapshot, server_name, &host).ok_or(Rejection::Misdirected)?;
@@ -82,6 +87,17 @@ impl Service {
             _ => return self.forward(session, ctx, &arrived.route).await.map(Step::Forward),
         };
         Ok(Step::Answer(answer))
+    }
+
+    /// The answer to plain HTTP if the name is known: to an ACME server what it looks for (RFC 8555, 8.3), else the same
+    /// over TLS.
+    fn plain(&self, ctx: &Context, method: &Method, host: Option<&str>, uri: &Uri) -> Result<Answer, Rejection> {
+        let known = host.filter(|host| ctx.snapshot.route(host).is_some()).ok_or(Rejection::NotFound)?;
+        let token = uri.path().strip_prefix(ACME_CHALLENGE).filter(|_| method == Method::GET);
+        if let Some(answer) = token.and_then(|token| self.challenges.http_answer(known, token)) {
+            return Ok(Answer::new(StatusCode::OK).body("application/octet-stream", answer.into()));
+        }
+        incoming::secure_location(known, uri).map(Answer::redirect).ok_or(Rejection::NotFound)
     }
 
     async fn gateway(&self, session: &mut Session, ctx: &Context, arrived: Arrived<'_>) -> Result<Answer, Rejection> {
@@ -191,12 +207,6 @@ impl Arrived<'_> {
     fn request(&self, header: &RequestHeader, ctx: &Context) -> Request {
         incoming::request(header, ctx, self.connection.peer.ip(), self.route.clone(), self.host, now_ms())
     }
-}
-
-/// The answer to plain HTTP: the same over TLS, if the name is known.
-fn secured(ctx: &Context, host: Option<&str>, uri: &Uri) -> Result<Answer, Rejection> {
-    let known = host.filter(|host| ctx.snapshot.route(host).is_some()).ok_or(Rejection::NotFound)?;
-    incoming::secure_location(known, uri).map(Answer::redirect).ok_or(Rejection::NotFound)
 }
 
 fn preflight(request: &RequestHeader) -> Answer {

@@ -1,5 +1,6 @@
 //! The composition root: the one place that names every part, and the life of the process on one screen.
 
+mod desk;
 mod housekeeping;
 mod life;
 mod listen;
@@ -20,19 +21,21 @@ use tokio_util::sync::CancellationToken;
 
 use crate::clock::now_ms;
 use crate::config::{GatewayConfig, LastGood, Problem, Reading, Source};
-use crate::console::{Console, Phase, Readiness, StoreDesk};
+use crate::console::{Console, Phase, Readiness};
 use crate::delivery::{Delivery, DeliveryError};
 use crate::filter::{self, FilterHost};
 use crate::ingest::Ingest;
+use crate::issuance::{self, Issuance, IssuanceError};
 use crate::outbox::{self, Outbox};
 use crate::proxy::{Edge, EdgeError};
 use crate::reload::{Reloader, Report, Unusable};
+use crate::server::desk::OrderingDesk;
 use crate::server::life::Signals;
 use crate::server::listen::Listeners;
 use crate::server::observers::Counting;
 use crate::snapshot::{self, Inputs};
 use crate::telemetry::{LogError, Metrics, start_log};
-use crate::tls::Challenges;
+use crate::tls::{Challenges, Wanted};
 
 pub use listen::ListenError;
 pub(crate) use options::filter_options;
@@ -70,6 +73,9 @@ pub enum RunError {
     /// The Graph API's client could not be made.
     #[error(transparent)]
     Delivery(#[from] DeliveryError),
+    /// Certificates cannot be had.
+    #[error(transparent)]
+    Issuance(#[from] IssuanceError),
     /// A folder or file of the gateway's own.
     #[error("{path}: {error}")]
     File {
@@ -89,15 +95,20 @@ pub enum RunError {
 /// What kept it from starting, or which part of it broke off.
 pub fn run(options: &RunOptions) -> Result<(), RunError> {
     let mut source = Source::new(&options.config_dir);
-    let reading = source.read();
+    let mut reading = source.read();
     let Some(config) = reading.gateway.clone() else {
         return Err(RunError::Configuration(reading.problems));
     };
     start_log(options::log_style(config.log.format), &config.log.level)?;
+    let changes = config.host.watch.then(|| life::watched(&options.config_dir)).flatten();
+    if changes.is_some() {
+        // What changed before it was watched.
+        reading = source.read();
+    }
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
     let runtime = runtime.map_err(|error| RunError::Process(error.into()))?;
     let ended = runtime.block_on(async {
-        let mut signals = Signals::catch().map_err(|error| RunError::Process(error.into()))?;
+        let mut signals = Signals::catch(changes).map_err(|error| RunError::Process(error.into()))?;
         let built_from = config.clone();
         let building = tokio::task::spawn_blocking(move || Gateway::build(&built_from, source, reading));
         let gateway = tokio::select! {
@@ -170,12 +181,22 @@ impl Gateway {
         let (stop_edge, stop_delivery, stop_console) =
             (CancellationToken::new(), CancellationToken::new(), CancellationToken::new());
 
-        let challenges = Arc::new(Challenges::default());
+        let (challenges, wanted) = (Arc::new(Challenges::default()), Arc::new(Wanted::default()));
         let (reloader, ingest) = (self.reloader.clone(), self.ingest.clone());
-        let edge = Edge::new(listeners.edge, reloader, ingest, challenges, Arc::default(), self.counting)?;
+        let edge =
+            Edge::new(listeners.edge, reloader, ingest, challenges.clone(), wanted.clone(), self.counting.clone())?;
+        let issuance = Issuance::open(issuance::Parts {
+            data_dir: config.host.data_dir.clone(),
+            reloader: self.reloader.clone(),
+            challenges,
+            wanted,
+            edge: ready_file.https.clone(),
+            observer: self.counting,
+        })?;
         let mut edge = tokio::spawn(edge.run(stop_edge.clone()));
         let mut delivery = tokio::spawn(self.delivery.run(stop_delivery.clone()));
         let config_dir = std::path::absolute(&options.config_dir).unwrap_or_else(|_| options.config_dir.clone());
+        let ordering = issuance.clone();
         let console = Console {
             config_dir,
             reloader: self.reloader.clone(),
@@ -183,8 +204,9 @@ impl Gateway {
             outbox: self.outbox.clone(),
             metrics: self.metrics,
             readiness: Readiness::new(followed),
+            further_problems: Arc::new(move || ordering.problems()),
             started: self.started,
-            desk: Arc::new(StoreDesk(self.reloader.clone())),
+            desk: Arc::new(OrderingDesk { reloader: self.reloader.clone(), issuance: issuance.clone() }),
             https: ready_file.https.clone(),
             http: ready_file.http.clone(),
         };
@@ -192,6 +214,8 @@ impl Gateway {
         tokio::spawn(console.serve_ops(ops, stop_console.clone()));
         tokio::spawn(systemd::watchdog(stop_console.clone()));
         tokio::spawn(housekeeping::run(self.outbox.clone(), self.reloader.clone(), stop_console.clone()));
+
+        let issuing = tokio::spawn(issuance.run(stop_delivery.clone()));
 
         phase.send_replace(Phase::Serving);
         if let Some(path) = &options.ready_file {
@@ -202,7 +226,7 @@ impl Gateway {
 
         // Neither part ends by itself; one that did must not leave a process behind that looks as if it worked.
         let broken = tokio::select! {
-            () = life::until_stopped(signals, &options.config_dir, config.host.watch, &self.reloader) => None,
+            () = life::until_stopped(signals, &self.reloader) => None,
             _ = &mut edge => Some("the edge broke off"),
             _ = &mut delivery => Some("delivery broke off"),
         };
@@ -218,6 +242,7 @@ impl Gateway {
         if !delivery.is_finished() {
             let _ = delivery.await;
         }
+        let _ = issuing.await;
         stop_console.cancel();
         let reloader = self.reloader;
         let closed = tokio::task::spawn_blocking(move || {

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use crate::account::{AccountId, LaneKey};
 use crate::telemetry::Metrics;
-use crate::{delivery, filter, proxy};
+use crate::{delivery, filter, issuance, proxy};
 
 /// Counts for every part.
 #[derive(Clone)]
@@ -54,6 +54,12 @@ impl delivery::Observer for Counting {
 
     fn retried(&self, lane: &LaneKey, events: u64) {
         self.0.retried(lane, events);
+    }
+}
+
+impl issuance::Observer for Counting {
+    fn ordered(&self, result: &'static str) {
+        self.0.certificate_order(result);
     }
 }
 

@@ -50,6 +50,7 @@ pub struct Metrics {
     config_problems: IntGaugeVec,
     certificates: IntGaugeVec,
     certificate_expiry: Gauge,
+    certificate_orders: IntCounterVec,
     reasons: Mutex<HashMap<AccountId, HashSet<String>>>,
     /// The accounts with series of their own, in the order in which they got them.
     pub(super) own_series: Mutex<Vec<String>>,
@@ -107,6 +108,7 @@ impl Metrics {
                 r,
                 Gauge::new("certificate_expiry_seconds_min", "Until the first certificate expires")?,
             )?,
+            certificate_orders: counters(r, "certificate_orders_total", "Certificates ordered", &["result"])?,
             reasons: Mutex::default(),
             own_series: Mutex::default(),
             registry,
@@ -211,6 +213,11 @@ impl Metrics {
             self.certificates.with_label_values(&[state]).set(to_i64(*names as u64));
         }
         self.certificate_expiry.set(expires_in.map_or(f64::NAN, |seconds| seconds as f64));
+    }
+
+    /// A certificate that was ordered, and what came of it.
+    pub fn certificate_order(&self, result: &str) {
+        self.certificate_orders.with_label_values(&[result]).inc();
     }
 
     /// The outbox as a whole, set when metrics are read.

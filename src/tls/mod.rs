@@ -6,6 +6,7 @@
 //! * `index` — what is known of folders, kept for the next start;
 //! * `store` — [`CertStore`]: every name, and by `entry` what serves it and what is wrong with it; `problem` — how that is told;
 //! * `tickets` — the keys of session tickets; `challenges` — what an ACME server may ask for;
+//! * `wanted` — names that a visitor asked for before they had a certificate;
 //! * `chain` — certificates looked at for a person; `keep` — putting one in place; `probe` — what a client is served.
 //!
 //! A name's certificate is `<certs_dir>/<name>/chain.pem` with `key.pem`, else what was issued in

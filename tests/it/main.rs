@@ -18,6 +18,8 @@ mod durability;
 mod edge;
 /// Filters of accounts, good and bad ones.
 mod filters;
+/// Certificates from a real ACME server.
+mod issuance;
 /// Arrows between modules, and what stands where.
 mod layers;
 /// Starting, stopping, signals, systemd, the log.

@@ -197,7 +197,7 @@ impl Findings {
     /// What the running gateway says of the name, if there is one.
     fn running(&mut self, gateway: &GatewayArgs) -> anyhow::Result<Option<CertificateDetail>> {
         match client::try_call(gateway, "GET", &format!("/certificates/{}", self.name), None) {
-            Ok(answer) if answer.ok => {
+            Ok(answer) if answer.status.is_success() => {
                 let detail: CertificateDetail = serde_json::from_value(answer.body)?;
                 let view = &detail.certificate;
                 let next = view

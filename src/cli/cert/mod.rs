@@ -101,10 +101,10 @@ fn list(gateway: &GatewayArgs, args: &ListArgs) -> anyhow::Result<Ended> {
         Err(ended) => return Ok(ended),
     };
     if args.json {
-        say_json(&answer.body)?;
+        say_json(&answer)?;
         return Ok(Ended::Fine);
     }
-    let certificates: Vec<CertificateView> = serde_json::from_value(answer.body)?;
+    let certificates: Vec<CertificateView> = serde_json::from_value(answer)?;
     for view in &certificates {
         let text = |text: &Option<String>| text.clone().unwrap_or_else(|| "–".to_owned());
         say(format_args!(
@@ -128,13 +128,8 @@ fn list(gateway: &GatewayArgs, args: &ListArgs) -> anyhow::Result<Ended> {
 }
 
 fn issue(gateway: &GatewayArgs, name: &ServerName) -> anyhow::Result<Ended> {
-    let answer = match client::call(gateway, "POST", &format!("/certificates/{name}/issue"), None)? {
-        Ok(answer) => answer,
-        Err(ended) => return Ok(ended),
-    };
-    if !answer.ok {
-        eprintln!("pixelgate: {}", answer.body.get("error").and_then(|text| text.as_str()).unwrap_or("refused"));
-        return Ok(Ended::Bad);
+    if let Err(ended) = client::call(gateway, "POST", &format!("/certificates/{name}/issue"), None)? {
+        return Ok(ended);
     }
     say(format_args!("{name}: a certificate is being ordered; `pixelgate cert list` shows what comes of it"))?;
     Ok(Ended::Fine)

@@ -17,6 +17,10 @@ pub(super) struct Network(pub(super) IpNet);
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct GraphUrl(pub(super) String);
 
+/// The directory of a certificate authority.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct DirectoryUrl(pub(super) String);
+
 /// A server, as scheme, host and port.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct ServerUrl(pub(super) Upstream);
@@ -40,6 +44,9 @@ pub(super) enum AddressError {
     /// Tokens would be sent in clear.
     #[error("plain http would send access tokens and personal data in clear; it is for loopback only")]
     Clear,
+    /// Anybody in between could change an answer of the CA.
+    #[error("plain http would let others change what the CA answers; it is for loopback only")]
+    Unsigned,
     /// Neither a host name nor `*.` and one.
     #[error("this is no host name, and no `*.` with one after it")]
     Pattern,
@@ -145,6 +152,18 @@ impl FromStr for GraphUrl {
             return Err(AddressError::Clear);
         }
         Ok(Self(text.trim_end_matches('/').to_owned()))
+    }
+}
+
+impl FromStr for DirectoryUrl {
+    type Err = AddressError;
+
+    fn from_str(text: &str) -> Result<Self, AddressError> {
+        let (tls, host, _, _) = parts(text)?;
+        if !tls && !is_loopback(&host) {
+            return Err(AddressError::Unsigned);
+        }
+        Ok(Self(text.to_owned()))
     }
 }
 

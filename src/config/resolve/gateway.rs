@@ -1,7 +1,7 @@
 //! `pixelgate.toml`
 
 use std::collections::HashMap;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -16,6 +16,7 @@ use crate::config::model::{
     TlsConfig, TlsVersion,
 };
 use crate::config::problem::Problem;
+use crate::config::resolve::acme::acme;
 use crate::config::resolve::address::{GraphUrl, Network};
 use crate::config::resolve::{Rules, Surroundings};
 
@@ -51,6 +52,7 @@ struct Host {
     control: PathBuf,
     watch: bool,
     upstream_private: bool,
+    addresses: Vec<IpAddr>,
 }
 
 /// Reads `pixelgate.toml`. There is a configuration only if none of the problems is an error; the rules for the
@@ -80,6 +82,7 @@ pub(in crate::config) fn read(table: &mut Table<'_>, surroundings: &Surroundings
     let host = table.table("host", host);
     let listen = table.table("listen", listen);
     let tls = table.table("tls", tls);
+    let acme = table.table("acme", |table| acme(table, surroundings));
     let outbox = table.table("outbox", |table| outbox(table, &host.data_dir));
     let delivery = table.table("delivery", delivery);
     let filters = table.table("filters", |table| filters(table, surroundings));
@@ -95,6 +98,7 @@ pub(in crate::config) fn read(table: &mut Table<'_>, surroundings: &Surroundings
         host,
         listen,
         tls,
+        acme,
         outbox,
         delivery,
         filters,
@@ -123,6 +127,8 @@ fn host(table: &mut Table<'_>) -> Host {
         control,
         watch: table.flag("watch", false),
         upstream_private: table.flag("upstream_private", false),
+        addresses: table
+            .parsed_list("addresses", "write an address that the names' DNS leads to, such as \"192.0.2.7\""),
     }
 }
 
@@ -286,7 +292,7 @@ fn networks(table: &mut Table<'_>, key: &'static str) -> Vec<IpNet> {
     table.parsed_list(key, remedy).into_iter().map(|Network(network)| network).collect()
 }
 
-fn ca_file(value: &Value<'_>) -> Option<PathBuf> {
+pub(super) fn ca_file(value: &Value<'_>) -> Option<PathBuf> {
     let path = value.path()?;
     let remedy = "put the CA's certificates there, in PEM, readable for the gateway's user";
     match read_file(&path, FILE_BYTES_MAX) {
@@ -344,10 +350,10 @@ fn volume_bytes(folder: &Path) -> Option<u64> {
 impl Host {
     /// `[host]` as meant; `None` without a domain, which was reported.
     fn named(self) -> Option<HostConfig> {
-        let Self { name, domain, data_dir, control, watch, upstream_private } = self;
+        let Self { name, domain, data_dir, control, watch, upstream_private, addresses } = self;
         let domain = domain?;
         let name = name.unwrap_or_else(|| domain.to_string());
-        Some(HostConfig { name, domain, data_dir, control, watch, upstream_private })
+        Some(HostConfig { name, domain, data_dir, control, watch, upstream_private, addresses })
     }
 }
 

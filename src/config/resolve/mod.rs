@@ -2,10 +2,11 @@
 //! checked, the files read that it names. Keys are declared where they are read; `docs/configuration.md` is held to them
 //! by a test.
 //!
-//! [`gateway`] reads `pixelgate.toml` · [`account`] an account's file · `filters`, `secret` parts of it · `address` what
-//! names something on a network.
+//! [`gateway`] reads `pixelgate.toml`, `acme` its `[acme]` · [`account`] an account's file · `filters`, `secret` parts of it
+//! · `address` what names something on a network.
 
 mod account;
+mod acme;
 mod address;
 mod filters;
 mod gateway;

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use tempfile::TempDir;
 
-use super::Authority;
+use super::{Authority, Pebble};
 
 /// The host's own domain in every test.
 pub(crate) const HOST_DOMAIN: &str = "gw.agency.example";
@@ -16,6 +16,9 @@ pub(crate) struct Site {
     pub(crate) authority: Authority,
     graph_url: String,
     listen: String,
+    host: String,
+    /// Where TLS and plain HTTP are taken.
+    edge: [String; 2],
     extra: String,
 }
 
@@ -24,6 +27,8 @@ pub(crate) struct Account {
     id: String,
     pub(crate) pixel: u64,
     domains: Vec<String>,
+    /// Those of them without a certificate in `certs_dir`.
+    bare: Vec<String>,
     secrets: Vec<String>,
     top: String,
     pixel_keys: String,
@@ -34,17 +39,44 @@ impl Site {
     /// An empty site that delivers to a Graph API at this URL.
     pub(crate) fn new(graph_url: &str) -> Self {
         let dir = tempfile::tempdir().expect("a temporary folder");
-        let (listen, extra) = (String::new(), String::new());
-        let site = Self { dir, authority: Authority::new(), graph_url: graph_url.to_owned(), listen, extra };
+        let (listen, host, extra) = (String::new(), String::new(), String::new());
+        let edge = ["127.0.0.1:0".to_owned(), "127.0.0.1:0".to_owned()];
+        let site =
+            Self { dir, authority: Authority::new(), graph_url: graph_url.to_owned(), listen, host, edge, extra };
         std::fs::create_dir_all(site.path("accounts")).expect("a folder");
         site.authority.issue(&site.path("certs"), HOST_DOMAIN, 90);
         site.write_gateway_file();
         site
     }
 
+    /// An empty site that takes part in the world of a CA: it listens where the CA looks, and orders there.
+    pub(crate) fn issuing(pebble: &Pebble, acme: &str) -> Self {
+        let mut site = Self::new("http://127.0.0.1:9");
+        site.edge = [pebble.https().to_string(), pebble.http().to_string()];
+        let (directory, ca_file, resolver) = (pebble.directory(), pebble.ca_file(), pebble.dns());
+        site.with(&format!(
+            "[acme]\nenabled = true\nterms_agreed = true\nemail = \"ops@agency.example\"\ndirectory = \"{directory}\"\n\
+             ca_file = {ca_file:?}\nresolver = \"{resolver}\"\nretry_min = \"200ms\"\nretry_max = \"1s\"\n{acme}\n"
+        ))
+    }
+
     /// Adds TOML to `pixelgate.toml`.
     pub(crate) fn with(mut self, toml: &str) -> Self {
         self.extra.push_str(toml);
+        self.write_gateway_file();
+        self
+    }
+
+    /// Adds a line to the `[host]` table.
+    pub(crate) fn host(mut self, line: &str) -> Self {
+        self.host = format!("{line}\n");
+        self.write_gateway_file();
+        self
+    }
+
+    /// Takes plain HTTP where the CA does not look.
+    pub(crate) fn without_port_80(mut self) -> Self {
+        "127.0.0.1:0".clone_into(&mut self.edge[1]);
         self.write_gateway_file();
         self
     }
@@ -63,7 +95,7 @@ impl Site {
     }
 
     pub(crate) fn write_account(&self, account: &Account) {
-        for domain in &account.domains {
+        for domain in account.domains.iter().filter(|domain| !account.bare.contains(domain)) {
             self.authority.issue(&self.path("certs"), domain, 90);
         }
         self.write(&format!("secrets/token-{}", account.pixel), format!("token-{}", account.pixel));
@@ -90,10 +122,10 @@ impl Site {
 
     fn write_gateway_file(&self) {
         let mut toml = format!(
-            "[host]\nname = \"Example Agency\"\ndomain = \"{HOST_DOMAIN}\"\ndata_dir = \"data\"\nupstream_private = true\n\n\
-             [listen]\nhttps = [\"127.0.0.1:0\"]\nhttp = [\"127.0.0.1:0\"]\nops = \"127.0.0.1:0\"\n{}\n\
+            "[host]\nname = \"Example Agency\"\ndomain = \"{HOST_DOMAIN}\"\ndata_dir = \"data\"\nupstream_private = true\n{}\n\
+             [listen]\nhttps = [\"{}\"]\nhttp = [\"{}\"]\nops = \"127.0.0.1:0\"\n{}\n\
              [delivery]\ngraph_url = \"{}\"\n",
-            self.listen, self.graph_url
+            self.host, self.edge[0], self.edge[1], self.listen, self.graph_url
         );
         toml.push_str(&self.extra);
         self.write("pixelgate.toml", toml);
@@ -107,6 +139,7 @@ impl Account {
             id: id.to_owned(),
             pixel,
             domains: Vec::new(),
+            bare: Vec::new(),
             secrets: Vec::new(),
             top: String::new(),
             pixel_keys: String::new(),
@@ -117,6 +150,12 @@ impl Account {
     pub(crate) fn domain(mut self, name: &str) -> Self {
         self.domains.push(name.to_owned());
         self
+    }
+
+    /// A domain whose certificate nobody has yet.
+    pub(crate) fn bare_domain(mut self, name: &str) -> Self {
+        self.bare.push(name.to_owned());
+        self.domain(name)
     }
 
     /// Adds top-level keys.

@@ -1,0 +1,205 @@
+//! One order at a CA: from a name and a key to a chain (RFC 8555, 7.4).
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use instant_acme::{
+    Account, AuthorizationHandle, AuthorizationStatus, CertificateIdentifier, ChallengeStatus, ChallengeType, Error,
+    Identifier, NewOrder, Order, OrderStatus, RetryPolicy,
+};
+use rcgen::{CertificateParams, CustomExtension, DistinguishedName, KeyPair, PKCS_RSA_SHA256, RsaKeySize};
+
+use crate::account::ServerName;
+use crate::issuance::store::KeyKind;
+use crate::issuance::trouble::{Trouble, kind};
+use crate::tls::{Challenges, Credential, Offered};
+
+/// How long a CA may take to validate, and to issue.
+const PATIENCE: Duration = Duration::from_secs(120);
+/// Time before the CA is asked for the first time whether it is done; the library doubles it.
+const FIRST_LOOK: Duration = Duration::from_millis(100);
+
+/// What is to be had.
+pub(super) struct Request<'a> {
+    pub(super) account: &'a Account,
+    pub(super) name: &'a ServerName,
+    pub(super) key: &'a KeyPair,
+    pub(super) profile: Option<&'a str>,
+    /// The certificate that the new one takes the place of (RFC 9773, 5).
+    pub(super) replaces: Option<CertificateIdentifier<'static>>,
+    /// An order that was begun before.
+    pub(super) begun: Option<&'a str>,
+    /// The challenge that is tried, if the CA offers it.
+    pub(super) challenge: ChallengeType,
+    pub(super) challenges: &'a Arc<Challenges>,
+}
+
+/// What came of it.
+pub(super) struct Obtained {
+    /// PEM, leaf first.
+    pub(super) chain: String,
+    /// Whether the CA took it as the renewal that it was told of.
+    pub(super) replaced: bool,
+}
+
+/// A new key.
+pub(super) fn new_key(kind: KeyKind) -> Result<KeyPair, rcgen::Error> {
+    match kind {
+        KeyKind::Ecdsa => KeyPair::generate(),
+        KeyKind::Rsa | KeyKind::RsaTwin => KeyPair::generate_rsa_for(&PKCS_RSA_SHA256, RsaKeySize::_2048),
+    }
+}
+
+/// Orders a certificate. `remember` keeps the order's URL; nothing is asked of the CA before it has.
+pub(super) async fn obtain(
+    request: Request<'_>,
+    remember: impl AsyncFnOnce(&str) -> Result<(), Trouble>,
+) -> Result<Obtained, Trouble> {
+    let (mut order, replaced) = match request.begun {
+        Some(url) => (resumed(request.account, url).await?, false),
+        None => {
+            let (order, replaced) = new_order(&request).await?;
+            remember(order.url()).await?;
+            (order, replaced)
+        }
+    };
+    let retries = RetryPolicy::new().initial_delay(FIRST_LOOK).backoff(1.6).timeout(PATIENCE);
+    if order.state().status == OrderStatus::Pending {
+        let _answered_until_validated = authorise(&mut order, &request).await?;
+        match order.poll_ready(&retries).await {
+            Ok(OrderStatus::Invalid) => return Err(why_invalid(&mut order).await),
+            Ok(_) => {}
+            Err(error @ Error::Api(_)) => {
+                let why = why_invalid(&mut order).await;
+                return Err(if matches!(why, Trouble::Validation(_)) { why } else { Trouble::of(&error) });
+            }
+            Err(error) => return Err(Trouble::of(&error)),
+        }
+    }
+    if order.state().status == OrderStatus::Ready {
+        order.finalize_csr(&signing_request(&request)?).await.map_err(|error| Trouble::of(&error))?;
+    }
+    let chain = order.poll_certificate(&retries).await.map_err(|error| Trouble::of(&error))?;
+    Ok(Obtained { chain, replaced })
+}
+
+/// An order that was begun before, if something can still come of it.
+async fn resumed(account: &Account, url: &str) -> Result<Order, Trouble> {
+    let mut order = account.order(url.to_owned()).await.map_err(|error| match Trouble::of(&error) {
+        Trouble::Refused(_) | Trouble::Account(_) => Trouble::Lost,
+        trouble => trouble,
+    })?;
+    if order.state().status == OrderStatus::Invalid { Err(Trouble::Lost) } else { Ok(order) }
+}
+
+async fn new_order(request: &Request<'_>) -> Result<(Order, bool), Trouble> {
+    let identifiers = [Identifier::Dns(request.name.as_str().to_owned())];
+    let plain = || {
+        let order = NewOrder::new(&identifiers);
+        match request.profile {
+            Some(profile) => order.profile(profile),
+            None => order,
+        }
+    };
+    if let Some(replaces) = &request.replaces {
+        match request.account.new_order(&plain().replaces(replaces.clone())).await {
+            Ok(order) => return Ok((order, true)),
+            Err(error @ Error::Api(_)) if !is_about_replacing(&error) => return Err(Trouble::of(&error)),
+            // The CA does not know the certificate, or has it replaced already: then it is an order like any other.
+            Err(Error::Api(_) | Error::Unsupported(_)) => {}
+            Err(error) => return Err(Trouble::of(&error)),
+        }
+    }
+    let order = request.account.new_order(&plain()).await.map_err(|error| Trouble::of(&error))?;
+    Ok((order, false))
+}
+
+/// RFC 9773, 5 and 7.4; other CAs than Let's Encrypt say it in their own words.
+fn is_about_replacing(error: &Error) -> bool {
+    let Error::Api(problem) = error else { return false };
+    let detail = problem.detail.as_deref().unwrap_or_default().to_ascii_lowercase();
+    kind(problem) == "alreadyReplaced"
+        || (matches!(kind(problem), "malformed" | "unauthorized" | "conflict") && detail.contains("replace"))
+        || matches!(problem.status, Some(404 | 409))
+}
+
+/// Answers the challenges of all authorisations that are open, and tells the CA to look. The answers stand as long as
+/// the result lives.
+async fn authorise(order: &mut Order, request: &Request<'_>) -> Result<Vec<Offered>, Trouble> {
+    let mut offered = Vec::new();
+    let mut authorizations = order.authorizations();
+    while let Some(authorization) = authorizations.next().await {
+        let authorization = authorization.map_err(|error| Trouble::of(&error))?;
+        match authorization.status {
+            AuthorizationStatus::Pending => offered.push(answer(authorization, request).await?),
+            AuthorizationStatus::Valid => {}
+            // What failed before the gateway was killed: the CA makes a new one for a new order.
+            _ => return Err(Trouble::Lost),
+        }
+    }
+    Ok(offered)
+}
+
+async fn answer(mut authorization: AuthorizationHandle<'_>, request: &Request<'_>) -> Result<Offered, Trouble> {
+    let offers = |wanted: &ChallengeType| authorization.challenges.iter().any(|challenge| challenge.r#type == *wanted);
+    let wanted = [request.challenge.clone(), ChallengeType::Http01, ChallengeType::TlsAlpn01];
+    let Some(wanted) = wanted.into_iter().find(offers) else {
+        return Err(Trouble::Refused("it offers neither http-01 nor tls-alpn-01".to_owned()));
+    };
+    let Some(mut challenge) = authorization.challenge(wanted) else {
+        return Err(Trouble::Refused("it took back a challenge".to_owned()));
+    };
+    let authorisation = challenge.key_authorization();
+    let tls_alpn = tls_alpn_credential(request.name, authorisation.digest().as_ref())?;
+    let offered = request.challenges.offer(
+        request.name.clone(),
+        challenge.token.clone(),
+        authorisation.as_str().to_owned(),
+        Some(tls_alpn),
+    );
+    if challenge.status == ChallengeStatus::Pending {
+        challenge.set_ready().await.map_err(|error| match &error {
+            Error::Api(problem) => Trouble::of_challenge(problem),
+            other => Trouble::of(other),
+        })?;
+    }
+    Ok(offered)
+}
+
+/// The certificate with which a handshake for `acme-tls/1` is answered (RFC 8737, 3).
+fn tls_alpn_credential(name: &ServerName, digest: &[u8]) -> Result<Arc<Credential>, Trouble> {
+    let made = || {
+        let mut params = CertificateParams::new([name.as_str().to_owned()])?;
+        params.custom_extensions = vec![CustomExtension::new_acme_identifier(digest)];
+        let key = KeyPair::generate()?;
+        Ok::<_, rcgen::Error>((params.self_signed(&key)?.pem(), key.serialize_pem()))
+    };
+    let (chain, key) = made().map_err(|error| Trouble::Local(error.to_string()))?;
+    Credential::parse(chain.as_bytes(), key.as_bytes()).map_err(|error| Trouble::Local(error.to_string()))
+}
+
+/// A request with the name as the only one (RFC 8555, 7.4), and no subject.
+fn signing_request(request: &Request<'_>) -> Result<Vec<u8>, Trouble> {
+    let made = || {
+        let mut params = CertificateParams::new([request.name.as_str().to_owned()])?;
+        params.distinguished_name = DistinguishedName::new();
+        params.serialize_request(request.key)
+    };
+    let csr = made().map_err(|error| Trouble::Local(error.to_string()))?;
+    Ok(csr.der().to_vec())
+}
+
+/// What the CA found when it looked.
+async fn why_invalid(order: &mut Order) -> Trouble {
+    let mut authorizations = order.authorizations();
+    while let Some(Ok(mut authorization)) = authorizations.next().await {
+        if let Err(error) = authorization.refresh().await {
+            return Trouble::of(&error);
+        }
+        let mut problems = authorization.challenges.iter().filter_map(|challenge| challenge.error.as_ref());
+        if let Some(problem) = problems.next() {
+            return Trouble::of_challenge(problem);
+        }
+    }
+    Trouble::Refused("the order became invalid, and the CA does not say why".to_owned())
+}

@@ -1,0 +1,373 @@
+//! Planner and budgets over weeks, with the time injected.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic)]
+
+mod budgets;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::account::ServerName;
+use crate::config::{AcmeAccount, AcmeBudget, AcmeBudgets, AcmeConfig, KeyType};
+use crate::issuance::budget::{Budgets, Kind, registered_domain};
+use crate::issuance::schedule::{Next, Plan, Present, Slots, Subject, forecast, next, plan};
+use crate::issuance::state::{NameState, OpenOrder, Renewal};
+
+/// A moment in November 2026, Unix milliseconds.
+const NOW_MS: i64 = 1_794_000_000_000;
+const SECOND_MS: i64 = 1_000;
+const HOUR_MS: i64 = 3_600 * SECOND_MS;
+const DAY_MS: i64 = 24 * HOUR_MS;
+const HOUR: Duration = Duration::from_secs(3_600);
+const SLOTS: Slots = Slots { orders: 8, looks: 4 };
+
+fn account(name: &str) -> Arc<AcmeAccount> {
+    Arc::new(AcmeAccount {
+        name: name.to_owned(),
+        directory: format!("https://{name}.ca.example/dir"),
+        email: "ops@agency.example".to_owned(),
+        external_account: None,
+        ca_file: None,
+        profile: None,
+        budgets: AcmeBudgets {
+            new_orders: AcmeBudget { max: 300, window: 3 * HOUR },
+            domain_certificates: AcmeBudget { max: 50, window: 7 * 24 * HOUR },
+            duplicates: AcmeBudget { max: 5, window: 7 * 24 * HOUR },
+            failures: AcmeBudget { max: 5, window: HOUR },
+        },
+    })
+}
+
+fn config(accounts: &[&str]) -> AcmeConfig {
+    AcmeConfig {
+        enabled: true,
+        key_type: KeyType::Ecdsa,
+        renew_before: None,
+        on_demand: false,
+        resolver: None,
+        orders_in_flight_max: SLOTS.orders,
+        retry_min: Duration::from_secs(60),
+        retry_max: 12 * HOUR,
+        renewal_info_interval_max: 24 * HOUR,
+        accounts: accounts.iter().map(|name| account(name)).collect(),
+    }
+}
+
+fn name(text: &str) -> ServerName {
+    text.parse().unwrap()
+}
+
+/// 90 days, begun so many days ago.
+fn days_old(days: i64) -> Present {
+    let not_before = NOW_MS / 1_000 - days * 86_400;
+    Present::Issued { not_before, not_after: not_before + 90 * 86_400 }
+}
+
+fn subject<'a>(name: &'a ServerName, present: Present, state: &'a NameState) -> Subject<'a> {
+    Subject { name, rank: 0, present, state, busy: false }
+}
+
+/// Names at CAs, worked off as the service would: each order takes a minute.
+struct World {
+    config: AcmeConfig,
+    budgets: Budgets,
+    names: BTreeMap<ServerName, (NameState, Present)>,
+    running: Vec<(i64, ServerName, Arc<AcmeAccount>, Kind)>,
+    now_ms: i64,
+    /// Orders begun: when, name, account, kind.
+    begun: Vec<(i64, ServerName, String, Kind)>,
+}
+
+impl World {
+    fn new(config: AcmeConfig, names: impl IntoIterator<Item = ServerName>) -> Self {
+        let names = names.into_iter().map(|name| (name, (NameState::default(), Present::Nothing))).collect();
+        Self { config, budgets: Budgets::default(), names, running: Vec::new(), now_ms: NOW_MS, begun: Vec::new() }
+    }
+
+    /// Lets time pass until then; `answer` says what comes of an order.
+    fn until(&mut self, end_ms: i64, mut answer: impl FnMut(&mut Self, &ServerName, &Arc<AcmeAccount>, Kind)) {
+        while self.now_ms < end_ms {
+            let ended = self.running.extract_if(.., |(at, ..)| *at <= self.now_ms).collect::<Vec<_>>();
+            for (_, name, account, kind) in ended {
+                answer(self, &name, &account, kind);
+            }
+            let plan = self.plan();
+            for start in &plan.orders {
+                assert!(self.running.iter().all(|(_, running, ..)| *running != start.name), "two orders for one name");
+                self.begun.push((self.now_ms, start.name.clone(), start.account.name.clone(), start.kind));
+                self.running.push((self.now_ms + 60_000, start.name.clone(), start.account.clone(), start.kind));
+            }
+            let ends = self.running.iter().map(|(at, ..)| *at).min();
+            let next = [ends, plan.next_ms, Some(end_ms)].into_iter().flatten().min().unwrap();
+            self.now_ms = next.max(self.now_ms + 30 * SECOND_MS);
+        }
+    }
+
+    fn plan(&mut self) -> Plan {
+        let subjects = self.names.iter().enumerate().map(|(rank, (name, (state, present)))| Subject {
+            name,
+            rank,
+            present: *present,
+            state,
+            busy: self.running.iter().any(|(_, running, ..)| running == name),
+        });
+        let slots = Slots { orders: SLOTS.orders - self.running.len(), looks: 0 };
+        plan(subjects, &self.config, &mut self.budgets, slots, self.now_ms)
+    }
+
+    fn issue(&mut self, name: &ServerName, account: &AcmeAccount) {
+        let (state, present) = self.names.get_mut(name).unwrap();
+        state.issued(&account.name);
+        self.budgets.reached(&account.name);
+        let not_before = self.now_ms / 1_000;
+        *present = Present::Issued { not_before, not_after: not_before + 90 * 86_400 };
+    }
+
+    fn issued(&self) -> usize {
+        self.names.values().filter(|(_, present)| *present != Present::Nothing).count()
+    }
+
+    /// The most orders of a kind that were begun in any stretch of this length.
+    fn most_within(&self, kind: Kind, window_ms: i64, of: impl Fn(&ServerName) -> bool) -> usize {
+        let times: Vec<_> =
+            self.begun.iter().filter(|(_, name, _, k)| *k == kind && of(name)).map(|(at, ..)| *at).collect();
+        let within = |from: usize| times[from..].iter().take_while(|at| **at < times[from] + window_ms).count();
+        (0..times.len()).map(within).max().unwrap_or_default()
+    }
+}
+
+#[test]
+fn five_thousand_names_are_onboarded_within_the_limits() {
+    let names = (0..5_000).map(|n| name(&format!("events.shop{n}.example")));
+    let mut world = World::new(config(&["a"]), names);
+    world.until(NOW_MS + 3 * DAY_MS, |world, name, account, _| world.issue(&name.clone(), &account.clone()));
+    assert_eq!(world.issued(), 5_000);
+    assert_eq!(world.begun.len(), 5_000, "each once");
+    // A bucket of 300 that refills one each 36 s gives at most this in any 3 hours; Let's Encrypt counts the same way.
+    assert!(world.most_within(Kind::New, 3 * HOUR_MS, |_| true) <= 600);
+    let last = world.begun.last().unwrap().0 - NOW_MS;
+    let refilled = 4_700 * 36 * SECOND_MS;
+    assert!((refilled - HOUR_MS..refilled + HOUR_MS).contains(&last), "as fast as allowed: {} h", last / HOUR_MS);
+}
+
+#[test]
+fn names_of_one_domain_wait_for_its_limit_and_others_do_not_wait_for_them() {
+    let many = (0..120).map(|n| name(&format!("n{n}.agency.example")));
+    let others = (0..20).map(|n| name(&format!("zz.shop{n}.example")));
+    let mut world = World::new(config(&["a"]), many.chain(others));
+    world.until(NOW_MS + 12 * HOUR_MS, |world, name, account, _| world.issue(&name.clone(), &account.clone()));
+    let of_agency = |name: &ServerName| registered_domain(name.as_str()) == "agency.example";
+    let issued = |world: &World, agency: bool| {
+        let done =
+            world.names.iter().filter(|(name, (_, present))| of_agency(name) == agency && *present != Present::Nothing);
+        done.count()
+    };
+    assert_eq!(issued(&world, false), 20);
+    // 50 at once, and one more each 202 minutes.
+    assert!((50..=54).contains(&issued(&world, true)), "{}", issued(&world, true));
+    world.until(NOW_MS + 11 * DAY_MS, |world, name, account, _| world.issue(&name.clone(), &account.clone()));
+    assert_eq!(issued(&world, true), 120);
+    assert!(world.most_within(Kind::New, 7 * DAY_MS, of_agency) <= 100);
+}
+
+#[test]
+fn a_second_account_takes_what_the_first_may_not() {
+    let names = (0..900).map(|n| name(&format!("events.shop{n}.example")));
+    let mut world = World::new(config(&["a", "b"]), names);
+    world.until(NOW_MS + 6 * HOUR_MS, |world, name, account, _| world.issue(&name.clone(), &account.clone()));
+    let at = |account: &str| world.begun.iter().filter(|(_, _, at, _)| at == account).count();
+    assert_eq!(world.issued(), 900);
+    assert!(at("a") >= 300 && at("b") >= 290, "{} and {}", at("a"), at("b"));
+}
+
+#[test]
+fn a_ca_that_is_down_for_an_hour_is_left_alone_and_then_all_goes_on() {
+    let names = (0..100).map(|n| name(&format!("events.shop{n}.example")));
+    let mut world = World::new(config(&["a"]), names);
+    let down_until = NOW_MS + HOUR_MS;
+    world.until(NOW_MS + 3 * HOUR_MS, |world, name, account, kind| {
+        if world.now_ms < down_until {
+            world.budgets.unreachable(&account.name, world.now_ms);
+            world.budgets.give_back(account, name.as_str(), kind);
+        } else {
+            world.issue(&name.clone(), &account.clone());
+        }
+    });
+    let tried = world.begun.iter().filter(|(at, ..)| *at < down_until).count();
+    // Waits of 5, 10, 20, … seconds, each with at most eight orders in flight.
+    assert!(tried <= 8 * 12, "{tried} orders were tried in an hour");
+    assert_eq!(world.issued(), 100);
+    assert!(world.names.values().all(|(state, _)| state.failures == 0), "it was not the names' fault");
+}
+
+#[test]
+fn what_the_ca_answers_of_limits_is_obeyed() {
+    let names = ["a.one.example", "b.one.example", "a.two.example"].map(name);
+    let mut world = World::new(config(&["a"]), names.clone());
+    let until = NOW_MS + 5 * HOUR_MS;
+    world.budgets.pause("a", "one.example", until, NOW_MS);
+    world.until(NOW_MS + 4 * HOUR_MS, |world, name, account, _| world.issue(&name.clone(), &account.clone()));
+    assert_eq!(world.begun.iter().map(|(_, name, ..)| name.clone()).collect::<Vec<_>>(), [names[2].clone()]);
+    world.until(NOW_MS + 6 * HOUR_MS, |world, name, account, _| world.issue(&name.clone(), &account.clone()));
+    assert_eq!(world.issued(), 3);
+    assert!(world.begun.iter().skip(1).all(|(at, ..)| *at >= until));
+
+    let mut world = World::new(config(&["a", "b"]), names);
+    world.budgets.pause("a", "", until, NOW_MS);
+    world.until(NOW_MS + HOUR_MS, |world, name, account, _| world.issue(&name.clone(), &account.clone()));
+    assert!(world.begun.iter().all(|(_, _, account, _)| account == "b"), "another CA is asked meanwhile");
+}
+
+#[test]
+fn a_name_that_fails_is_tried_less_and_less() {
+    let mut world = World::new(config(&["a"]), [name("a.example.com")]);
+    world.until(NOW_MS + 7 * DAY_MS, |world, name, account, kind| {
+        let now_ms = world.now_ms;
+        world.budgets.give_back(account, name.as_str(), kind);
+        world.budgets.validation_failed(account, name.as_str(), now_ms);
+        let state = &mut world.names.get_mut(name).unwrap().0;
+        state.failed("no", (Duration::from_secs(60), 12 * HOUR), 0.5, now_ms);
+    });
+    assert!(world.most_within(Kind::New, HOUR_MS, |_| true) <= 6);
+    assert!((20..40).contains(&world.begun.len()), "{} in a week", world.begun.len());
+}
+
+#[test]
+fn renewals_go_before_first_orders_and_the_nearest_end_first() {
+    let (nothing, config) = (NameState::default(), config(&["a"]));
+    let issued = NameState { issued_by: Some("a".into()), ..NameState::default() };
+    let names =
+        ["new.example.com", "late.example.com", "later.example.com", "expired.example.com", "fresh.example.com"];
+    let names = names.map(name);
+    let asked = NameState { forced: true, ..issued.clone() };
+    let subjects = [
+        subject(&names[0], Present::Nothing, &nothing),
+        subject(&names[1], days_old(70), &issued),
+        subject(&names[2], days_old(85), &issued),
+        subject(&names[3], Present::Nothing, &issued),
+        subject(&names[4], days_old(3), &asked),
+    ];
+    let plan = plan(subjects.into_iter(), &config, &mut Budgets::default(), SLOTS, NOW_MS);
+    let order: Vec<_> = plan.orders.iter().map(|start| start.name.as_str().split('.').next().unwrap()).collect();
+    assert_eq!(order, ["fresh", "expired", "later", "late", "new"]);
+}
+
+#[test]
+fn accounts_have_their_turn_by_rank() {
+    let (nothing, config) = (NameState::default(), config(&["a"]));
+    let many: Vec<_> = (0..20).map(|n| name(&format!("a{n}.many.example"))).collect();
+    let single = name("z.single.example");
+    let listed =
+        many.iter().enumerate().map(|(rank, name)| Subject { rank, ..subject(name, Present::Nothing, &nothing) });
+    let subjects = listed.chain([subject(&single, Present::Nothing, &nothing)]);
+    let plan = plan(subjects, &config, &mut Budgets::default(), Slots { orders: 2, looks: 0 }, NOW_MS);
+    let order: Vec<_> = plan.orders.iter().map(|start| start.name.as_str()).collect();
+    assert_eq!(order, ["a0.many.example", "z.single.example"]);
+}
+
+/// When a certificate that is so many days old is renewed, in days after its beginning.
+fn renewed_after(config: &AcmeConfig, present: Present, state: &NameState) -> f64 {
+    let Present::Issued { not_before, .. } = present else { panic!() };
+    let name = name("a.example.com");
+    match next(&subject(&name, present, state), config, 0) {
+        Next::Order { at_ms, .. } => (at_ms / 1_000 - not_before) as f64 / 86_400.0,
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn a_certificate_is_renewed_when_the_ca_says_else_after_two_thirds() {
+    let nothing = NameState::default();
+    let usual = renewed_after(&config(&["a"]), days_old(1), &nothing);
+    assert!((55.5..=60.0).contains(&usual), "{usual}");
+    let Present::Issued { not_before, not_after } = days_old(1) else { panic!() };
+    let six_days = Present::Issued { not_before, not_after: not_before + 6 * 86_400 };
+    let short = renewed_after(&config(&["a"]), six_days, &nothing);
+    assert!((3.7..=4.0).contains(&short), "{short}");
+
+    let at_ms = (not_before + 40 * 86_400) * 1_000;
+    let renewal = Renewal { of: not_after, offered: true, at_ms, window: (0, 0), look_ms: 0 };
+    let told = NameState { renewal: Some(renewal.clone()), ..NameState::default() };
+    assert!((renewed_after(&config(&["a"]), days_old(1), &told) - 40.0).abs() < 0.01);
+    // Of the certificate before, or of a CA that says nothing.
+    for other in [Renewal { of: not_after - 1, ..renewal.clone() }, Renewal { offered: false, ..renewal.clone() }] {
+        let state = NameState { renewal: Some(other), ..NameState::default() };
+        assert!((renewed_after(&config(&["a"]), days_old(1), &state) - usual).abs() < 0.01);
+    }
+
+    let early = |days: u32| AcmeConfig { renew_before: Some(days * 24 * HOUR), ..config(&["a"]) };
+    let at = renewed_after(&early(20), days_old(1), &nothing);
+    assert!((65.5..=70.0).contains(&at), "{at}");
+    assert!((renewed_after(&early(20), days_old(1), &told) - 40.0).abs() < 0.01, "the CA's wish is earlier");
+    assert!(renewed_after(&early(30), six_days, &nothing) > 1.6, "not for ever at once");
+}
+
+#[test]
+fn an_operators_certificate_and_a_name_without_visitors_are_left_alone() {
+    let (a, nothing) = (name("a.example.com"), NameState::default());
+    let on_demand = AcmeConfig { on_demand: true, ..config(&["a"]) };
+    let of = |present, state: &NameState, config: &AcmeConfig| next(&subject(&a, present, state), config, NOW_MS);
+    assert_eq!(of(Present::Operators, &nothing, &config(&["a"])), Next::Operator);
+    assert_eq!(of(Present::Nothing, &nothing, &on_demand), Next::Visitor);
+    let asked = NameState { asked: true, ..NameState::default() };
+    assert_eq!(of(Present::Nothing, &asked, &on_demand), Next::Order { at_ms: 0, kind: Kind::New });
+    let forced = NameState { forced: true, ..NameState::default() };
+    assert!(matches!(of(Present::Operators, &forced, &config(&["a"])), Next::Order { .. }));
+}
+
+#[test]
+fn an_order_that_was_begun_goes_on_at_its_account_and_costs_nothing() {
+    let config = config(&["a", "b"]);
+    let order = OpenOrder { account: "b".into(), url: "https://b.ca.example/order/1".into() };
+    let state = NameState { order: Some(order), ..NameState::default() };
+    let a = name("a.example.com");
+    let mut budgets = Budgets::default();
+    for _ in 0..300 {
+        budgets.take(&config.accounts[1], "x.example.net", Kind::New, NOW_MS);
+    }
+    let before = budgets.ready_at(&config.accounts[1], "y.example.org", Kind::New, NOW_MS);
+    let plan = plan([subject(&a, Present::Nothing, &state)].into_iter(), &config, &mut budgets, SLOTS, NOW_MS);
+    assert_eq!((plan.orders[0].account.name.as_str(), plan.orders[0].resumes), ("b", true));
+    assert_eq!(budgets.ready_at(&config.accounts[1], "y.example.org", Kind::New, NOW_MS), before);
+}
+
+#[test]
+fn a_renewal_waits_for_its_ca_unless_its_end_is_near() {
+    let config = config(&["a", "b"]);
+    let issued = NameState { issued_by: Some("a".into()), ..NameState::default() };
+    let a = name("a.example.com");
+    let begins_at = |present, until_ms| {
+        let mut budgets = Budgets::default();
+        budgets.pause("a", "", until_ms, NOW_MS);
+        let plan = plan([subject(&a, present, &issued)].into_iter(), &config, &mut budgets, SLOTS, NOW_MS);
+        (plan.orders.first().map(|start| start.account.name.clone()), plan.next_ms)
+    };
+    assert_eq!(begins_at(days_old(65), NOW_MS + HOUR_MS), (None, Some(NOW_MS + HOUR_MS)));
+    assert_eq!(begins_at(days_old(88), NOW_MS + HOUR_MS).0.as_deref(), Some("b"));
+}
+
+#[test]
+fn the_plan_of_a_hundred_thousand_names_is_foreseen() {
+    let config = config(&["a"]);
+    let weeks = |before| (forecast(NOW_MS, before, &config, &Budgets::default(), NOW_MS) - NOW_MS) / (7 * DAY_MS);
+    assert_eq!(weeks(100), 0);
+    assert_eq!(weeks(99_999), 5, "300 in 3 hours: six weeks less the first burst");
+}
+
+#[test]
+fn planning_a_hundred_thousand_names_takes_little() {
+    let (nothing, config) = (NameState::default(), config(&["a"]));
+    let names: Vec<_> = (0..100_000).map(|n| name(&format!("n{n}.shop{}.example", n % 20_000))).collect();
+    let mut budgets = Budgets::default();
+    for _ in 0..300 {
+        budgets.take(&config.accounts[0], "x.example.net", Kind::New, NOW_MS);
+    }
+    let began = std::time::Instant::now();
+    let subjects =
+        names.iter().enumerate().map(|(rank, name)| Subject { rank, ..subject(name, Present::Nothing, &nothing) });
+    let plan = plan(subjects, &config, &mut budgets, SLOTS, NOW_MS);
+    assert_eq!(plan.orders.len(), 0);
+    assert_eq!(plan.next_ms, Some(NOW_MS + 36 * SECOND_MS));
+    eprintln!("a plan of 100,000 names: {:?}", began.elapsed());
+    assert!(began.elapsed() < Duration::from_secs(2));
+}

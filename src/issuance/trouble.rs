@@ -1,0 +1,170 @@
+//! Why an order came to nothing, and so whose trouble it is: the name's, the CA's, or ours.
+
+use instant_acme::{Error, Problem};
+
+use crate::issuance::transport::chain;
+
+/// Why an order came to nothing.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Trouble {
+    /// The name leads elsewhere, or its DNS forbids this CA; the CA was not asked.
+    Dns(String),
+    /// The CA looked, and did not find what it should.
+    Validation(String),
+    /// The CA refuses the name for good reasons, or the order went wrong.
+    Refused(String),
+    /// The CA wants to be asked later (RFC 8555, 6.6).
+    RateLimited(String),
+    /// The CA does not answer, or is in trouble itself. The order may go on later.
+    Unreachable(String),
+    /// The order did not end in time. It may go on later.
+    Slow(String),
+    /// The order that was to go on is not there any more.
+    Lost,
+    /// The account cannot be used; its key or what it agreed to is refused.
+    Account(String),
+    /// The CA does not know the account any more.
+    AccountGone,
+    /// Files cannot be written.
+    Local(String),
+    /// The certificate came, but is not what clients are served.
+    NotServed(String),
+}
+
+// === impl Trouble ===
+
+impl Trouble {
+    /// As the label of a metric.
+    pub(super) fn label(&self) -> &'static str {
+        match self {
+            Self::Dns(_) => "dns",
+            Self::Validation(_) => "validation",
+            Self::Refused(_) => "refused",
+            Self::RateLimited(_) => "rate_limited",
+            Self::Unreachable(_) | Self::Slow(_) => "unreachable",
+            Self::Lost => "lost",
+            Self::Account(_) | Self::AccountGone => "account",
+            Self::Local(_) => "local",
+            Self::NotServed(_) => "not_served",
+        }
+    }
+
+    /// What a person reads.
+    pub(super) fn reason(&self) -> String {
+        match self {
+            Self::Dns(text) => text.clone(),
+            Self::Validation(text) => format!("the CA could not validate the name: {text}"),
+            Self::Refused(text) => format!("the CA refuses the order: {text}"),
+            Self::RateLimited(text) => format!("the CA asks to wait: {text}"),
+            Self::Unreachable(text) => format!("the CA cannot be reached: {text}"),
+            Self::Slow(text) => format!("the CA did not finish in time: {text}"),
+            Self::Lost => "the order that was begun is not at the CA any more".to_owned(),
+            Self::Account(text) => format!("the account at the CA cannot be used: {text}"),
+            Self::AccountGone => "the CA does not know the account any more; a new one is made".to_owned(),
+            Self::Local(text) => format!("the certificate cannot be kept: {text}"),
+            Self::NotServed(text) => format!("the certificate was issued, but is not served: {text}"),
+        }
+    }
+
+    /// What the library says, while an order, an account or a challenge was at hand.
+    pub(super) fn of(error: &Error) -> Self {
+        match error {
+            Error::Api(problem) => Self::of_problem(problem),
+            Error::Timeout(_) => Self::Slow(error.to_string()),
+            Error::Unsupported(_) | Error::Crypto | Error::KeyRejected | Error::InvalidUri(_) => {
+                Self::Account(error.to_string())
+            }
+            Error::Str(text) => Self::Refused((*text).to_owned()),
+            other => Self::Unreachable(chain(other)),
+        }
+    }
+
+    /// What the CA says (RFC 8555, 6.7).
+    pub(super) fn of_problem(problem: &Problem) -> Self {
+        let text = told(problem);
+        let status = problem.status.unwrap_or_default();
+        match kind(problem) {
+            "rateLimited" => Self::RateLimited(text),
+            "accountDoesNotExist" => Self::AccountGone,
+            "serverInternal" | "badNonce" => Self::Unreachable(text),
+            "unauthorized"
+            | "userActionRequired"
+            | "externalAccountRequired"
+            | "invalidContact"
+            | "unsupportedContact"
+            | "badPublicKey"
+            | "badSignatureAlgorithm" => Self::Account(text),
+            _ if status == 429 => Self::RateLimited(text),
+            _ if status >= 500 => Self::Unreachable(text),
+            _ => Self::Refused(text),
+        }
+    }
+
+    /// What the CA says of a challenge.
+    pub(super) fn of_challenge(problem: &Problem) -> Self {
+        match kind(problem) {
+            "rateLimited" => Self::RateLimited(told(problem)),
+            "serverInternal" => Self::Unreachable(told(problem)),
+            _ => Self::Validation(told(problem)),
+        }
+    }
+}
+
+/// The kind of problem, without the namespace of RFC 8555.
+pub(super) fn kind(problem: &Problem) -> &str {
+    let kind = problem.r#type.as_deref().unwrap_or_default();
+    kind.rsplit(':').next().unwrap_or(kind)
+}
+
+fn told(problem: &Problem) -> String {
+    let parts = std::iter::once(problem.detail.clone());
+    let parts = parts.chain(problem.subproblems.iter().map(|sub| sub.detail.clone()));
+    let mut text = parts.flatten().collect::<Vec<_>>().join("; ");
+    if text.is_empty() {
+        text = kind(problem).to_owned();
+    }
+    // A CA's answer is shown on pages and in logs: it must not fill them.
+    text.chars().filter(|c| !c.is_control()).take(500).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    fn problem(kind: &str, status: u16) -> Problem {
+        let json = serde_json::json!({
+            "type": format!("urn:ietf:params:acme:error:{kind}"), "detail": "why", "status": status,
+        });
+        serde_json::from_value(json).unwrap()
+    }
+
+    #[test]
+    fn each_answer_of_a_ca_is_somebodys_trouble() {
+        for (kind, status, label) in [
+            ("rateLimited", 429, "rate_limited"),
+            ("rateLimited", 503, "rate_limited"),
+            ("serverInternal", 500, "unreachable"),
+            ("", 503, "unreachable"),
+            ("", 429, "rate_limited"),
+            ("badNonce", 400, "unreachable"),
+            ("accountDoesNotExist", 400, "account"),
+            ("externalAccountRequired", 401, "account"),
+            ("rejectedIdentifier", 400, "refused"),
+            ("caa", 403, "refused"),
+        ] {
+            assert_eq!(Trouble::of_problem(&problem(kind, status)).label(), label, "{kind} {status}");
+        }
+        for (kind, label) in [("dns", "validation"), ("unauthorized", "validation"), ("serverInternal", "unreachable")]
+        {
+            assert_eq!(Trouble::of_challenge(&problem(kind, 0)).label(), label, "{kind}");
+        }
+    }
+
+    #[test]
+    fn what_a_ca_says_is_shown_in_bounds() {
+        let json = serde_json::json!({ "detail": "x\n".repeat(10_000) });
+        let Trouble::Refused(text) = Trouble::of_problem(&serde_json::from_value(json).unwrap()) else { panic!() };
+        assert_eq!(text, "x".repeat(500));
+    }
+}

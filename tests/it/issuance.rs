@@ -1,0 +1,286 @@
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+
+use crate::util::pebble::Manners;
+use crate::util::{Account, Browser, Gateway, Pebble, Site, eventually};
+
+const NAME: &str = "events.shoes.example";
+
+fn shoes() -> Account {
+    Account::new("shoes", 9001).bare_domain(NAME)
+}
+
+/// Whether a client that trusts the CA is served under a name.
+async fn is_served(gateway: &Gateway, root: &str, name: &str) -> bool {
+    let answer = Browser::new(gateway.https(), root).get(name, "/pixelgate.js").send().await;
+    answer.is_ok_and(|answer| answer.status() == 200)
+}
+
+async fn served(gateway: &Gateway, pebble: &Pebble, name: &str) {
+    let root = pebble.root().await;
+    eventually(&format!("{name} is served with a certificate of the CA"), async || {
+        is_served(gateway, &root, name).await.then_some(())
+    })
+    .await;
+}
+
+fn live(site: &Site, name: &str) -> PathBuf {
+    site.path(&format!("data/certs/{name}/live"))
+}
+
+fn mode(path: &Path) -> u32 {
+    std::fs::metadata(path).unwrap().permissions().mode() & 0o777
+}
+
+/// The warnings of a name in the status.
+async fn warnings(gateway: &Gateway, name: &str) -> Vec<String> {
+    let (_, status) = gateway.ops("/status").await;
+    let status: Value = serde_json::from_str(&status).unwrap();
+    let problems = status["problems"].as_array().unwrap().iter().filter(|problem| problem["key"] == name);
+    problems.map(|problem| problem["reason"].as_str().unwrap().to_owned()).collect()
+}
+
+async fn issued(gateway: &Gateway) -> f64 {
+    gateway.metric("pixelgate_certificate_orders_total", "issued").await
+}
+
+/// Orders that were ever begun at the CA.
+fn orders_at(pebble: &Pebble) -> usize {
+    pebble.server.log().matches("Added order").count()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_name_is_issued_served_and_kept() {
+    let pebble = Pebble::start_with(&Manners { nonces_refused: 20, ..Manners::default() }).await;
+    let site = Site::issuing(&pebble, "").account(shoes());
+    let mut gateway = Gateway::start(&site).await;
+    served(&gateway, &pebble, NAME).await;
+    eventually("it is counted", async || (issued(&gateway).await == 1.0).then_some(())).await;
+    assert_eq!(warnings(&gateway, NAME).await, Vec::<String>::new());
+
+    let live = live(&site, NAME);
+    assert_eq!((mode(&live.join("key.pem")), mode(&live.join("chain.pem")), mode(&live)), (0o600, 0o600, 0o700));
+    assert!(std::fs::read_link(&live).unwrap().is_relative());
+    assert!(!site.path(&format!("data/certs/{NAME}/pending")).exists());
+    let folder = std::fs::read_dir(site.path("data/acme")).unwrap();
+    let mut folders = folder.map(|entry| entry.unwrap().path()).filter(|path| path.is_dir());
+    let account = folders.next().unwrap();
+    assert_eq!((mode(&account), mode(&account.join("account.json"))), (0o700, 0o600));
+
+    // A restart neither orders again nor makes another account.
+    let before = std::fs::read(account.join("account.json")).unwrap();
+    gateway.stop().await;
+    let gateway = Gateway::start(&site).await;
+    served(&gateway, &pebble, NAME).await;
+    assert_eq!(std::fs::read(account.join("account.json")).unwrap(), before);
+    assert_eq!(orders_at(&pebble), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_account_that_comes_by_a_reload_is_issued_and_needs_a_binding() {
+    let binding = ("kid-1".to_owned(), "zWNDZM6eQGHWpSRTPal5eIUYFTu7EajVIoguysqZ9wG44nMEtx3MUAsUDkMTQ12W".to_owned());
+    let pebble = Pebble::start_with(&Manners { external_account: Some(binding.clone()), ..Manners::default() }).await;
+    let site = Site::issuing(&pebble, "external_account = { key_id = \"kid-1\", secret = { file = \"secrets/eab\" } }");
+    site.write("secrets/eab", &binding.1);
+    let gateway = Gateway::start(&site).await;
+    site.write_account(&shoes());
+    gateway.json(&["reload", "--json"]);
+    served(&gateway, &pebble, NAME).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn both_keys_are_issued() {
+    let pebble = Pebble::start().await;
+    let site = Site::issuing(&pebble, "key_type = \"both\"\nprofile = \"shortlived\"").account(shoes());
+    let gateway = Gateway::start(&site).await;
+    served(&gateway, &pebble, NAME).await;
+    let live = live(&site, NAME);
+    for (file, bits) in [("chain.pem", 256), ("chain.rsa.pem", 2048)] {
+        let pem = std::fs::read(live.join(file)).unwrap();
+        let leaf = boring::x509::X509::from_pem(&pem).unwrap();
+        assert_eq!(leaf.public_key().unwrap().bits(), bits, "{file}");
+        let in_five_days = boring::asn1::Asn1Time::days_from_now(5).unwrap();
+        let in_seven_days = boring::asn1::Asn1Time::days_from_now(7).unwrap();
+        assert!(*leaf.not_after() > *in_five_days && *leaf.not_after() < *in_seven_days, "six days");
+    }
+    eventually("it is counted", async || (issued(&gateway).await == 1.0).then_some(())).await;
+    assert_eq!(orders_at(&pebble), 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_gateway_killed_in_the_middle_of_an_order_goes_on_with_it() {
+    let pebble = Pebble::start_with(&Manners { validation_delay_max: 4, ..Manners::default() }).await;
+    let site = Site::issuing(&pebble, "").account(shoes());
+    for life in 0..3 {
+        let mut gateway = Gateway::start(&site).await;
+        eventually("an order is begun", async || (orders_at(&pebble) > 0).then_some(())).await;
+        if life > 0 {
+            // Not only at the same place.
+            tokio::time::timeout(Duration::from_millis(300 * life), std::future::pending::<()>()).await.unwrap_err();
+        }
+        gateway.kill();
+    }
+    let gateway = Gateway::start(&site).await;
+    served(&gateway, &pebble, NAME).await;
+    assert!(orders_at(&pebble) <= 2, "{} orders were begun", orders_at(&pebble));
+    let accounts = std::fs::read_dir(site.path("data/acme")).unwrap();
+    assert_eq!(accounts.filter(|entry| entry.as_ref().unwrap().path().is_dir()).count(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_name_that_leads_elsewhere_is_told_and_issued_once_it_leads_here() {
+    let pebble = Pebble::start().await;
+    // Nothing listens there.
+    pebble.set_a(NAME, &["127.0.0.1"]).await;
+    let site = Site::issuing(&pebble, "").account(shoes().bare_domain("shop.shoes.example"));
+    let gateway = Gateway::start(&site).await;
+    served(&gateway, &pebble, "shop.shoes.example").await;
+    let told = eventually("the status tells why", async || {
+        let warnings = warnings(&gateway, NAME).await;
+        warnings.into_iter().find(|warning| warning.contains("could not validate"))
+    });
+    assert!(told.await.contains("127.0.0.1"));
+    pebble.set_a(NAME, &[&pebble.address().to_string()]).await;
+    gateway.json(&["reload", "--json"]);
+    served(&gateway, &pebble, NAME).await;
+    eventually("the warning goes", async || warnings(&gateway, NAME).await.is_empty().then_some(())).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_revoked_certificate_is_replaced_at_once() {
+    let pebble = Pebble::start().await;
+    let site = Site::issuing(&pebble, "renewal_info_interval_max = \"1s\"").account(shoes());
+    let gateway = Gateway::start(&site).await;
+    served(&gateway, &pebble, NAME).await;
+    eventually("it is counted", async || (issued(&gateway).await == 1.0).then_some(())).await;
+    let (live, read) = (live(&site, NAME), |path: PathBuf| std::fs::read_to_string(path).unwrap());
+    let (chain, serial) = (read(live.join("chain.pem")), std::fs::read_link(&live).unwrap());
+    pebble.revoke(&chain, &read(live.join("key.pem"))).await;
+    eventually("another one is live", async || (std::fs::read_link(&live).ok()? != serial).then_some(())).await;
+    served(&gateway, &pebble, NAME).await;
+    assert!(live.with_file_name(&serial).join("chain.pem").exists(), "the one before is kept");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_certificate_is_renewed_when_the_ca_wants_it() {
+    let pebble = Pebble::start().await;
+    let site = Site::issuing(&pebble, "renewal_info_interval_max = \"1s\"").account(shoes());
+    let gateway = Gateway::start(&site).await;
+    served(&gateway, &pebble, NAME).await;
+    eventually("it is counted", async || (issued(&gateway).await == 1.0).then_some(())).await;
+    let live = live(&site, NAME);
+    let serial = std::fs::read_link(&live).unwrap();
+    let window = json!({ "suggestedWindow": { "start": "2026-01-01T00:00:00Z", "end": "2026-01-02T00:00:00Z" } });
+    pebble.set_renewal_info(&std::fs::read_to_string(live.join("chain.pem")).unwrap(), &window).await;
+    eventually("another one is live", async || (std::fs::read_link(&live).ok()? != serial).then_some(())).await;
+    assert_eq!(orders_at(&pebble), 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_port_80_the_other_challenge_is_tried() {
+    let pebble = Pebble::start().await;
+    let site = Site::issuing(&pebble, "").without_port_80().account(shoes());
+    let gateway = Gateway::start(&site).await;
+    served(&gateway, &pebble, NAME).await;
+    let failed = gateway.metric("pixelgate_certificate_orders_total", "validation").await;
+    assert_eq!((failed, orders_at(&pebble)), (1.0, 2), "HTTP-01 first, then TLS-ALPN-01");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn on_demand_a_visitor_brings_the_order_and_a_stranger_does_not() {
+    let pebble = Pebble::start().await;
+    let site = Site::issuing(&pebble, "on_demand = true").account(shoes().bare_domain("shop.shoes.example"));
+    let gateway = Gateway::start(&site).await;
+    let next = |name: &str| {
+        let list = gateway.json(&["cert", "list", "--json"]);
+        let found = list.as_array().unwrap().iter().find(|view| view["name"] == name).cloned();
+        found.unwrap()["next_action"].clone()
+    };
+    assert_eq!(next(NAME), "wait for a visitor");
+    let root = pebble.root().await;
+    assert!(!is_served(&gateway, &root, "events.stranger.example").await);
+    served(&gateway, &pebble, NAME).await;
+    assert_eq!((next("shop.shoes.example"), orders_at(&pebble)), (json!("wait for a visitor"), 1));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_operator_orders_and_sees_what_comes_next() {
+    let pebble = Pebble::start().await;
+    let site = Site::issuing(&pebble, "").account(shoes());
+    let gateway = Gateway::start(&site).await;
+    served(&gateway, &pebble, NAME).await;
+    eventually("it is counted", async || (issued(&gateway).await == 1.0).then_some(())).await;
+    let view = eventually("the renewal is planned", async || {
+        let list = gateway.json(&["cert", "list", "--json"]);
+        let view = list.as_array()?.iter().find(|view| view["name"] == NAME)?.clone();
+        (view["next_action"] == "renew").then_some(view)
+    })
+    .await;
+    assert_eq!(
+        (&view["state"], &view["origin"], &view["account"]),
+        (&json!("valid"), &json!("issued"), &json!("shoes"))
+    );
+    assert!(view["next_action_at"].as_str().unwrap() < view["not_after"].as_str().unwrap(), "{view}");
+    let before = std::fs::read_link(live(&site, NAME)).unwrap();
+    let ordered = gateway.command(&["cert", "issue", NAME]);
+    assert!(ordered.status.success(), "{ordered:?}");
+    eventually("another one is live", async || (std::fs::read_link(live(&site, NAME)).ok()? != before).then_some(()))
+        .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_order_is_spent_on_a_name_whose_dns_leads_elsewhere() {
+    let pebble = Pebble::start().await;
+    pebble.set_a(NAME, &["192.0.2.1"]).await;
+    let site = Site::issuing(&pebble, "").host(&format!("addresses = [\"{}\"]", pebble.address())).account(shoes());
+    let gateway = Gateway::start(&site).await;
+    let told = eventually("the status tells why", async || {
+        warnings(&gateway, NAME).await.into_iter().find(|warning| warning.contains("192.0.2.1"))
+    });
+    told.await;
+    assert_eq!(orders_at(&pebble), 0);
+    pebble.set_a(NAME, &[&pebble.address().to_string()]).await;
+    served(&gateway, &pebble, NAME).await;
+}
+
+/// Issues many names at once, and says how long it took.
+async fn onboard(names: usize, within: Duration) {
+    let pebble = Pebble::start().await;
+    let mut site =
+        Site::issuing(&pebble, "orders_in_flight_max = 64\nnew_orders_max = 10000\ndomain_certificates_max = 10000");
+    let per_account = names / 5;
+    let name = |account: usize, n: usize| format!("n{n}.a{account}.example");
+    for account in 0..5 {
+        let mut made = Account::new(&format!("a{account}"), 9100 + account as u64);
+        for n in 0..per_account {
+            made = made.bare_domain(&name(account, n));
+        }
+        site = site.account(made);
+    }
+    let began = Instant::now();
+    let gateway = Gateway::start(&site).await;
+    let mut ticks = tokio::time::interval(Duration::from_millis(100));
+    while issued(&gateway).await < names as f64 {
+        ticks.tick().await;
+        assert!(began.elapsed() < within, "{} of {names} after {within:?}", issued(&gateway).await);
+    }
+    eprintln!("{names} names in {:.1} s", began.elapsed().as_secs_f64());
+    let root = pebble.root().await;
+    for account in 0..5 {
+        assert!(is_served(&gateway, &root, &name(account, per_account - 1)).await);
+    }
+    assert_eq!(orders_at(&pebble), names, "one order a name");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn fifty_names_are_issued() {
+    onboard(50, Duration::from_secs(60)).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn five_hundred_names_are_issued() {
+    onboard(500, Duration::from_secs(240)).await;
+}
