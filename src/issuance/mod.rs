@@ -203,10 +203,9 @@ impl Issuance {
                     tracing::error!(%error, "the work on a certificate broke off");
                 },
                 () = shared.woken.notified() => next_ms = 0,
-                () = shared.wanted.asked() => {
-                    shared.ask_for(&names);
+                () = shared.wanted.asked() => if shared.ask_for(&names) {
                     next_ms = 0;
-                }
+                },
                 () = tokio::time::sleep_until(deadline) => {}
             }
         }
@@ -307,14 +306,17 @@ impl Shared {
         next_ms.unwrap_or(i64::MAX)
     }
 
-    /// Notes that visitors asked for names.
-    fn ask_for(&self, names: &Names) {
+    /// Notes that visitors asked for names, and says whether one of them is news: a flood of handshakes must not make a
+    /// plan each.
+    fn ask_for(&self, names: &Names) -> bool {
         let asked = self.wanted.take();
         self.book.with(|memory| {
-            for listed in names.listed.iter().filter(|listed| asked.contains(&listed.name)) {
-                memory.change(&listed.name).asked = true;
-            }
-        });
+            let news = |name: &ServerName| !memory.names.get(name).is_some_and(|state| state.asked);
+            let asked = names.listed.iter().map(|listed| &listed.name).filter(|name| asked.contains(*name));
+            let news: Vec<_> = asked.filter(|name| news(name)).cloned().collect();
+            news.iter().for_each(|name| memory.change(name).asked = true);
+            !news.is_empty()
+        })
     }
 }
 

@@ -87,7 +87,7 @@ struct Urgency<'a>(Reverse<(Class, i64, &'a ServerName)>, usize);
 
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Class {
-    /// A person said so, or a visitor waits.
+    /// A person said so.
     Asked,
     /// By the end of the certificate.
     Renewal,
@@ -210,10 +210,12 @@ fn kind(subject: &Subject<'_>) -> Kind {
 fn urgency<'a>(subject: &Subject<'a>, kind: Kind) -> (Class, i64, &'a ServerName) {
     let rank = i64::try_from(subject.rank).unwrap_or(i64::MAX);
     let (class, by) = match subject.present {
-        _ if subject.state.forced || subject.state.asked => (Class::Asked, rank),
+        _ if subject.state.forced => (Class::Asked, rank),
         Present::Issued { not_after, .. } => (Class::Renewal, not_after),
         // It has expired: nothing is nearer to its end.
         _ if kind == Kind::Renewal => (Class::Renewal, i64::MIN.saturating_add(rank)),
+        // A visitor waits.
+        _ if subject.state.asked => (Class::New, -1),
         _ => (Class::New, rank),
     };
     (class, by, subject.name)

@@ -114,19 +114,6 @@ pub struct Edge {
     stopping: watch::Sender<bool>,
 }
 
-/// A name's certificate. A name of the configuration that has none is noted as asked for.
-fn look_up(snapshot: &Snapshot, wanted: &Wanted, name: &str) -> Lookup {
-    let found = snapshot.certificates.lookup(name);
-    if matches!(found, Lookup::Unknown)
-        && snapshot.gateway.acme.on_demand
-        && snapshot.route(name).is_some()
-        && let Ok(name) = name.parse()
-    {
-        wanted.ask(&name);
-    }
-    found
-}
-
 // === impl Edge ===
 
 impl Edge {

@@ -11,6 +11,7 @@ mod systemd;
 mod watch;
 
 use std::fs::Permissions;
+use std::net::SocketAddr;
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -27,7 +28,7 @@ use crate::filter::{self, FilterHost};
 use crate::ingest::Ingest;
 use crate::issuance::{self, Issuance, IssuanceError};
 use crate::outbox::{self, Outbox};
-use crate::proxy::{Edge, EdgeError};
+use crate::proxy::{Edge, EdgeError, EdgeListeners};
 use crate::reload::{Reloader, Report, Unusable};
 use crate::server::desk::OrderingDesk;
 use crate::server::life::Signals;
@@ -170,6 +171,27 @@ impl Gateway {
         Ok(Self { metrics, counting, outbox, reloader, ingest, delivery, started: Instant::now() })
     }
 
+    /// The edge, and issuance, which answer a CA together.
+    fn edge(
+        &self,
+        listeners: EdgeListeners,
+        config: &GatewayConfig,
+        https: &[SocketAddr],
+    ) -> Result<(Edge, Issuance), RunError> {
+        let (challenges, wanted) = (Arc::new(Challenges::default()), Arc::new(Wanted::default()));
+        let issuance = Issuance::open(issuance::Parts {
+            data_dir: config.host.data_dir.clone(),
+            reloader: self.reloader.clone(),
+            challenges: challenges.clone(),
+            wanted: wanted.clone(),
+            edge: https.to_owned(),
+            observer: self.counting.clone(),
+        })?;
+        let (reloader, ingest) = (self.reloader.clone(), self.ingest.clone());
+        let edge = Edge::new(listeners, reloader, ingest, challenges, wanted, self.counting.clone())?;
+        Ok((edge, issuance))
+    }
+
     /// Serves until a signal says stop, and then ends what was begun: first the edge, then delivery, then the outbox.
     async fn serve(self, options: &RunOptions, config: &GatewayConfig, signals: Signals) -> Result<(), RunError> {
         let listeners = Listeners::open(&config.listen)?;
@@ -181,22 +203,11 @@ impl Gateway {
         let (stop_edge, stop_delivery, stop_console) =
             (CancellationToken::new(), CancellationToken::new(), CancellationToken::new());
 
-        let (challenges, wanted) = (Arc::new(Challenges::default()), Arc::new(Wanted::default()));
-        let (reloader, ingest) = (self.reloader.clone(), self.ingest.clone());
-        let edge =
-            Edge::new(listeners.edge, reloader, ingest, challenges.clone(), wanted.clone(), self.counting.clone())?;
-        let issuance = Issuance::open(issuance::Parts {
-            data_dir: config.host.data_dir.clone(),
-            reloader: self.reloader.clone(),
-            challenges,
-            wanted,
-            edge: ready_file.https.clone(),
-            observer: self.counting,
-        })?;
+        let (edge, issuance) = self.edge(listeners.edge, config, &ready_file.https)?;
+        let ordering = issuance.clone();
         let mut edge = tokio::spawn(edge.run(stop_edge.clone()));
         let mut delivery = tokio::spawn(self.delivery.run(stop_delivery.clone()));
         let config_dir = std::path::absolute(&options.config_dir).unwrap_or_else(|_| options.config_dir.clone());
-        let ordering = issuance.clone();
         let console = Console {
             config_dir,
             reloader: self.reloader.clone(),
