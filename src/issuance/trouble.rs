@@ -129,7 +129,7 @@ fn told(problem: &Problem) -> String {
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used)]
+    #![allow(clippy::unwrap_used, clippy::panic)]
     use super::*;
 
     fn problem(kind: &str, status: u16) -> Problem {

@@ -215,6 +215,19 @@ async fn at_rest(requests: &TaskTracker) {
     }
 }
 
+/// What serves a name. A name of the configuration without a certificate is noted, where one may be ordered for it then.
+fn look_up(snapshot: &Snapshot, wanted: &Wanted, name: &str) -> Lookup {
+    let found = snapshot.certificates.lookup(name);
+    if matches!(found, Lookup::Unknown)
+        && snapshot.gateway.acme.on_demand
+        && snapshot.route(name).is_some()
+        && let Ok(name) = name.parse()
+    {
+        wanted.ask(&name);
+    }
+    found
+}
+
 /// Changes the keys of session tickets when they are due, until `stop`.
 async fn keep_rotating(tickets: Arc<TicketKeys>, published: Arc<Published>, stop: CancellationToken) {
     let mut ticks = tokio::time::interval(TICKET_KEYS_EVERY);
