@@ -3,7 +3,6 @@
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::sync::Arc;
 
 use axum::extract::{Path, Query, State};
 use axum::http::StatusCode;
@@ -16,7 +15,6 @@ use crate::clock::now_ms;
 use crate::console::Console;
 use crate::console::control::Refused;
 use crate::console::status::ExpiringName;
-use crate::reload::Reloader;
 use crate::snapshot::{Route, Snapshot};
 use crate::tls::chain::{Chain, rfc3339};
 use crate::tls::probe::over_loopback;
@@ -53,9 +51,6 @@ pub enum DeskError {
     #[error("{0}")]
     Refused(String),
 }
-
-/// A desk that knows only what is in the store: nothing is ordered.
-pub struct StoreDesk(pub Arc<Reloader>);
 
 /// One name's certificate as it is listed. The keys are stable.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -260,18 +255,6 @@ fn one(console: &Console, name: &ServerName) -> Result<CertificateView, Refused>
 async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, Refused> {
     let done = tokio::task::spawn_blocking(work).await;
     done.map_err(|error| Refused(StatusCode::INTERNAL_SERVER_ERROR, format!("it broke off: {error}")))
-}
-
-// === impl StoreDesk ===
-
-impl CertificateDesk for StoreDesk {
-    fn list(&self) -> Vec<CertificateView> {
-        views(&self.0.published().load(), now_ms())
-    }
-
-    fn issue(&self, _name: &ServerName) -> Result<(), DeskError> {
-        Err(DeskError::Disabled)
-    }
 }
 
 // === impl CertificateView ===

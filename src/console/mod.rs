@@ -24,7 +24,7 @@ use crate::outbox::{Health, Outbox};
 use crate::reload::Reloader;
 use crate::telemetry::Metrics;
 
-pub use certificates::{CertificateDesk, CertificateDetail, CertificateView, DeskError, Door, StoreDesk, views};
+pub use certificates::{CertificateDesk, CertificateDetail, CertificateView, DeskError, Door, views};
 pub use dead_letters::DeadLetterView;
 pub use status::{AccountStatus, CertificatesStatus, ExpiringName, OutboxStatus, PixelStatus, Status};
 

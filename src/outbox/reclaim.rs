@@ -57,14 +57,14 @@ fn move_part(shared: &Shared, writer: &Sender<Job>, old: &Segment, entries: Vec<
     let mut lanes: Vec<_> = entries.iter().map(|(lane, _)| *lane).collect();
     lanes.dedup();
     match copy(shared, writer, old, &entries) {
-        Ok((moved, new)) => {
-            let seqs = moved.iter().map(|(_, entry)| entry.seq);
+        Ok(moved) => {
+            let seqs = moved.iter().map(|(_, old, _)| old.seq);
             if let Err(error) = old.mark(MarkKind::Moved, seqs).and_then(|()| old.sync_marks()) {
                 tracing::warn!(segment = old.id, %error, "moved events cannot be marked; after a power cut they may be sent again");
             }
             let mut index = locked(&shared.index);
             // The last first: each then goes to the front of its lane.
-            for ((lane, old), new) in moved.into_iter().zip(new).rev() {
+            for (lane, old, new) in moved.into_iter().rev() {
                 index.moved(lane, old, new);
             }
         }
@@ -80,13 +80,13 @@ fn move_part(shared: &Shared, writer: &Sender<Job>, old: &Segment, entries: Vec<
     lanes.into_iter().for_each(|lane| shared.list(lane));
 }
 
-/// Has the writer write events of a segment again; gives those that were readable, and their new entries.
+/// Has the writer write events of a segment again; gives those that were readable, with their old and their new entries.
 fn copy(
     shared: &Shared,
     writer: &Sender<Job>,
     old: &Segment,
     entries: &[(LaneNo, Entry)],
-) -> io::Result<(Vec<(LaneNo, Entry)>, Vec<Entry>)> {
+) -> io::Result<Vec<(LaneNo, Entry, Entry)>> {
     let (mut moved, mut records, mut damaged) = (Vec::new(), Vec::new(), Vec::new());
     for (lane, entry) in entries {
         let frame = old.read(u64::from(entry.at), entry.len as usize)?;
@@ -108,5 +108,5 @@ fn copy(
             locked(&shared.index).put_back(lane, &[entry]);
         }
     }
-    Ok((moved, new))
+    Ok(moved.into_iter().zip(new).map(|((lane, old), new)| (lane, old, new)).collect())
 }

@@ -215,10 +215,11 @@ async fn at_rest(requests: &TaskTracker) {
     }
 }
 
-/// What serves a name. A name of the configuration without a certificate is noted, so that one may be ordered for it.
+/// What serves a name. A name of the configuration without a certificate is noted, where one may be ordered for it then.
 fn look_up(snapshot: &Snapshot, wanted: &Wanted, name: &str) -> Lookup {
     let found = snapshot.certificates.lookup(name);
     if matches!(found, Lookup::Unknown)
+        && snapshot.gateway.acme.on_demand
         && snapshot.route(name).is_some()
         && let Ok(name) = name.parse()
     {

@@ -12,22 +12,28 @@ use crate::reload::Reloader;
 use crate::server::systemd;
 use crate::server::watch::Changes;
 
-/// What is sent to the process.
+/// What reaches the process from outside.
 pub(super) struct Signals {
+    /// Files that changed, with `[host] watch`.
+    changes: Option<Changes>,
     terminate: Signal,
     interrupt: Signal,
     hangup: Signal,
 }
 
+/// Watches the configuration's folder from now on.
+pub(super) fn watched(config_dir: &Path) -> Option<Changes> {
+    let watched = Changes::watch(config_dir);
+    watched
+        .inspect_err(|error| tracing::warn!(%error, "[host] watch: the folder cannot be watched; reload by hand"))
+        .ok()
+}
+
 /// Reloads on SIGHUP and on changed files, and returns on SIGTERM or SIGINT.
-pub(super) async fn until_stopped(signals: Signals, config_dir: &Path, watch: bool, reloader: &Arc<Reloader>) {
-    let Signals { mut terminate, mut interrupt, mut hangup } = signals;
+pub(super) async fn until_stopped(signals: Signals, reloader: &Arc<Reloader>) {
+    let Signals { mut changes, mut terminate, mut interrupt, mut hangup } = signals;
     // One at a time, beside the waiting: filters may compile for minutes.
     let mut reloading = JoinSet::new();
-    let mut changes = watch.then(|| Changes::watch(config_dir)).transpose().unwrap_or_else(|error| {
-        tracing::warn!(%error, "[host] watch: the folder cannot be watched; reload by hand");
-        None
-    });
     loop {
         tokio::select! {
             _ = terminate.recv() => return,
@@ -72,8 +78,9 @@ async fn reload(reloader: Arc<Reloader>) {
 
 impl Signals {
     /// Catches them from now on; those that come before anybody looks are kept.
-    pub(super) fn catch() -> std::io::Result<Self> {
+    pub(super) fn catch(changes: Option<Changes>) -> std::io::Result<Self> {
         Ok(Self {
+            changes,
             terminate: signal(SignalKind::terminate())?,
             interrupt: signal(SignalKind::interrupt())?,
             hangup: signal(SignalKind::hangup())?,

@@ -96,15 +96,20 @@ pub enum RunError {
 /// What kept it from starting, or which part of it broke off.
 pub fn run(options: &RunOptions) -> Result<(), RunError> {
     let mut source = Source::new(&options.config_dir);
-    let reading = source.read();
+    let mut reading = source.read();
     let Some(config) = reading.gateway.clone() else {
         return Err(RunError::Configuration(reading.problems));
     };
     start_log(options::log_style(config.log.format), &config.log.level)?;
+    let changes = config.host.watch.then(|| life::watched(&options.config_dir)).flatten();
+    if changes.is_some() {
+        // What changed before it was watched.
+        reading = source.read();
+    }
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
     let runtime = runtime.map_err(|error| RunError::Process(error.into()))?;
     let ended = runtime.block_on(async {
-        let mut signals = Signals::catch().map_err(|error| RunError::Process(error.into()))?;
+        let mut signals = Signals::catch(changes).map_err(|error| RunError::Process(error.into()))?;
         let built_from = config.clone();
         let building = tokio::task::spawn_blocking(move || Gateway::build(&built_from, source, reading));
         let gateway = tokio::select! {
@@ -232,7 +237,7 @@ impl Gateway {
 
         // Neither part ends by itself; one that did must not leave a process behind that looks as if it worked.
         let broken = tokio::select! {
-            () = life::until_stopped(signals, &options.config_dir, config.host.watch, &self.reloader) => None,
+            () = life::until_stopped(signals, &self.reloader) => None,
             _ = &mut edge => Some("the edge broke off"),
             _ = &mut delivery => Some("delivery broke off"),
         };

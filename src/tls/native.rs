@@ -12,6 +12,19 @@ use pingora::tls::pkey::{PKeyRef, Private};
 use pingora::tls::ssl::SslRef;
 use pingora::tls::ssl_sys as ffi;
 
+/// With what a handshake may be signed: Mozilla's intermediate profile, which has no SHA-1.
+const SIGNATURES: [u16; 9] = [
+    ffi::SSL_SIGN_ECDSA_SECP256R1_SHA256 as u16,
+    ffi::SSL_SIGN_RSA_PSS_RSAE_SHA256 as u16,
+    ffi::SSL_SIGN_RSA_PKCS1_SHA256 as u16,
+    ffi::SSL_SIGN_ECDSA_SECP384R1_SHA384 as u16,
+    ffi::SSL_SIGN_RSA_PSS_RSAE_SHA384 as u16,
+    ffi::SSL_SIGN_RSA_PKCS1_SHA384 as u16,
+    ffi::SSL_SIGN_ECDSA_SECP521R1_SHA512 as u16,
+    ffi::SSL_SIGN_RSA_PSS_RSAE_SHA512 as u16,
+    ffi::SSL_SIGN_RSA_PKCS1_SHA512 as u16,
+];
+
 /// Keeps certificates that many chains have, the intermediates, once. What is in it may outlive it.
 pub(super) struct Pool(NonNull<ffi::CRYPTO_BUFFER_POOL>);
 
@@ -89,6 +102,10 @@ impl NativeCredential {
         succeeded(unsafe { ffi::SSL_CREDENTIAL_set1_cert_chain(made.0.as_ptr(), pointers.as_ptr(), pointers.len()) })?;
         // SAFETY: both are live; it takes a reference of its own to the key.
         succeeded(unsafe { ffi::SSL_CREDENTIAL_set1_private_key(made.0.as_ptr(), key.as_ptr()) })?;
+        // SAFETY: it is live, and takes a copy of the numbers.
+        succeeded(unsafe {
+            ffi::SSL_CREDENTIAL_set1_signing_algorithm_prefs(made.0.as_ptr(), SIGNATURES.as_ptr(), SIGNATURES.len())
+        })?;
         Ok(made)
     }
 

@@ -57,6 +57,8 @@ pub struct CertificateState {
     pub origin: Origin,
     /// Where it lies.
     pub folder: PathBuf,
+    /// Whether it serves the name now.
+    pub served: bool,
     /// What is wrong with the one that should serve the name; another may serve it all the same.
     pub fault: Option<CertificateFault>,
 }
@@ -181,6 +183,7 @@ impl CertStore {
             not_after: facts.map_or(0, |facts| facts.not_after),
             origin,
             folder: origin.key(name.as_str()).map(|key| self.folders.path(origin, &key)).unwrap_or_default(),
+            served: entry.serving().is_some(),
             fault: entry.told.map(|told| told.fault),
         })
     }
@@ -510,7 +513,8 @@ mod tests {
         assert_eq!(only_problem(&store).fault, CertificateFault::Expired);
         assert_eq!(store.summary().valid, 1);
         let state = store.state(&"a.example.org".parse().unwrap()).unwrap();
-        assert_eq!((state.origin, state.fault), (Origin::OperatorWildcard, Some(CertificateFault::Expired)));
+        assert_eq!((state.origin, state.served), (Origin::OperatorWildcard, true));
+        assert_eq!(state.fault, Some(CertificateFault::Expired));
     }
 
     #[test]
@@ -683,7 +687,9 @@ mod tests {
             for folder in &folders {
                 // What is no certificate is told with its file: that says which folder was chosen.
                 std::fs::create_dir(site.operator().join(folder)).unwrap();
-                std::fs::write(site.operator().join(folder).join("chain.pem"), "none").unwrap();
+                for file in ["chain.pem", "key.pem"] {
+                    std::fs::write(site.operator().join(folder).join(file), "none").unwrap();
+                }
             }
             let store = site.load(&[&asked], None);
             let wildcard = format!("_.{}", asked.split_once('.').unwrap().1);

@@ -266,14 +266,21 @@ async fn an_id_that_a_filter_took_away_is_no_cookie_either() {
         "fields",
         "fields.wasm",
         "hold",
-        "remove_user_data = [\"fbp\"]",
+        "remove_user_data = [\"fbp\", \"external_id\"]",
     ));
     let gateway = Gateway::start(&site).await;
     let mut event = page_view(PIXEL, "c1");
+    event["fb.advanced_matching"] = json!({ "external_id": "U-1" });
     event["fb.clickID"] = "NewClick".into();
     let answer = gateway.browser().post(NAME, "/events").body(event.to_string()).send().await.unwrap();
     let set: Vec<_> = answer.headers().get_all("set-cookie").iter().map(|value| value.to_str().unwrap()).collect();
     assert!(matches!(set[..], [only] if only.starts_with("_fbc=")), "{set:?}");
+    let user_data = standin.event(PIXEL, "c1").await["user_data"].clone();
+    assert!(user_data["fbc"].is_string() && user_data["fbp"].is_null(), "{user_data}");
+    assert!(
+        user_data["external_id"].is_null(),
+        "it is not hashed, so the filter sees only that it is there: {user_data}"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]

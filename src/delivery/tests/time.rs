@@ -35,11 +35,13 @@ async fn events_grow_old_in_lanes_that_do_not_send_too() {
         body: json!({ "event_id": id, "action_source": source }).to_string().into(),
         ..event(pixel, id)
     };
-    rig.outbox.pause(&lane("1"), "by hand", PausedBy::Operator, now_ms()).await.unwrap();
+    rig.shutdown.cancel();
+    rig.until("it has ended", |rig| rig.running.is_finished()).await;
     let shop = of("9", "shop", "physical_store");
     let old = vec![shop, of("9", "a", "website"), of("9", "b", "website"), of("1", "c", "website")];
     rig.outbox.append(old, old_ms).await.unwrap();
     rig.outbox.append(vec![event("9", "young"), event("1", "younger")], now_ms()).await.unwrap();
+    rig.outbox.pause(&lane("1"), "by hand", PausedBy::Operator, now_ms()).await.unwrap();
     let rig = rig.restart(settings(&graph.url), vec![pixel("1", Some("EAA1"))]).await;
     rig.until("they are dropped", |rig| rig.counts().dead.get("expired") == Some(&3)).await;
     rig.until("the others are back", |rig| rig.status("9").pending == 2 && rig.status("1").pending == 1).await;

@@ -78,7 +78,7 @@ impl MarkFile {
 
     /// Writes what could not be written before, and gives the file if it must be synced: that takes time, and nobody who
     /// marks waits for it. [`MarkFile::not_synced`] follows if it fails.
-    pub(crate) fn to_sync(&mut self) -> io::Result<Option<Arc<dyn DiskFile>>> {
+    pub(crate) fn take_unsynced(&mut self) -> io::Result<Option<Arc<dyn DiskFile>>> {
         self.flush()?;
         Ok(std::mem::take(&mut self.unsynced).then(|| Arc::clone(&self.file)))
     }
@@ -195,8 +195,8 @@ mod tests {
         disk.fail_writes(true);
         assert!(marks.add(MarkKind::Settled, [1].into_iter()).is_err());
         disk.fail_writes(false);
-        marks.to_sync().unwrap().unwrap().sync().unwrap();
-        assert!(marks.to_sync().unwrap().is_none());
+        marks.take_unsynced().unwrap().unwrap().sync().unwrap();
+        assert!(marks.take_unsynced().unwrap().is_none());
         assert!(Marked::read(&read_all(&*disk.open(path).unwrap()).unwrap(), 1).is_done(1));
     }
 }

@@ -195,7 +195,7 @@ impl Segment {
 
     /// Makes the marks durable.
     pub(crate) fn sync_marks(&self) -> io::Result<()> {
-        let unsynced = locked(&self.marks).to_sync()?;
+        let unsynced = locked(&self.marks).take_unsynced()?;
         unsynced.map_or(Ok(()), |file| file.sync()).inspect_err(|_| locked(&self.marks).not_synced())
     }
 
