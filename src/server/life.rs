@@ -12,6 +12,9 @@ use crate::reload::Reloader;
 use crate::server::systemd;
 use crate::server::watch::Changes;
 
+/// Lines that problems of one reading may take in the log: a hundred thousand names may all wait for a certificate.
+const PROBLEM_LINES_MAX: usize = 100;
+
 /// What reaches the process from outside.
 pub(super) struct Signals {
     /// Files that changed, with `[host] watch`.
@@ -96,14 +99,20 @@ impl Signals {
     }
 }
 
-/// Each problem as one line.
+/// Each problem as one line, errors first; of very many the rest is only counted.
 pub(super) fn log_problems(problems: &[Problem]) {
-    for problem in problems {
+    let errors = problems.iter().filter(|problem| problem.is_error());
+    let warnings = problems.iter().filter(|problem| !problem.is_error());
+    for problem in errors.chain(warnings).take(PROBLEM_LINES_MAX) {
         let Problem { file, key, reason, remedy, .. } = problem;
         if problem.is_error() {
             tracing::error!(file = %file.display(), key, reason, remedy, "configuration");
         } else {
             tracing::warn!(file = %file.display(), key, reason, remedy, "configuration");
         }
+    }
+    let left = problems.len().saturating_sub(PROBLEM_LINES_MAX);
+    if left > 0 {
+        tracing::warn!(left, "configuration: there are more problems; `pixelgate check` shows all");
     }
 }
