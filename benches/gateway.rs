@@ -128,7 +128,7 @@ fn print_turn(title: &str, turn: &Turn) {
 }
 
 async fn row(standin: &Standin, title: &'static str, way: Way, delivered: bool) -> Row {
-    let limits = "[limits]\nhandshakes_per_second = 1_000_000\naccount_events_per_second = 10_000_000\n\
+    let limits = "[limits]\nhandshakes_per_second = 1_000_000\nhandshakes_per_second_per_ip = 1_000_000\naccount_events_per_second = 10_000_000\n\
                   account_backlog_bytes_max = 100_000_000_000\n";
     let mut account = Account::new("bench", PIXEL).domain(NAME);
     if delivered {

@@ -243,6 +243,9 @@ async fn no_order_is_spent_on_a_name_whose_dns_leads_elsewhere() {
     });
     told.await;
     assert_eq!(orders_at(&pebble), 0);
+    let check = gateway.command(&["cert", "check", NAME]);
+    let said = String::from_utf8_lossy(&check.stdout).into_owned();
+    assert!(check.status.code() == Some(1) && said.contains("192.0.2.1"), "{said}");
     pebble.set_a(NAME, &[&pebble.address().to_string()]).await;
     served(&gateway, &pebble, NAME).await;
 }

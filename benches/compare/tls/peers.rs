@@ -257,7 +257,7 @@ impl Starting<'_> {
             "[host]\nname = \"Comparison\"\ndomain = \"gw.agency.example\"\ndata_dir = {:?}\n\n\
              [listen]\nhttps = [\"{}\"]\nhttp = []\nops = \"127.0.0.1:0\"\n\n[tls]\ncerts_dir = {:?}\n\n\
              [delivery]\ngraph_url = \"http://{}\"\n\n\
-             [limits]\nhandshakes_per_second = 1_000_000\naccount_events_per_second = 10_000_000\n",
+             [limits]\nhandshakes_per_second = 1_000_000\nhandshakes_per_second_per_ip = 1_000_000\naccount_events_per_second = 10_000_000\n",
             self.dir.join("data"),
             self.address,
             self.names.folder.join("certs"),

@@ -63,10 +63,18 @@ struct Answer {
 pub(super) fn run(gateway: &GatewayArgs, args: &CheckArgs) -> anyhow::Result<Ended> {
     let mut findings = Findings { name: args.name.clone(), lines: Vec::new() };
     let leaf = findings.configuration(gateway);
+    // What the command line does not say is as the gateway has it.
+    let written = Configured::read(gateway).ok().map(|configured| configured.gateway);
+    let written = written.as_deref();
+    let resolver = args.resolver.or(written.and_then(|config| config.acme.resolver));
+    let here = match (args.addresses.as_slice(), written) {
+        ([], Some(config)) => config.host.addresses.clone(),
+        (given, _) => given.to_vec(),
+    };
     let running = findings.running(gateway)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
-        let report = findings.dns(args).await;
+        let report = findings.dns(resolver, &here, &args.identities).await;
         match &running {
             Some(detail) => {
                 findings.port_80(&detail.http, &report.addresses).await;
@@ -226,16 +234,16 @@ impl Findings {
         }
     }
 
-    async fn dns(&mut self, args: &CheckArgs) -> DnsReport {
-        let dns = match Dns::new(args.resolver) {
+    async fn dns(&mut self, resolver: Option<SocketAddr>, here: &[IpAddr], identities: &[String]) -> DnsReport {
+        let dns = match Dns::new(resolver) {
             Ok(dns) => dns,
             Err(error) => {
-                self.error("dns", error.to_string(), "name a DNS server with --resolver");
+                self.error("dns", error.to_string(), "name a DNS server with --resolver or [acme] resolver");
                 return DnsReport::default();
             }
         };
-        let report = dns.inspect(&args.name, &args.addresses, &args.identities).await;
-        let mut path = vec![args.name.to_string()];
+        let report = dns.inspect(&self.name, here, identities).await;
+        let mut path = vec![self.name.to_string()];
         path.extend(report.chain.iter().cloned());
         let addresses: Vec<_> = report.addresses.iter().map(ToString::to_string).collect();
         let shown = format!("{} at {}", path.join(" → "), addresses.join(", "));
@@ -252,8 +260,8 @@ impl Findings {
             let tell = if finding.is_error { Self::error } else { Self::warning };
             tell(self, "dns", finding.reason.clone(), finding.remedy.clone());
         }
-        if args.addresses.is_empty() {
-            self.skipped("dns", "whether this is the gateway's own address: --address says what that is");
+        if here.is_empty() {
+            self.skipped("dns", "whether this is the gateway's own address: [host] addresses or --address says what that is");
         }
         report
     }

@@ -52,10 +52,10 @@ pub(super) struct ListArgs {
 pub(super) struct CheckArgs {
     /// The name, as in `domains` of an account
     name: ServerName,
-    /// Where this gateway is reached from outside; may be given more than once
+    /// Where this gateway is reached from outside, if not as [host] addresses says; may be given more than once
     #[arg(long = "address", value_name = "IP")]
     addresses: Vec<IpAddr>,
-    /// The DNS server to ask instead of the system's
+    /// The DNS server to ask instead of [acme] resolver or the system's
     #[arg(long, value_name = "IP:PORT")]
     resolver: Option<SocketAddr>,
     /// The CA's identity in CAA records; may be given more than once
