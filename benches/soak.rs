@@ -42,7 +42,8 @@ fn main() {
 
 async fn soak(time: Duration) {
     let standin = Standin::start_with(&["--fast"]).await;
-    let mut site = Site::new(&standin.url).with("[limits]\nhandshakes_per_second = 1_000_000\nhandshakes_per_second_per_ip = 1_000_000\n");
+    let mut site = Site::new(&standin.url)
+        .with("[limits]\nhandshakes_per_second = 1_000_000\nhandshakes_per_second_per_ip = 1_000_000\n");
     for number in 0..ACCOUNTS {
         site = site.account(account(number));
     }

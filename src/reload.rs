@@ -21,6 +21,8 @@ pub struct Reloader {
     published: Arc<Published>,
     filters: Arc<FilterHost>,
     metrics: Arc<Metrics>,
+    /// What the process was started with: some of it cannot change while it runs.
+    started: Arc<GatewayConfig>,
     state: Mutex<State>,
 }
 
@@ -72,7 +74,8 @@ impl Reloader {
         keep(&last_good, &snapshot, &source);
         keep_index(&snapshot);
         let published = Arc::new(ArcSwap::from_pointee(snapshot));
-        Ok(Self { published, filters, metrics, state: Mutex::new(State { source, last_good }) })
+        let started = published.load().gateway.clone();
+        Ok(Self { published, filters, metrics, started, state: Mutex::new(State { source, last_good }) })
     }
 
     /// Where requests take their snapshot.
@@ -132,7 +135,7 @@ impl Reloader {
         let Some(gateway) = reading.gateway.clone() else {
             return Err(Report::unapplied(previous.revision, reading.problems));
         };
-        let restart = restart_needed(&previous.gateway, &gateway);
+        let restart = restart_needed(&self.started, &gateway);
         let (last_good, filters) = (&state.last_good, &*self.filters);
         let inputs = Inputs { gateway, reading, previous: Some(&previous), last_good, filters, now_ms };
         let mut snapshot = snapshot::compile(inputs);

@@ -76,7 +76,12 @@ fn print_line(account: &AccountStatus) -> std::io::Result<()> {
     let pending: u64 = account.pixels.iter().map(|pixel| pixel.pending).sum();
     let delivered: u64 = account.pixels.iter().map(|pixel| pixel.delivered).sum();
     let names = if account.domains.is_empty() { "on the host's domain".to_owned() } else { account.domains.join(", ") };
-    let state = if account.active { "active" } else { "inactive" };
+    let paused = !account.pixels.is_empty() && account.pixels.iter().all(|pixel| pixel.state == "paused");
+    let state = match (account.active, paused) {
+        (false, _) => "inactive",
+        (true, true) => "paused",
+        (true, false) => "active",
+    };
     say(format_args!(
         "{:<24} {state:<9} {} pixels · pending {pending} · delivered {delivered} · {names}",
         account.id,

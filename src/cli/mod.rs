@@ -123,7 +123,7 @@ fn dispatch(args: Args) -> anyhow::Result<Ended> {
         Command::Accounts(command) => accounts::run(&gateway, command),
         Command::Cert(command) => cert::run(&gateway, command),
         Command::DeadLetters(command) => dead_letters::run(&gateway, command),
-        Command::Filter(command) => filter::run(command),
+        Command::Filter(command) => filter::run(&gateway, command),
         Command::Completions { shell } => {
             clap_complete::generate(shell, &mut Args::command(), "pixelgate", &mut std::io::stdout());
             Ok(Ended::Fine)

@@ -63,6 +63,22 @@ pub(super) fn read<T>(
     (result, findings.into_problems())
 }
 
+/// Reads what can be read of a file that may be no TOML at all, and tells no problems.
+pub(super) fn read_in_part<T>(file: &Path, bytes: &[u8], resolve: impl FnOnce(&mut Table<'_>) -> T) -> T {
+    let text = as_text(bytes).unwrap_or_else(|(readable, _)| readable);
+    let findings = Findings::new(file, None, text);
+    let (root, _) = DeTable::parse_recoverable(text);
+    let root = DeValue::Table(root.into_inner());
+    let entries = match root {
+        DeValue::Table(entries) if !entries.values().any(|value| is_deeper(value.get_ref(), DEPTH_MAX)) => entries,
+        deep => {
+            dismantle(deep);
+            DeTable::new()
+        }
+    };
+    Table::new(findings.place("", None), entries).read(resolve)
+}
+
 /// The keys that are asked of a file.
 #[cfg(test)]
 pub(super) fn keys_asked<T>(

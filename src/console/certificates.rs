@@ -42,7 +42,7 @@ pub trait CertificateDesk: Send + Sync {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum DeskError {
     /// There is no ACME here.
-    #[error("certificates are not ordered here; set [acme] enabled, directory, email and terms_agreed, then restart")]
+    #[error("certificates are not ordered here; set [acme] enabled, email and terms_agreed, then reload")]
     Disabled,
     /// The name is in no account's `domains`.
     #[error("{0} is not in the configuration; add it to the domains of an account and reload")]

@@ -209,3 +209,33 @@ async fn check_without_a_gateway_says_so_and_judges_alone() {
     let report: Value = serde_json::from_slice(&bad.stdout).unwrap();
     assert_eq!(problems(&report).iter().filter(|problem| problem["severity"] == "error").count(), 2, "{report:#}");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_needs_a_restart_is_told_until_it_is_as_at_the_start_again() {
+    let standin = Standin::start().await;
+    let site = Site::new(&standin.url).account(shoes());
+    let gateway = Gateway::start(&site).await;
+    let as_started = std::fs::read_to_string(site.path("pixelgate.toml")).unwrap();
+    let warned = || {
+        let report = gateway.json(&["reload", "--json"]);
+        report["problems"].as_array().unwrap().iter().filter(|problem| problem["key"] == "listen.http").count()
+    };
+    site.write("pixelgate.toml", as_started.replace("http = [\"127.0.0.1:0\"]", "http = []"));
+    assert_eq!((warned(), warned()), (1, 1));
+    site.write("pixelgate.toml", &as_started);
+    assert_eq!(warned(), 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_that_is_no_toml_still_says_where_the_gateway_is() {
+    let standin = Standin::start().await;
+    let site = Site::new(&standin.url).account(shoes());
+    let gateway = Gateway::start(&site).await;
+    let toml = std::fs::read_to_string(site.path("pixelgate.toml")).unwrap();
+    site.write("pixelgate.toml", format!("{toml}\nx = \"\n"));
+    let reload = gateway.command(&["reload"]);
+    let said = String::from_utf8_lossy(&reload.stdout).into_owned() + &String::from_utf8_lossy(&reload.stderr);
+    assert_eq!(reload.status.code(), Some(1), "{said}");
+    assert!(said.contains("no TOML"), "{said}");
+    assert!(gateway.command(&["status"]).status.success());
+}

@@ -61,6 +61,7 @@ fn main() {
         let bare = Names::make(&arguments.peers.join("bench"), 1);
         let mut rounds: Vec<Vec<Figures>> = vec![Vec::new(); KINDS.len()];
         let mut bases = vec![0.0; KINDS.len()];
+        print_head();
         for round in 0..arguments.rounds {
             for (at, kind) in KINDS.into_iter().enumerate() {
                 if round == 0 {
@@ -70,7 +71,10 @@ fn main() {
                     continue;
                 }
                 match measure(kind, &arguments, &names) {
-                    Ok(figures) => rounds[at].push(figures),
+                    Ok(figures) => {
+                        print_line(kind, *count, &figures, bases[at]);
+                        rounds[at].push(figures);
+                    }
                     Err(error) => {
                         println!("{count} names, {}: {error}", kind.title());
                         failed |= kind == Kind::Pixelgate;
@@ -121,10 +125,7 @@ fn measure(kind: Kind, arguments: &Arguments, names: &Names) -> Result<Figures, 
 
 fn print(count: usize, rounds: &[Vec<Figures>], bases: &[f64]) {
     println!("\n{count} names, medians of {} rounds in turn", rounds.iter().map(Vec::len).max().unwrap_or_default());
-    println!(
-        "{:>24} {:>8} {:>9} {:>9} {:>8} {:>12} {:>9} {:>9}  cost",
-        "", "start s", "RSS MiB", "PSS MiB", "KiB/name", "handshakes s", "+ POST s", "added ms"
-    );
+    print_head();
     for ((kind, figures), base) in KINDS.into_iter().zip(rounds).zip(bases) {
         if figures.is_empty() {
             println!("{:>24} did not get there", kind.title());
@@ -135,18 +136,39 @@ fn print(count: usize, rounds: &[Vec<Figures>], bases: &[f64]) {
             values.sort_by(f64::total_cmp);
             values[values.len() / 2]
         };
-        let rss = median(|figures| figures.rss_mib);
-        println!(
-            "{:>24} {:>8.2} {rss:>9.1} {:>9.1} {:>8.2} {:>12.2} {:>9.2} {:>9.1}  {} closed, {} refused",
-            kind.title(),
-            median(|figures| figures.start_s),
-            median(|figures| figures.pss_mib),
-            (rss - base) * 1024.0 / count as f64,
-            median(|figures| figures.handshakes_cpu_s),
-            median(|figures| figures.posts_cpu_s),
-            median(|figures| figures.added_ms),
-            median(|figures| figures.closed as f64),
-            median(|figures| figures.refused as f64),
-        );
+        let medians = Figures {
+            start_s: median(|figures| figures.start_s),
+            rss_mib: median(|figures| figures.rss_mib),
+            pss_mib: median(|figures| figures.pss_mib),
+            handshakes_cpu_s: median(|figures| figures.handshakes_cpu_s),
+            posts_cpu_s: median(|figures| figures.posts_cpu_s),
+            added_ms: median(|figures| figures.added_ms),
+            closed: median(|figures| figures.closed as f64) as usize,
+            refused: median(|figures| figures.refused as f64) as usize,
+        };
+        print_line(kind, count, &medians, *base);
     }
+}
+
+fn print_head() {
+    println!(
+        "{:>24} {:>8} {:>9} {:>9} {:>8} {:>12} {:>9} {:>9}  cost",
+        "", "start s", "RSS MiB", "PSS MiB", "KiB/name", "handshakes s", "+ POST s", "added ms"
+    );
+}
+
+fn print_line(kind: Kind, count: usize, figures: &Figures, base: f64) {
+    println!(
+        "{:>24} {:>8.2} {:>9.1} {:>9.1} {:>8.2} {:>12.2} {:>9.2} {:>9.1}  {} closed, {} refused",
+        kind.title(),
+        figures.start_s,
+        figures.rss_mib,
+        figures.pss_mib,
+        (figures.rss_mib - base) * 1024.0 / count as f64,
+        figures.handshakes_cpu_s,
+        figures.posts_cpu_s,
+        figures.added_ms,
+        figures.closed,
+        figures.refused,
+    );
 }

@@ -80,7 +80,8 @@ pub(super) fn run(gateway: &GatewayArgs, args: &CheckArgs) -> anyhow::Result<End
                 findings.port_80(&detail.http, &report.addresses).await;
                 findings.served(&detail.https, &report.addresses, leaf.as_deref()).await;
             }
-            None => findings.skipped("served", "port 80 and what a client sees: no gateway is running"),
+            None => findings
+                .skipped("served", "port 80 and what a client sees: that needs a running gateway that knows the name"),
         }
     });
     if args.json {
@@ -261,7 +262,10 @@ impl Findings {
             tell(self, "dns", finding.reason.clone(), finding.remedy.clone());
         }
         if here.is_empty() {
-            self.skipped("dns", "whether this is the gateway's own address: [host] addresses or --address says what that is");
+            self.skipped(
+                "dns",
+                "whether this is the gateway's own address: [host] addresses or --address says what that is",
+            );
         }
         report
     }

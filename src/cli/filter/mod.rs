@@ -5,7 +5,7 @@ mod test;
 
 use clap::Subcommand;
 
-use super::Ended;
+use super::{Ended, GatewayArgs};
 
 #[derive(Subcommand)]
 pub(super) enum Command {
@@ -15,9 +15,9 @@ pub(super) enum Command {
     Test(test::Args),
 }
 
-pub(super) fn run(command: Command) -> anyhow::Result<Ended> {
+pub(super) fn run(gateway: &GatewayArgs, command: Command) -> anyhow::Result<Ended> {
     match command {
         Command::Build(args) => build::run(args),
-        Command::Test(args) => test::run(args),
+        Command::Test(args) => test::run(gateway, args),
     }
 }

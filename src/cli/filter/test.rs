@@ -6,8 +6,8 @@ use std::sync::Arc;
 use anyhow::Context as _;
 use serde_json::{Value, json};
 
-use crate::cli::{Ended, say, say_json};
-use crate::config::FilterLimits;
+use crate::cli::{Ended, GatewayArgs, say, say_json};
+use crate::config::{FilterLimits, Source};
 use crate::event::decode::{self, GraphRequest};
 use crate::event::{Arrival, Event, OnFault, Scalar};
 use crate::filter::{Chain, Context, FilterHost, Filtered, Program, Stage};
@@ -42,10 +42,11 @@ pub(in crate::cli) struct Args {
     json: bool,
 }
 
-pub(super) fn run(args: Args) -> anyhow::Result<Ended> {
+pub(super) fn run(gateway: &GatewayArgs, args: Args) -> anyhow::Result<Ended> {
     // What the filter itself logs, and what is said of its faults.
     start_log(LogStyle::Text, "off,filter=debug")?;
-    let mut limits = FilterLimits { threads: 2, ..FilterLimits::default() };
+    let written = Source::new(&gateway.config).read().gateway.map(|config| config.filters.clone());
+    let mut limits = FilterLimits { threads: 2, ..written.unwrap_or_default() };
     if let Some(runner) = args.script_runner.clone() {
         limits.script_runner = runner;
     }
@@ -69,8 +70,9 @@ pub(super) fn run(args: Args) -> anyhow::Result<Ended> {
         sources: Vec::new(),
     };
     let event = event(args.event.as_deref())?;
+    let before = to_json(&event)?;
     let filtered = run_once(&chain, context, event)?;
-    print(filtered, args.json)
+    print(filtered, &before, args.json)
 }
 
 /// Nobody counts here.
@@ -114,9 +116,13 @@ fn run_once(chain: &Chain, context: Context, event: Event) -> anyhow::Result<Fil
     filtered.into_iter().next().context("the filter gave nothing back")
 }
 
-fn print(filtered: Filtered, as_json: bool) -> anyhow::Result<Ended> {
+fn print(filtered: Filtered, before: &Value, as_json: bool) -> anyhow::Result<Ended> {
     let (ended, document) = match filtered {
-        Filtered::Pass(event) => (Ended::Fine, json!({ "verdict": "pass", "event": to_json(&event)? })),
+        Filtered::Pass(event) => {
+            let event = to_json(&event)?;
+            let verdict = if event == *before { "pass" } else { "modify" };
+            (Ended::Fine, json!({ "verdict": verdict, "event": event }))
+        }
         Filtered::Drop { reason, .. } => (Ended::Fine, json!({ "verdict": "drop", "reason": reason })),
         Filtered::Hold { reason, message, .. } => {
             (Ended::Bad, json!({ "verdict": "fault", "reason": reason, "message": message }))
@@ -126,7 +132,8 @@ fn print(filtered: Filtered, as_json: bool) -> anyhow::Result<Ended> {
         say_json(&document)?;
     } else {
         let text = |key: &str| document.get(key).and_then(Value::as_str).unwrap_or_default().to_owned();
-        say(format_args!("{} {} {}", text("verdict"), text("reason"), text("message")))?;
+        let line = format!("{} {} {}", text("verdict"), text("reason"), text("message"));
+        say(line.trim_end())?;
         if let Some(event) = document.get("event") {
             say_json(event)?;
         }

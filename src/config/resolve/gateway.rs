@@ -73,8 +73,7 @@ pub(in crate::config) fn gateway(
 /// Where the control socket is of the gateway that this file configures, whatever else is wrong with it.
 pub(in crate::config) fn control_socket(path: &Path) -> PathBuf {
     let bytes = read_file(path, FILE_BYTES_MAX).unwrap_or_default();
-    let (written, _) = file::read(path, None, &bytes, |table| read(table, &Surroundings::default()));
-    written.map_or_else(|| Path::new(DATA_DIR).join("control.sock"), |written| written.control)
+    file::read_in_part(path, &bytes, |table| read(table, &Surroundings::default())).control
 }
 
 /// Reads the root table.
