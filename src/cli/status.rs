@@ -50,8 +50,13 @@ fn print(status: &Status) -> anyhow::Result<()> {
         say(format_args!("\n{} ({}){}", account.id, account.name, if account.active { "" } else { " inactive" }))?;
         for pixel in &account.pixels {
             let reason = pixel.reason.as_ref().map(|reason| format!(" ({reason})")).unwrap_or_default();
+            let retries = match (pixel.failures, &pixel.waits_until) {
+                (0, _) => String::new(),
+                (failures, None) => format!(", failed {failures} times in a row"),
+                (failures, Some(time)) => format!(", failed {failures} times in a row, tries again {time}"),
+            };
             say(format_args!(
-                "  {:<20} {}{reason} · pending {} · in flight {} · delivered {} · dead {}",
+                "  {:<20} {}{reason}{retries} · pending {} · in flight {} · delivered {} · dead {}",
                 pixel.id, pixel.state, pixel.pending, pixel.in_flight, pixel.delivered, pixel.dead
             ))?;
         }

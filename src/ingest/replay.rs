@@ -6,7 +6,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::event::decode;
 use crate::filter::{Context, Filtered};
-use crate::ingest::{Ingest, Refusal, stored};
+use crate::ingest::taking::stored;
+use crate::ingest::{Ingest, Refusal};
 use crate::outbox::{DeadLetter, NewEvent};
 use crate::snapshot::Snapshot;
 

@@ -3,6 +3,7 @@
 mod check;
 mod files;
 mod import;
+mod outside;
 
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
