@@ -112,7 +112,7 @@ async fn traffic(
 ) {
     let mut sent = 0;
     while !over.load(Ordering::Relaxed) {
-        let browser = if sent % 2 == 0 { Browser::new(gateway, &ca) } else { Browser::http1(gateway, &ca) };
+        let browser = Browser::new(gateway, &ca);
         let number = (client + sent * CLIENTS) % ACCOUNTS;
         for _ in 0..KEPT {
             let event = page_view(10_000 + number, &format!("soak-{client}-{sent}"));

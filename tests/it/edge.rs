@@ -128,14 +128,26 @@ async fn a_host_of_another_tenant_than_the_server_name_is_misdirected() {
 #[tokio::test(flavor = "multi_thread")]
 async fn http_1_and_http_2_are_spoken_on_kept_connections() {
     let standin = Standin::start().await;
-    let (site, gateway) = shop(&standin, "").await;
-    let one = Browser::http1(gateway.https(), site.authority.pem());
-    for (browser, version) in [(one, reqwest::Version::HTTP_11), (gateway.browser(), reqwest::Version::HTTP_2)] {
-        for n in 0..3 {
-            let event = page_view(PIXEL, &format!("{version:?}-{n}"));
-            let answer = browser.post(NAME, "/events").body(event.to_string()).send().await.unwrap();
-            assert_eq!((answer.status().as_u16(), answer.version()), (200, version));
+    let (_site, gateway) = shop(&standin, "").await;
+    // By hand: a client's pool may open a second connection before it has the first one back.
+    let mut stream = Hello::to(NAME).shake(gateway.https()).unwrap();
+    for n in 0..3 {
+        let body = page_view(PIXEL, &format!("h1-{n}")).to_string();
+        write!(stream, "POST /events HTTP/1.1\r\nHost: {NAME}\r\nContent-Length: {}\r\n\r\n{body}", body.len())
+            .unwrap();
+        let mut answer = Vec::new();
+        while !answer.ends_with(b"\r\n\r\n") {
+            let mut byte = [0];
+            stream.read_exact(&mut byte).expect("the connection is kept");
+            answer.extend(byte);
         }
+        assert!(answer.starts_with(b"HTTP/1.1 200"), "{}", String::from_utf8_lossy(&answer));
+    }
+    let browser = gateway.browser();
+    for n in 0..3 {
+        let event = page_view(PIXEL, &format!("h2-{n}"));
+        let answer = browser.post(NAME, "/events").body(event.to_string()).send().await.unwrap();
+        assert_eq!((answer.status().as_u16(), answer.version()), (200, reqwest::Version::HTTP_2));
     }
     assert_eq!(gateway.metric("pixelgate_handshakes_total", "ok").await, 2.0, "one connection each");
 }

@@ -25,29 +25,17 @@ pub(crate) struct Browser {
 
 impl Browser {
     pub(crate) fn new(gateway: SocketAddr, ca: &str) -> Self {
-        Self::built(gateway, ca, |builder| builder)
-    }
-
-    /// One that speaks HTTP/1.1 only.
-    pub(crate) fn http1(gateway: SocketAddr, ca: &str) -> Self {
-        Self::built(gateway, ca, reqwest::ClientBuilder::http1_only)
-    }
-
-    fn built(
-        gateway: SocketAddr,
-        ca: &str,
-        adjust: impl FnOnce(reqwest::ClientBuilder) -> reqwest::ClientBuilder,
-    ) -> Self {
         let root = reqwest::Certificate::from_pem(ca.as_bytes()).expect("a CA");
-        let builder = reqwest::Client::builder()
+        let client = reqwest::Client::builder()
             .tls_certs_only([root])
             .dns_resolver(Arc::new(Everywhere(gateway)))
             .user_agent("Tester/0")
             .no_gzip()
             .redirect(reqwest::redirect::Policy::none())
             .timeout(super::PATIENCE)
-            .no_proxy();
-        Self { client: adjust(builder).build().expect("a client"), port: gateway.port() }
+            .no_proxy()
+            .build();
+        Self { client: client.expect("a client"), port: gateway.port() }
     }
 
     /// The URL of a path under a name.
