@@ -1,4 +1,4 @@
-//! A client that asks for names at random and looks at every leaf it gets.
+//! Clients that look at every leaf they get.
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -14,6 +14,7 @@ use crate::names::{Names, pixel_of};
 
 const THREADS: usize = 4;
 const KEPT_ALIVE: usize = 8;
+const UNKNOWN: &str = "events.unknown.example.net";
 const PACE: Duration = Duration::from_millis(20);
 
 /// Where load goes.
@@ -73,27 +74,47 @@ fn post(stream: &mut SslStream<TcpStream>, name: &str, pixel: usize, keep: bool)
 }
 
 impl Load<'_> {
-    /// So many handshakes on new connections, each with an event if `posting`.
-    pub(crate) fn run(&self, handshakes: usize, posting: bool) -> Result<(), String> {
-        let left = AtomicUsize::new(handshakes);
-        std::thread::scope(|scope| {
-            let clients: Vec<_> = (0..THREADS).map(|_| scope.spawn(|| self.client(&left, posting))).collect();
-            clients.into_iter().try_for_each(|client| client.join().expect("a client's thread"))
+    /// A handshake for each name.
+    pub(crate) fn all(&self) -> Result<(), String> {
+        in_threads(self.names.count, |connector, at| shake(connector, self.address, &self.names.name(at)).map(drop))
+    }
+
+    /// So many handshakes, each on a new connection for a name at random, and with an event if `posting`.
+    pub(crate) fn random(&self, handshakes: usize, posting: bool) -> Result<(), String> {
+        in_threads(handshakes, |connector, _| {
+            let at = rand::rng().random_range(0..self.names.count);
+            let name = self.names.name(at);
+            let mut stream = shake(connector, self.address, &name)?;
+            if posting { post(&mut stream, &name, pixel_of(at), false) } else { Ok(()) }
         })
     }
 
-    fn client(&self, left: &AtomicUsize, posting: bool) -> Result<(), String> {
+    /// So many handshakes for a name that nobody has, which must not succeed.
+    pub(crate) fn unknown(&self, handshakes: usize) -> Result<(), String> {
+        in_threads(handshakes, |connector, _| match shake(connector, self.address, UNKNOWN) {
+            Err(error) if error.starts_with("no handshake") => Ok(()),
+            Err(error) => Err(error),
+            Ok(_) => Err(format!("there is a certificate for {UNKNOWN}")),
+        })
+    }
+}
+
+/// Does something so often, in threads, each with a connector of its own.
+fn in_threads(times: usize, client: impl Fn(&SslConnector, usize) -> Result<(), String> + Sync) -> Result<(), String> {
+    let next = AtomicUsize::new(0);
+    let one = || {
         let connector = connector();
-        while left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1)).is_ok() {
-            let at = rand::rng().random_range(0..self.names.count);
-            let name = self.names.name(at);
-            let mut stream = shake(&connector, self.address, &name)?;
-            if posting {
-                post(&mut stream, &name, pixel_of(at), false)?;
+        loop {
+            match next.fetch_add(1, Ordering::Relaxed) {
+                at if at < times => client(&connector, at)?,
+                _ => return Ok(()),
             }
         }
-        Ok(())
-    }
+    };
+    std::thread::scope(|scope| {
+        let clients: Vec<_> = (0..THREADS).map(|_| scope.spawn(one)).collect();
+        clients.into_iter().try_for_each(|client| client.join().expect("a client's thread"))
+    })
 }
 
 impl Neighbours {

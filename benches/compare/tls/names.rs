@@ -7,8 +7,14 @@ use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, 
 
 /// Accounts of Pixelgate have so many names each.
 const NAMES_PER_ACCOUNT: usize = 5;
+/// A name that is configured, and has no certificate at first.
+pub(crate) const LATE: &str = "events.late.example";
+/// A name that is not configured at first.
+pub(crate) const NEW: &str = "events.new.example";
+/// Is there once all certificates are.
+const COMPLETE: &str = ".complete";
 
-/// `count` names with a certificate each; below `folder`:
+/// `count` names with a certificate each, made once and kept; below `folder`:
 ///
 /// * `certs/<name>/{chain.pem,key.pem}`, as Pixelgate and nginx read them;
 /// * `pem/<name>.pem`, both in one, as haproxy and caddy do;
@@ -23,7 +29,6 @@ pub(crate) struct Names {
 impl Names {
     pub(crate) fn make(parent: &Path, count: usize) -> Self {
         let folder = parent.join(count.to_string());
-        let _ = std::fs::remove_dir_all(&folder);
         let mut root = CertificateParams::new(Vec::new()).expect("no names");
         root.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         let root_key = KeyPair::generate().expect("a key");
@@ -34,6 +39,11 @@ impl Names {
         let key = KeyPair::generate().expect("a key");
         let intermediate = params.signed_by(&key, &Issuer::new(root, root_key)).expect("a certificate").pem();
         let names = Self { folder, count, issuer: Issuer::new(params, key), intermediate };
+        names.reset();
+        if names.folder.join(COMPLETE).exists() {
+            return names;
+        }
+        let _ = std::fs::remove_dir_all(&names.folder);
         std::fs::create_dir_all(names.folder.join("pem")).expect("a folder");
         let next = AtomicUsize::new(0);
         std::thread::scope(|scope| {
@@ -44,38 +54,41 @@ impl Names {
                         if at >= count {
                             break;
                         }
-                        names.issue(&names.name(at));
+                        drop(names.issue(&names.name(at)));
                     }
                 });
             }
         });
         names.configure();
+        std::fs::write(names.folder.join(COMPLETE), "").expect("a file");
         names
+    }
+
+    /// Everything as it was made.
+    pub(crate) fn reset(&self) {
+        [LATE, NEW].iter().for_each(|name| self.withdraw(name));
+        let _ = std::fs::remove_file(self.folder.join("pixelgate/accounts/new.toml"));
     }
 
     pub(crate) fn name(&self, at: usize) -> String {
         format!("events.shop{at}.example")
     }
 
-    /// A name that is configured, and has no certificate yet.
-    pub(crate) fn late(&self) -> &'static str {
-        "events.late.example"
-    }
-
-    /// Puts the files of a name where the servers look.
-    pub(crate) fn issue(&self, name: &str) {
+    /// Puts the files of a name where the servers look; says which leaf it is (DER).
+    pub(crate) fn issue(&self, name: &str) -> Vec<u8> {
         let mut params = CertificateParams::new(vec![name.to_owned()]).expect("a DNS name");
         params.not_before = rcgen::date_time_ymd(2025, 1, 1);
         params.not_after = rcgen::date_time_ymd(2045, 1, 1);
         params.distinguished_name.push(DnType::CommonName, "leaf");
         let key = KeyPair::generate().expect("a key");
-        let leaf = params.signed_by(&key, &self.issuer).expect("a certificate").pem();
-        let (chain, key) = (leaf + &self.intermediate, key.serialize_pem());
+        let leaf = params.signed_by(&key, &self.issuer).expect("a certificate");
+        let (chain, key) = (leaf.pem() + &self.intermediate, key.serialize_pem());
         let folder = self.folder.join("certs").join(name);
         std::fs::create_dir_all(&folder).expect("a folder");
         std::fs::write(folder.join("chain.pem"), &chain).expect("a file");
         std::fs::write(folder.join("key.pem"), &key).expect("a file");
         std::fs::write(self.folder.join("pem").join(format!("{name}.pem")), chain + &key).expect("a file");
+        leaf.der().to_vec()
     }
 
     pub(crate) fn withdraw(&self, name: &str) {
@@ -88,14 +101,22 @@ impl Names {
         std::fs::create_dir_all(dir.join("accounts")).expect("a folder");
         std::fs::write(dir.join("token"), "a-token-for-nothing").expect("a file");
         let mut names: Vec<String> = (0..self.count).map(|at| self.name(at)).collect();
-        names.push(self.late().to_owned());
+        names.push(LATE.to_owned());
         for (account, names) in names.chunks(NAMES_PER_ACCOUNT).enumerate() {
-            let toml = format!(
-                "name = \"Account {account}\"\ndomains = {names:?}\n\n[[pixels]]\nid = \"{}\"\naccess_token = {{ file = \"../token\" }}\n",
-                pixel_of(account * NAMES_PER_ACCOUNT)
-            );
-            std::fs::write(dir.join(format!("accounts/a{account}.toml")), toml).expect("a file");
+            self.write_account(&format!("a{account}"), names, pixel_of(account * NAMES_PER_ACCOUNT));
         }
+    }
+
+    /// An account with a name of its own.
+    pub(crate) fn add_account(&self) {
+        self.write_account("new", &[NEW.to_owned()], 1);
+    }
+
+    fn write_account(&self, id: &str, names: &[String], pixel: usize) {
+        let toml = format!(
+            "name = \"Account {id}\"\ndomains = {names:?}\n\n[[pixels]]\nid = \"{pixel}\"\naccess_token = {{ file = \"../token\" }}\n"
+        );
+        std::fs::write(self.folder.join(format!("pixelgate/accounts/{id}.toml")), toml).expect("a file");
     }
 }
 

@@ -1,9 +1,7 @@
-//! Each server with its configuration, started, looked into, and told of one more name the way its operators do it.
+//! Each server with its configuration, started and looked into.
 
 use std::fmt::Write as _;
-use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::os::unix::net::UnixStream;
+use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -12,11 +10,14 @@ use crate::client::{connector, shake};
 use crate::names::Names;
 
 /// Longer than this is "did not start".
-const START_MAX: Duration = Duration::from_secs(600);
-const POLL: Duration = Duration::from_millis(2);
+pub(crate) const START_MAX: Duration = Duration::from_secs(600);
+pub(crate) const POLL: Duration = Duration::from_millis(2);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Kind {
+    /// Pixelgate that never ran before.
+    FirstStart,
+    /// Pixelgate after that.
     Pixelgate,
     NginxBlocks,
     NginxVariable,
@@ -24,19 +25,20 @@ pub(crate) enum Kind {
     Caddy,
 }
 
-pub(crate) const KINDS: [Kind; 5] =
-    [Kind::Pixelgate, Kind::NginxVariable, Kind::NginxBlocks, Kind::Haproxy, Kind::Caddy];
+/// In turn; each start that is not the first one follows one.
+pub(crate) const KINDS: [Kind; 6] =
+    [Kind::FirstStart, Kind::Pixelgate, Kind::NginxVariable, Kind::NginxBlocks, Kind::Haproxy, Kind::Caddy];
 
 /// A server that runs.
 pub(crate) struct Server {
-    kind: Kind,
-    child: Child,
+    pub(crate) kind: Kind,
+    pub(crate) child: Child,
     pub(crate) address: SocketAddr,
     pub(crate) started_in: Duration,
     /// Its own folder, where its configuration and sockets are.
-    dir: PathBuf,
+    pub(crate) dir: PathBuf,
     /// The folder of the peers, as which they see `/`.
-    root: PathBuf,
+    pub(crate) root: PathBuf,
     /// Where nothing is answered: what Pixelgate delivers waits there.
     _graph: TcpListener,
 }
@@ -46,6 +48,7 @@ pub(crate) struct Server {
 impl Kind {
     pub(crate) fn title(self) -> &'static str {
         match self {
+            Kind::FirstStart => "pixelgate, first start",
             Kind::Pixelgate => "pixelgate",
             Kind::NginxBlocks => "nginx, block a name",
             Kind::NginxVariable => "nginx, variable + cache",
@@ -53,15 +56,27 @@ impl Kind {
             Kind::Caddy => "caddy, load_folders",
         }
     }
+
+    pub(crate) fn is_pixelgate(self) -> bool {
+        matches!(self, Kind::FirstStart | Kind::Pixelgate)
+    }
+
+    /// Visits of each name after which nearly all are warm: of nginx's two workers each has a cache of its own, and three
+    /// visits find both in three of four cases.
+    pub(crate) fn visits(self) -> usize {
+        if self == Kind::NginxVariable { 3 } else { 1 }
+    }
 }
 
 // === impl Server ===
 
 impl Server {
     pub(crate) fn start(kind: Kind, root: &Path, names: &Names) -> Result<Self, String> {
-        names.withdraw(names.late());
-        let dir = names.folder.join(format!("{kind:?}"));
-        let _ = std::fs::remove_dir_all(&dir);
+        names.reset();
+        let dir = names.folder.join(if kind.is_pixelgate() { "own".to_owned() } else { format!("{kind:?}") });
+        if kind != Kind::Pixelgate {
+            let _ = std::fs::remove_dir_all(&dir);
+        }
         std::fs::create_dir_all(&dir).map_err(|error| error.to_string())?;
         let graph = TcpListener::bind("127.0.0.1:0").map_err(|error| error.to_string())?;
         let address = free_address();
@@ -109,8 +124,15 @@ impl Server {
         (of("Rss:"), of("Pss:"))
     }
 
+    /// CPU seconds that all its processes spend meanwhile.
+    pub(crate) fn cpu_s_of(&self, load: impl FnOnce() -> Result<(), String>) -> Result<f64, String> {
+        let before = self.cpu_s();
+        load()?;
+        Ok(self.cpu_s() - before)
+    }
+
     /// CPU seconds of all its processes so far (proc(5): ticks of 10 ms).
-    pub(crate) fn cpu_s(&self) -> f64 {
+    fn cpu_s(&self) -> f64 {
         let ticks = |pid: &u32| -> f64 {
             let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
             let fields: Vec<&str> = stat.rsplit(')').next().unwrap_or_default().split_whitespace().collect();
@@ -129,77 +151,6 @@ impl Server {
             at += 1;
         }
         pids
-    }
-
-    /// Gives it one name more, and waits until that is served.
-    pub(crate) fn add(&mut self, names: &Names) -> Result<Duration, String> {
-        let late = names.late();
-        names.issue(late);
-        let begun = Instant::now();
-        self.announce(names, late)?;
-        let connector = connector();
-        while let Err(error) = shake(&connector, self.address, late) {
-            if begun.elapsed() > START_MAX {
-                return Err(format!("the added name is not served: {error}"));
-            }
-            std::thread::sleep(POLL);
-        }
-        Ok(begun.elapsed())
-    }
-
-    fn announce(&self, names: &Names, late: &str) -> Result<(), String> {
-        let told = |error: std::io::Error| error.to_string();
-        match self.kind {
-            Kind::NginxVariable => Ok(()),
-            Kind::Pixelgate => {
-                let mut command = Command::new(env!("CARGO_BIN_EXE_pixelgate"));
-                command.arg("reload").arg("--config").arg(names.folder.join("pixelgate"));
-                command.stdout(Stdio::null()).status().map(drop).map_err(told)
-            }
-            Kind::NginxBlocks => {
-                let block = nginx_block(self.address, late, &seen_by_peers(&self.root, &names.folder));
-                let blocks = self.dir.join("blocks.conf");
-                std::fs::OpenOptions::new()
-                    .append(true)
-                    .open(blocks)
-                    .and_then(|mut file| file.write_all(block.as_bytes()))
-                    .map_err(told)?;
-                let kill = Command::new("kill").arg("-HUP").arg(self.child.id().to_string()).status();
-                kill.map(drop).map_err(told)
-            }
-            Kind::Haproxy => {
-                let folder = seen_by_peers(&self.root, &names.folder);
-                let file = format!("{folder}/pem/{late}.pem");
-                let pem = std::fs::read_to_string(names.folder.join(format!("pem/{late}.pem"))).map_err(told)?;
-                let list = format!("{}/crt-list", seen_by_peers(&self.root, &self.dir));
-                self.haproxy(&format!("new ssl cert {file}\n"))?;
-                self.haproxy(&format!("set ssl cert {file} <<\n{pem}\n\n"))?;
-                self.haproxy(&format!("commit ssl cert {file}\n"))?;
-                self.haproxy(&format!("add ssl crt-list {list} {file}\n"))
-            }
-            Kind::Caddy => {
-                let config = std::fs::read_to_string(self.dir.join("caddy.json")).map_err(told)?;
-                let admin = std::fs::read_to_string(self.dir.join("admin")).map_err(told)?;
-                let mut stream = TcpStream::connect(&admin).map_err(told)?;
-                write!(
-                    stream,
-                    "POST /load HTTP/1.1\r\nHost: {admin}\r\nContent-Type: application/json\r\nCache-Control: must-revalidate\r\nConnection: close\r\nContent-Length: {}\r\n\r\n{config}",
-                    config.len()
-                )
-                .map_err(told)?;
-                let mut answer = String::new();
-                stream.read_to_string(&mut answer).map_err(told)?;
-                if answer.starts_with("HTTP/1.1 200") { Ok(()) } else { Err(answer) }
-            }
-        }
-    }
-
-    fn haproxy(&self, order: &str) -> Result<(), String> {
-        let mut stream = UnixStream::connect(self.dir.join("socket")).map_err(|error| error.to_string())?;
-        stream.write_all(order.as_bytes()).map_err(|error| error.to_string())?;
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer).map_err(|error| error.to_string())?;
-        if answer.contains("rror") || answer.contains("Can't") { Err(answer) } else { Ok(()) }
     }
 }
 
@@ -232,7 +183,7 @@ struct Starting<'a> {
 impl Starting<'_> {
     fn command(&mut self) -> Command {
         match self.kind {
-            Kind::Pixelgate => self.pixelgate(),
+            Kind::FirstStart | Kind::Pixelgate => self.pixelgate(),
             Kind::NginxBlocks => self.nginx(true),
             Kind::NginxVariable => self.nginx(false),
             Kind::Haproxy => self.haproxy(),
@@ -275,7 +226,11 @@ impl Starting<'_> {
         let servers = if blocks {
             let mut text = String::new();
             (0..self.names.count).for_each(|at| text += &nginx_block(self.address, &self.names.name(at), &folder));
-            format!("include {};", self.write("blocks.conf", &text))
+            let blocks = self.write("blocks.conf", &text);
+            format!(
+                "server {{ listen {} ssl default_server backlog=4096; ssl_reject_handshake on; }}\ninclude {blocks};",
+                self.address
+            )
         } else {
             format!(
                 "ssl_certificate_cache max=200000 inactive=1h valid=1h;\n\
@@ -288,7 +243,7 @@ impl Starting<'_> {
             "user root; daemon off; worker_processes 2; pid {dir}/pid; error_log {dir}/errors crit;\n\
              events {{ worker_connections 8192; }}\n\
              http {{ access_log off; server_names_hash_max_size 1048576; server_names_hash_bucket_size 128;\n\
-             ssl_protocols TLSv1.3; ssl_session_tickets off; ssl_session_cache off; ssl_ecdh_curve X25519;\n\
+             ssl_protocols TLSv1.3; ssl_ecdh_curve X25519;\n\
              keepalive_requests 1000000;\n{servers} }}\n"
         );
         let conf = self.write("nginx.conf", &conf);
@@ -306,8 +261,8 @@ impl Starting<'_> {
         }
         let list = self.write("crt-list", &list);
         let conf = format!(
-            "global\n nbthread 2\n maxconn 8192\n tune.ssl.cachesize 0\n stats socket {dir}/socket mode 600 level admin\n\
-             \x20ssl-default-bind-options ssl-min-ver TLSv1.3 no-tls-tickets\n ssl-default-bind-curves X25519\n\
+            "global\n nbthread 2\n maxconn 8192\n stats socket {dir}/socket mode 600 level admin\n\
+             \x20ssl-default-bind-options ssl-min-ver TLSv1.3\n ssl-default-bind-curves X25519\n\
              defaults\n mode http\n timeout connect 5s\n timeout client 60s\n timeout server 60s\n\
              frontend names\n bind {} ssl crt-list {list} strict-sni\n http-request return status 204\n",
             self.address
@@ -334,7 +289,6 @@ impl Starting<'_> {
                     "routes": [{ "handle": [{ "handler": "static_response", "status_code": 204 }] }],
                 } } },
                 "tls": {
-                    "session_tickets": { "disabled": true },
                     "certificates": { "load_folders": [format!("{folder}/pem")] },
                 },
             },
@@ -346,7 +300,7 @@ impl Starting<'_> {
     }
 }
 
-fn nginx_block(address: SocketAddr, name: &str, folder: &str) -> String {
+pub(crate) fn nginx_block(address: SocketAddr, name: &str, folder: &str) -> String {
     format!(
         "server {{ listen {address} ssl; server_name {name}; ssl_certificate {folder}/certs/{name}/chain.pem; \
          ssl_certificate_key {folder}/certs/{name}/key.pem; location / {{ return 204; }} }}\n"
@@ -354,7 +308,7 @@ fn nginx_block(address: SocketAddr, name: &str, folder: &str) -> String {
 }
 
 /// A path as the peers see it.
-fn seen_by_peers(root: &Path, path: &Path) -> String {
+pub(crate) fn seen_by_peers(root: &Path, path: &Path) -> String {
     format!("/{}", path.strip_prefix(root).expect("a path below the peers' root").display())
 }
 
