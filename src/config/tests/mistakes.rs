@@ -14,7 +14,7 @@ pub(super) fn of_account(text: impl AsRef<[u8]>) -> Vec<String> {
 }
 
 /// The problems of `pixelgate.toml`.
-fn of_gateway(text: &str) -> Vec<String> {
+pub(super) fn of_gateway(text: &str) -> Vec<String> {
     let folder = Folder::new();
     folder.write("pixelgate.toml", text);
     folder.problems()

@@ -6,6 +6,7 @@ mod claims;
 mod documentation;
 mod kept;
 mod mistakes;
+mod ordering;
 mod reading;
 mod secrets;
 
