@@ -14,6 +14,10 @@ use crate::proxy::{cookies, forwarded};
 use crate::snapshot::{Route, Snapshot};
 use crate::tls;
 
+/// Where a URL without a port leads.
+const HTTP_PORT: u16 = 80;
+const HTTPS_PORT: u16 = 443;
+
 /// The Host that a request names, without its port, in the form that names are compared in.
 pub(super) fn host_of(header: &RequestHeader) -> Option<Cow<'_, str>> {
     let authority = match header.uri.authority() {
@@ -35,11 +39,32 @@ pub(super) fn route_of(snapshot: &Snapshot, server_name: &str, host: &str) -> Op
     same.then_some(route)
 }
 
-/// The https URL of what was asked for over plain HTTP.
-pub(super) fn secure_location(host: &str, uri: &Uri) -> Option<HeaderValue> {
+/// Where plain HTTP and TLS are taken.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Ports {
+    pub(super) http: Vec<u16>,
+    pub(super) https: Vec<u16>,
+}
+
+/// The port that a client of plain HTTP connected to, as far as it says so.
+pub(super) fn port_of(header: &RequestHeader) -> u16 {
+    let authority = header.uri.authority().map(|authority| authority.as_str());
+    let authority = authority.or_else(|| header.headers.get(HOST)?.to_str().ok());
+    let port = authority.and_then(|authority| authority.rsplit_once(':')?.1.parse().ok());
+    port.unwrap_or(HTTP_PORT)
+}
+
+/// The https URL of what was asked for over plain HTTP at this port. Where the client met the very port that we listen
+/// on, it meets our TLS port as well; else something maps ports in between, and what it maps to TLS can only be guessed:
+/// the usual one.
+pub(super) fn secure_location(host: &str, port: u16, uri: &Uri, ports: &Ports) -> Option<HeaderValue> {
     let path = uri.path_and_query().map_or("/", |path| path.as_str());
     let path = if path.starts_with('/') { path } else { "/" };
-    HeaderValue::try_from(format!("https://{host}{path}")).ok()
+    let direct = ports.http.contains(&port) && !ports.https.contains(&HTTPS_PORT);
+    match ports.https.first().filter(|_| direct) {
+        Some(port) => HeaderValue::try_from(format!("https://{host}:{port}{path}")).ok(),
+        None => HeaderValue::try_from(format!("https://{host}{path}")).ok(),
+    }
 }
 
 /// The request as ingest takes it.
@@ -119,11 +144,30 @@ mod tests {
 
     #[test]
     fn a_redirect_keeps_path_and_query() {
-        let location = |uri: &str| secure_location("a.example", &uri.parse().unwrap()).unwrap();
+        let location = |uri: &str| secure_location("a.example", 80, &uri.parse().unwrap(), &Ports::default()).unwrap();
         assert_eq!(location("/p?q=1"), "https://a.example/p?q=1");
         assert_eq!(location("http://a.example/p"), "https://a.example/p");
         assert_eq!(location("//evil.example/p"), "https://a.example//evil.example/p");
         assert_eq!(location("*"), "https://a.example/");
+    }
+
+    #[test]
+    fn a_redirect_leads_to_where_tls_is_taken() {
+        let location = |port, http: &[u16], https: &[u16]| {
+            let ports = Ports { http: http.to_vec(), https: https.to_vec() };
+            secure_location("a.example", port, &Uri::from_static("/p"), &ports).unwrap().to_str().unwrap().to_owned()
+        };
+        assert_eq!(location(80, &[80], &[443]), "https://a.example/p");
+        assert_eq!(location(80, &[80, 80], &[8443, 443]), "https://a.example/p");
+        assert_eq!(location(80, &[80], &[8443]), "https://a.example:8443/p");
+        assert_eq!(location(8080, &[8080], &[8443]), "https://a.example:8443/p");
+        assert_eq!(location(80, &[8080], &[8443]), "https://a.example/p", "80 is mapped to 8080, so 443 to 8443");
+        let port = |host: &'static str| {
+            let mut header = RequestHeader::build("GET", b"/", None).unwrap();
+            header.insert_header(HOST, host).unwrap();
+            port_of(&header)
+        };
+        assert_eq!([port("a.example"), port("a.example:8080"), port("a.example:x")], [80, 8080, 80]);
     }
 
     #[test]

@@ -51,6 +51,7 @@ use crate::ingest::Ingest;
 use crate::proxy::accept::{Acceptor, Scheme};
 use crate::proxy::handshake::{Names, TlsAcceptor};
 use crate::proxy::hooks::TRIES_MAX;
+use crate::proxy::incoming::Ports;
 use crate::proxy::limits::{ConnectionLimits, HandshakeRate, SourceRates};
 use crate::proxy::script::Script;
 use crate::proxy::service::Service;
@@ -130,6 +131,10 @@ impl Edge {
         observer: Arc<dyn Observer>,
     ) -> Result<Self, EdgeError> {
         let published = reloader.published().clone();
+        let ports = |listeners: &[TcpListener]| -> io::Result<Vec<u16>> {
+            listeners.iter().map(|listener| Ok(listener.local_addr()?.port())).collect()
+        };
+        let ports = Ports { http: ports(&listeners.http)?, https: ports(&listeners.https)? };
         let https = listeners.https.into_iter().map(|listener| (listener, Scheme::Https));
         let http = listeners.http.into_iter().map(|listener| (listener, Scheme::Http));
         let listeners = https
@@ -147,6 +152,7 @@ impl Edge {
             requests: requests.clone(),
             script: Script::new(),
             challenges: challenges.clone(),
+            ports,
         };
         let conf = ServerConf { max_retries: TRIES_MAX, ..ServerConf::default() };
         let mut proxy = http_proxy(&Arc::new(conf), service);

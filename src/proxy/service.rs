@@ -13,7 +13,7 @@ use crate::event::decode::{Form, RenewedCookies};
 use crate::ingest::{GraphParts, Ingest, Refusal, Request};
 use crate::proxy::body::{self, Body, BodyError, BodyLimits};
 use crate::proxy::context::{Connection, Context, Forward};
-use crate::proxy::incoming;
+use crate::proxy::incoming::{self, Ports};
 use crate::proxy::limits::BodyMemory;
 use crate::proxy::respond::{Answer, Rejection, Style};
 use crate::proxy::routes::Target;
@@ -37,6 +37,7 @@ pub(super) struct Service {
     pub(super) requests: TaskTracker,
     pub(super) script: Script,
     pub(super) challenges: Arc<Challenges>,
+    pub(super) ports: Ports,
 }
 
 /// How a request goes on.
@@ -65,7 +66,8 @@ impl Service {
         let (method, uri) = (header.method.clone(), header.uri.clone());
         let host = incoming::host_of(header).map(|host| host.into_owned());
         let Some(server_name) = &connection.server_name else {
-            return self.plain(ctx, &method, host.as_deref(), &uri).map(Step::Answer);
+            let port = incoming::port_of(header);
+            return self.plain(ctx, &method, host.as_deref(), port, &uri).map(Step::Answer);
         };
         let host = host.ok_or(Rejection::Misdirected)?;
         let route = incoming::route_of(&ctx.snapshot, server_name, &host).ok_or(Rejection::Misdirected)?;
@@ -91,13 +93,20 @@ impl Service {
 
     /// The answer to plain HTTP if the name is known: to an ACME server what it looks for (RFC 8555, 8.3), else the same
     /// over TLS.
-    fn plain(&self, ctx: &Context, method: &Method, host: Option<&str>, uri: &Uri) -> Result<Answer, Rejection> {
+    fn plain(
+        &self,
+        ctx: &Context,
+        method: &Method,
+        host: Option<&str>,
+        port: u16,
+        uri: &Uri,
+    ) -> Result<Answer, Rejection> {
         let known = host.filter(|host| ctx.snapshot.route(host).is_some()).ok_or(Rejection::NotFound)?;
         let token = uri.path().strip_prefix(ACME_CHALLENGE).filter(|_| method == Method::GET);
         if let Some(answer) = token.and_then(|token| self.challenges.http_answer(known, token)) {
             return Ok(Answer::new(StatusCode::OK).body("application/octet-stream", answer.into()));
         }
-        incoming::secure_location(known, uri).map(Answer::redirect).ok_or(Rejection::NotFound)
+        incoming::secure_location(known, port, uri, &self.ports).map(Answer::redirect).ok_or(Rejection::NotFound)
     }
 
     async fn gateway(&self, session: &mut Session, ctx: &Context, arrived: Arrived<'_>) -> Result<Answer, Rejection> {

@@ -283,6 +283,9 @@ async fn plain_http_is_redirected_for_known_hosts_only() {
     };
     let known = answer(NAME);
     assert!(known.starts_with("http/1.1 308") && known.contains(&format!("location: https://{NAME}/p?q=1")), "{known}");
+    // Whoever met the port that is listened on meets that of TLS too.
+    let direct = answer(&format!("{NAME}:{}", http.port()));
+    assert!(direct.contains(&format!("location: https://{NAME}:{}/p?q=1", gateway.https().port())), "{direct}");
     assert!(answer("unknown.example").starts_with("http/1.1 404"));
 }
 
