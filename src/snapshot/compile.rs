@@ -113,8 +113,10 @@ fn compile_chain(config: &AccountConfig, filters: &FilterHost) -> Result<Chain, 
     filters.compile(&config.id, stages).map_err(|errors| {
         let problem = |error: crate::filter::StageError| {
             let index = config.filters.iter().position(|filter| filter.name == error.stage).unwrap_or_default();
-            let key = format!("filters[{index}].{}", key_of(config.filters.get(index), &error.error));
-            Problem::error(&config.file, &key, error.error.to_string(), error.error.remedy()).of_account(&config.id)
+            let filter = config.filters.get(index);
+            let key = format!("filters[{index}].{}", key_of(filter, &error.error));
+            let reason = reason_of(filter, &error.error);
+            Problem::error(&config.file, &key, reason, error.error.remedy()).of_account(&config.id)
         };
         errors.into_iter().map(problem).collect()
     })
@@ -126,6 +128,16 @@ fn stage(filter: &FilterConfig) -> Stage {
         FilterProgram::Script(_, text) => Program::Script(text.clone()),
     };
     Stage { name: filter.name.clone(), program, settings: filter.settings.clone(), on_fault: filter.on_fault }
+}
+
+/// What is wrong, with the script in which a line is at fault.
+fn reason_of(filter: Option<&FilterConfig>, error: &LoadError) -> String {
+    match (filter.map(|filter| &filter.program), error) {
+        (Some(FilterProgram::Script(path, _)), LoadError::Refused(_) | LoadError::InitFault { .. }) => {
+            format!("{}: {error}", path.display())
+        }
+        _ => error.to_string(),
+    }
 }
 
 /// The key that an error is about. What a script refuses may be the script itself.

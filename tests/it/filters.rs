@@ -233,5 +233,6 @@ async fn a_file_that_is_no_filter_is_a_problem_of_its_account_alone() {
     assert!(reason("b").contains("core module"), "{}", reason("b"));
     assert!(reason("c").contains("export"), "{}", reason("c"));
     assert!(reason("d").contains("line 2, column"), "names the line: {}", reason("d"));
+    assert!(reason("d").contains("broken.js: "), "names the file: {}", reason("d"));
     assert_eq!(gateway.browser().send("events.hats.example", &page_view(5002, "fine")).await.0, 200);
 }
