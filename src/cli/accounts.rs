@@ -59,13 +59,14 @@ pub(super) fn run(gateway: &GatewayArgs, command: Command) -> anyhow::Result<End
     };
     match command {
         Command::List { json: true }
-        | Command::Show { .. }
+        | Command::Show { json: true, .. }
         | Command::Pause { json: true, .. }
         | Command::Resume { json: true, .. } => say_json(&answer)?,
         Command::List { .. } => {
             let accounts: Vec<AccountStatus> = serde_json::from_value(answer)?;
             accounts.iter().try_for_each(print_line)?;
         }
+        Command::Show { .. } => print_account(&serde_json::from_value(answer)?)?,
         Command::Pause { account, .. } => say(format_args!("{account}: paused; its events are kept"))?,
         Command::Resume { account, .. } => say(format_args!("{account}: resumed"))?,
     }
@@ -76,15 +77,34 @@ fn print_line(account: &AccountStatus) -> std::io::Result<()> {
     let pending: u64 = account.pixels.iter().map(|pixel| pixel.pending).sum();
     let delivered: u64 = account.pixels.iter().map(|pixel| pixel.delivered).sum();
     let names = if account.domains.is_empty() { "on the host's domain".to_owned() } else { account.domains.join(", ") };
-    let paused = !account.pixels.is_empty() && account.pixels.iter().all(|pixel| pixel.state == "paused");
-    let state = match (account.active, paused) {
-        (false, _) => "inactive",
-        (true, true) => "paused",
-        (true, false) => "active",
-    };
+    let state = state(account);
     say(format_args!(
-        "{:<24} {state:<9} {} pixels · pending {pending} · delivered {delivered} · {names}",
+        "{:<24} {state:<9} {} pixels · events: {pending} pending, {delivered} delivered · {names}",
         account.id,
         account.pixels.len()
     ))
+}
+
+fn state(account: &AccountStatus) -> &'static str {
+    let paused = !account.pixels.is_empty() && account.pixels.iter().all(|pixel| pixel.state == "paused");
+    match (account.active, paused) {
+        (false, _) => "inactive",
+        (true, true) => "paused",
+        (true, false) => "active",
+    }
+}
+
+/// One account with all that is known of it, a line for each thing.
+fn print_account(account: &AccountStatus) -> std::io::Result<()> {
+    let list = |what: &[String], none: &str| if what.is_empty() { none.to_owned() } else { what.join(", ") };
+    say(format_args!("{} ({}): {}", account.id, account.name, state(account)))?;
+    say(format_args!("  names    {}", list(&account.domains, "none; reached on the host's domain")))?;
+    say(format_args!("  filters  {}", list(&account.filters, "none")))?;
+    for pixel in &account.pixels {
+        say(format_args!("  pixel    {}", pixel.summary()))?;
+        if let Some(oldest) = &pixel.oldest_at {
+            say(format_args!("           the oldest event that waits was accepted at {oldest}"))?;
+        }
+    }
+    Ok(())
 }

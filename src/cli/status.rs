@@ -1,7 +1,7 @@
 //! `pixelgate status`
 
 use super::client;
-use super::{Ended, GatewayArgs, say, say_json};
+use super::{Ended, GatewayArgs, say, say_json, size};
 use crate::console::Status;
 
 pub(super) fn run(gateway: &GatewayArgs, json: bool) -> anyhow::Result<Ended> {
@@ -26,8 +26,11 @@ fn print(status: &Status) -> anyhow::Result<()> {
         if status.ready { "ready".to_owned() } else { format!("NOT READY: {}", status.why.join(", ")) },
     ))?;
     say(format_args!(
-        "names: {} served, {} without a certificate · outbox: {} bytes, {} bytes free",
-        status.certificates.served, status.certificates.not_served, status.outbox.bytes, status.outbox.free_bytes
+        "names: {} served, {} without a certificate · outbox: {}, {} free",
+        status.certificates.served,
+        status.certificates.not_served,
+        size(status.outbox.bytes),
+        size(status.outbox.free_bytes)
     ))?;
     let names = &status.certificates;
     let unserved = names.states.iter().filter(|(state, count)| *state != "valid" && **count > 0);
@@ -46,19 +49,14 @@ fn print(status: &Status) -> anyhow::Result<()> {
             first.collect::<Vec<_>>().join(", ")
         ))?;
     }
+    for account in &names.ca_accounts {
+        let warning = if account.paused_until.is_some() { "warning: " } else { "" };
+        say(format_args!("{warning}CA account {}", account.summary()))?;
+    }
     for account in &status.accounts {
         say(format_args!("\n{} ({}){}", account.id, account.name, if account.active { "" } else { " inactive" }))?;
         for pixel in &account.pixels {
-            let reason = pixel.reason.as_ref().map(|reason| format!(" ({reason})")).unwrap_or_default();
-            let retries = match (pixel.failures, &pixel.waits_until) {
-                (0, _) => String::new(),
-                (failures, None) => format!(", failed {failures} times in a row"),
-                (failures, Some(time)) => format!(", failed {failures} times in a row, tries again {time}"),
-            };
-            say(format_args!(
-                "  {:<20} {}{reason}{retries} · pending {} · in flight {} · delivered {} · dead {}",
-                pixel.id, pixel.state, pixel.pending, pixel.in_flight, pixel.delivered, pixel.dead
-            ))?;
+            say(format_args!("  {}", pixel.summary()))?;
         }
     }
     if !status.problems.is_empty() {

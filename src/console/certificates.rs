@@ -3,12 +3,12 @@
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use axum::extract::{Path, Query, State};
 use axum::http::StatusCode;
 use axum::response::Json;
 use serde::{Deserialize, Serialize};
-use serde_json::{Value, json};
 
 use crate::account::{AccountId, ServerName};
 use crate::clock::now_ms;
@@ -17,6 +17,7 @@ use crate::console::control::Refused;
 use crate::console::status::ExpiringName;
 use crate::snapshot::{Route, Snapshot};
 use crate::tls::chain::{Chain, rfc3339};
+use crate::tls::keep::IMPORTED;
 use crate::tls::probe::over_loopback;
 use crate::tls::{CertificateFault, CertificateState, CredentialError, Lookup, Origin};
 
@@ -28,14 +29,48 @@ const SOON: i64 = 14 * 86_400;
 
 /// Who knows what comes next for a name's certificate, and can hasten it.
 pub trait CertificateDesk: Send + Sync {
-    /// Every name of the configuration, in no order. `issuer` may be left out: it is read from the files.
+    /// Every name of the configuration, in no order. What stands in the files only, its issuer and that it was imported,
+    /// may be left out.
     fn list(&self) -> Vec<CertificateView>;
 
-    /// Orders a certificate for a name now. Returns before it is there.
+    /// The accounts at CAs; none where nothing is ordered.
+    fn ca_accounts(&self) -> Vec<CaAccountStatus>;
+
+    /// Orders a certificate for a name as soon as the limits let it, and says when that is. Returns before it is there.
     ///
     /// # Errors
     /// When nothing will come of it.
-    fn issue(&self, name: &ServerName) -> Result<(), DeskError>;
+    fn issue(&self, name: &ServerName) -> Result<Ordered, DeskError>;
+}
+
+/// One account at a CA. The keys are stable.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CaAccountStatus {
+    /// Its name: `default` for `[acme]` itself, else as in `[[acme.accounts]]`.
+    pub name: String,
+    /// The CA's directory.
+    pub directory: String,
+    /// Until when nothing is asked of it, RFC 3339.
+    pub paused_until: Option<String>,
+    /// What went wrong there last, if nothing went well since.
+    pub reason: Option<String>,
+    /// First orders that it may be given now.
+    pub orders_left: u32,
+    /// Of so many…
+    pub orders_max: u32,
+    /// …in so many seconds.
+    pub orders_window_seconds: u64,
+}
+
+/// An order that a person asked for.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Ordered {
+    /// The name.
+    pub name: ServerName,
+    /// When it is ordered, RFC 3339; `None` = nobody can say.
+    pub at: Option<String>,
+    /// Why not at once; `None` = it is ordered at once.
+    pub reason: Option<String>,
 }
 
 /// Why nothing is ordered.
@@ -65,7 +100,7 @@ pub struct CertificateView {
     pub issuer: Option<String>,
     /// Last second of its validity, RFC 3339.
     pub not_after: Option<String>,
-    /// `operator`, `issued`, `operator_wildcard`, `issued_wildcard`.
+    /// `operator`, `issued`, `imported`, `operator_wildcard`, `imported_wildcard`.
     pub origin: Option<String>,
     /// The folder that it lies in.
     pub folder: Option<PathBuf>,
@@ -75,6 +110,8 @@ pub struct CertificateView {
     pub next_action: Option<String>,
     /// When, RFC 3339.
     pub next_action_at: Option<String>,
+    /// Why not before.
+    pub next_action_reason: Option<String>,
     /// What went wrong last.
     pub last_error: Option<String>,
 }
@@ -88,6 +125,8 @@ pub struct CertificateDetail {
     pub https: Vec<Door>,
     /// Where plain HTTP is spoken.
     pub http: Vec<Door>,
+    /// Where certificates are ordered.
+    pub ca_accounts: Vec<CaAccountStatus>,
 }
 
 /// A listener as it is reached over loopback.
@@ -120,7 +159,7 @@ pub(super) async fn list(
         });
         views.sort_by_cached_key(CertificateView::need);
         views.truncate(limit);
-        views.iter_mut().for_each(CertificateView::read_issuer);
+        views.iter_mut().for_each(CertificateView::read_folder);
         Json(views)
     })
     .await
@@ -133,13 +172,18 @@ pub(super) async fn show(
     blocking(move || {
         let name = known(&console, &name)?;
         let mut certificate = one(&console, &name)?;
-        certificate.read_issuer();
+        certificate.read_folder();
         let proxy_protocol = console.reloader.published().load().gateway.listen.proxy_protocol.clone();
         let doors = |listeners: &[SocketAddr]| -> Vec<Door> {
             let over = listeners.iter().map(|listener| over_loopback(*listener, &proxy_protocol));
             over.map(|(address, proxy_header)| Door { address, proxy_header }).collect()
         };
-        Ok(Json(CertificateDetail { certificate, https: doors(&console.https), http: doors(&console.http) }))
+        Ok(Json(CertificateDetail {
+            certificate,
+            https: doors(&console.https),
+            http: doors(&console.http),
+            ca_accounts: console.desk.ca_accounts(),
+        }))
     })
     .await?
 }
@@ -157,11 +201,14 @@ pub(super) async fn refresh(
     .await
 }
 
-pub(super) async fn issue(State(console): State<Console>, Path(name): Path<String>) -> Result<Json<Value>, Refused> {
+pub(super) async fn issue(State(console): State<Console>, Path(name): Path<String>) -> Result<Json<Ordered>, Refused> {
     let name = known(&console, &name)?;
-    let refused = |error: DeskError| Refused(StatusCode::CONFLICT, error.to_string());
-    console.desk.issue(&name).map_err(refused)?;
-    Ok(Json(json!({ "name": name, "ordered": true })))
+    // It is written down durably first.
+    blocking(move || {
+        let refused = |error: DeskError| Refused(StatusCode::CONFLICT, error.to_string());
+        console.desk.issue(&name).map(Json).map_err(refused)
+    })
+    .await?
 }
 
 /// Every name of the configuration as the store knows it, without what comes next.
@@ -196,6 +243,7 @@ fn view(snapshot: &Snapshot, name: &ServerName, now_ms: i64) -> CertificateView 
         expires_soon: valid.is_some_and(|known| expires_soon(known, now_ms / 1_000)),
         next_action: None,
         next_action_at: None,
+        next_action_reason: None,
         last_error: fault
             .filter(|_| is_served)
             .map(|fault| format!("its own certificate is {}; a wildcard's stands in", label(fault))),
@@ -233,7 +281,8 @@ fn origin(origin: Origin) -> &'static str {
         Origin::Operator => "operator",
         Origin::Issued => "issued",
         Origin::OperatorWildcard => "operator_wildcard",
-        Origin::IssuedWildcard => "issued_wildcard",
+        // ACME orders none here.
+        Origin::IssuedWildcard => "imported_wildcard",
     }
 }
 
@@ -257,6 +306,21 @@ async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) 
     done.map_err(|error| Refused(StatusCode::INTERNAL_SERVER_ERROR, format!("it broke off: {error}")))
 }
 
+// === impl CaAccountStatus ===
+
+impl CaAccountStatus {
+    /// How it stands, as a person reads it.
+    pub fn summary(&self) -> String {
+        let window = humantime::format_duration(Duration::from_secs(self.orders_window_seconds));
+        let orders = format!("{} of {} first orders in {window} left", self.orders_left, self.orders_max);
+        let reason = self.reason.as_ref().map(|reason| format!(": {reason}")).unwrap_or_default();
+        match &self.paused_until {
+            Some(until) => format!("{} at {}: left alone until {until}{reason}; {orders}", self.name, self.directory),
+            None => format!("{} at {}: {orders}", self.name, self.directory),
+        }
+    }
+}
+
 // === impl CertificateView ===
 
 impl CertificateView {
@@ -265,14 +329,31 @@ impl CertificateView {
         self.state != "valid" || self.expires_soon || self.last_error.is_some()
     }
 
-    /// What needs a person most comes first: what is not served, then what has an error, then what ends first.
-    fn need(&self) -> (bool, bool, Option<String>, ServerName) {
-        (self.state == "valid", self.last_error.is_none(), self.not_after.clone(), self.name.clone())
+    /// What comes next for it, as a person reads it.
+    pub fn next(&self) -> Option<String> {
+        let mut text = self.next_action.clone()?;
+        let further = [(" ", &self.next_action_at), (": ", &self.next_action_reason)];
+        for (before, part) in further.into_iter().filter_map(|(before, part)| Some((before, part.as_ref()?))) {
+            text.push_str(before);
+            text.push_str(part);
+        }
+        Some(text)
     }
 
-    fn read_issuer(&mut self) {
-        let chain = self.folder.as_ref().and_then(|folder| std::fs::read(folder.join("chain.pem")).ok());
+    /// What needs a person most comes first: what is not served, then what has an error, then what ends first, then
+    /// what is ordered first.
+    fn need(&self) -> (bool, bool, Option<String>, Option<String>, ServerName) {
+        let (ends, ordered) = (self.not_after.clone(), self.next_action_at.clone());
+        (self.state == "valid", self.last_error.is_none(), ends, ordered, self.name.clone())
+    }
+
+    fn read_folder(&mut self) {
+        let Some(folder) = &self.folder else { return };
+        let chain = std::fs::read(folder.join("chain.pem")).ok();
         let leaf = chain.and_then(|pem| Chain::from_pem(&pem)?.leaf());
         self.issuer = self.issuer.take().or(leaf.map(|leaf| leaf.issuer));
+        if self.origin.as_deref() == Some("issued") && folder.join(IMPORTED).exists() {
+            self.origin = Some("imported".to_owned());
+        }
     }
 }

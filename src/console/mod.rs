@@ -24,7 +24,9 @@ use crate::outbox::{Health, Outbox};
 use crate::reload::Reloader;
 use crate::telemetry::Metrics;
 
-pub use certificates::{CertificateDesk, CertificateDetail, CertificateView, DeskError, Door, views};
+pub use certificates::{
+    CaAccountStatus, CertificateDesk, CertificateDetail, CertificateView, DeskError, Door, Ordered, views,
+};
 pub use dead_letters::DeadLetterView;
 pub use status::{AccountStatus, CertificatesStatus, ExpiringName, OutboxStatus, PixelStatus, Status};
 

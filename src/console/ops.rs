@@ -7,7 +7,7 @@ use axum::response::{IntoResponse, Json, Response};
 use axum::routing::get;
 use serde_json::json;
 
-use crate::console::{Console, status};
+use crate::console::{CaAccountStatus, Console, status};
 use crate::telemetry::exposition;
 
 pub(super) fn routes(console: Console) -> Router {
@@ -36,6 +36,10 @@ async fn metrics(State(console): State<Console>) -> Response {
     let snapshot = console.reloader.published().load();
     let certificates = snapshot.certificates.summary();
     console.metrics.certificates(&certificates.states(), certificates.first_expiry.map(|at| at - now_ms / 1_000));
+    let ca_accounts = console.desk.ca_accounts();
+    let ca_account =
+        |account: &CaAccountStatus| (account.name.clone(), account.paused_until.is_some(), account.orders_left);
+    console.metrics.ca_accounts(ca_accounts.iter().map(ca_account));
     match exposition(&console.metrics, snapshot.gateway.metrics_per_account_max) {
         Ok(text) => ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], text).into_response(),
         Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()).into_response(),

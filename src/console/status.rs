@@ -9,7 +9,7 @@ use crate::account::{AccountId, LaneKey, PixelId};
 use crate::clock::now_ms;
 use crate::config::{PixelConfig, Problem};
 use crate::console::Console;
-use crate::console::certificates::expiring;
+use crate::console::certificates::{CaAccountStatus, expiring};
 use crate::outbox::LaneStatus;
 use crate::snapshot::{Snapshot, Tenant};
 
@@ -55,6 +55,8 @@ pub struct CertificatesStatus {
     pub expiring: usize,
     /// The first of these.
     pub expiring_first: Vec<ExpiringName>,
+    /// Where certificates are ordered.
+    pub ca_accounts: Vec<CaAccountStatus>,
 }
 
 /// A name whose certificate expires soon.
@@ -117,6 +119,24 @@ pub struct PixelStatus {
     pub waits_until: Option<String>,
 }
 
+// === impl PixelStatus ===
+
+impl PixelStatus {
+    /// All of it in a line, as a person reads it.
+    pub fn summary(&self) -> String {
+        let reason = self.reason.as_ref().map(|reason| format!(" ({reason})")).unwrap_or_default();
+        let retries = match (self.failures, &self.waits_until) {
+            (0, _) => String::new(),
+            (failures, None) => format!(", failed {failures} times in a row"),
+            (failures, Some(time)) => format!(", failed {failures} times in a row, tries again {time}"),
+        };
+        format!(
+            "{:<20} {}{reason}{retries} · events: {} pending, {} in flight, {} delivered, {} dead",
+            self.id, self.state, self.pending, self.in_flight, self.delivered, self.dead
+        )
+    }
+}
+
 /// The status of everything now.
 pub(super) fn status(console: &Console) -> Status {
     let snapshot = console.reloader.published().load_full();
@@ -129,13 +149,13 @@ pub(super) fn status(console: &Console) -> Status {
         ready: why.is_empty(),
         why,
         problems: snapshot.problems().into_iter().chain((console.further_problems)()).collect(),
-        certificates: certificates(&snapshot),
+        certificates: certificates(&snapshot, console.desk.ca_accounts()),
         outbox: OutboxStatus { bytes: stats.log_bytes + stats.dead_letter_bytes, free_bytes: stats.free_bytes },
         accounts: accounts(console),
     }
 }
 
-fn certificates(snapshot: &Snapshot) -> CertificatesStatus {
+fn certificates(snapshot: &Snapshot, ca_accounts: Vec<CaAccountStatus>) -> CertificatesStatus {
     let summary = snapshot.certificates.summary();
     let mut expiring: Vec<_> = expiring(snapshot, now_ms()).collect();
     expiring.sort();
@@ -146,6 +166,7 @@ fn certificates(snapshot: &Snapshot) -> CertificatesStatus {
         states: summary.states().into_iter().map(|(state, names)| (state.to_owned(), names)).collect(),
         expiring: expiring.len(),
         expiring_first: expiring.into_iter().take(EXPIRING_SHOWN).collect(),
+        ca_accounts,
     }
 }
 

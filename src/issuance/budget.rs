@@ -22,6 +22,8 @@ pub(super) struct Budgets {
     cells: HashMap<Key, i64>,
     /// How often in a row a CA could not be reached.
     trouble: HashMap<Arc<str>, u32>,
+    /// Why a CA is left alone.
+    blamed: HashMap<Arc<str>, Box<str>>,
     /// Cells that changed since they were last written to disk.
     changed: Vec<Key>,
 }
@@ -52,6 +54,17 @@ pub(super) enum Limit {
     Pause,
 }
 
+/// What holds an order back longest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Bound<'a> {
+    /// Until then, Unix milliseconds; not later than the present = nothing does.
+    pub(super) until_ms: i64,
+    /// Which limit.
+    pub(super) limit: Limit,
+    /// Of what: a name, a registered domain, or nothing.
+    pub(super) subject: &'a str,
+}
+
 /// What an order is for, as far as limits go (letsencrypt.org/docs/rate-limits, "Limit Exemptions").
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Kind {
@@ -73,24 +86,30 @@ impl Budgets {
 
     /// From when on an order of this kind may begin; not later than `now_ms` = it may begin now.
     pub(super) fn ready_at(&self, account: &AcmeAccount, name: &str, kind: Kind, now_ms: i64) -> i64 {
-        let key = |limit, subject: &str| Key::new(&account.name, limit, subject);
-        let mut ready =
-            self.paused_until(&account.name, "", now_ms).max(self.paused_until(&account.name, name, now_ms));
-        let mut consider = |limit, subject: &str, budget| {
-            ready = ready.max(self.room_at(&key(limit, subject), budget, now_ms));
+        self.bound(account, name, kind, now_ms).until_ms
+    }
+
+    /// What an order of this kind waits for longest.
+    pub(super) fn bound<'a>(&self, account: &AcmeAccount, name: &'a str, kind: Kind, now_ms: i64) -> Bound<'a> {
+        let pause = |subject: &'a str| Bound {
+            until_ms: self.paused_until(&account.name, subject, now_ms),
+            limit: Limit::Pause,
+            subject,
         };
-        let budgets = &account.budgets;
-        consider(Limit::Failures, name, budgets.failures);
-        if kind != Kind::Replacement {
-            consider(Limit::Duplicates, name, budgets.duplicates);
-        }
-        if kind == Kind::New {
-            let domain = registered_domain(name);
-            consider(Limit::NewOrders, "", budgets.new_orders);
-            consider(Limit::Domain, domain, budgets.domain_certificates);
-            ready = ready.max(self.paused_until(&account.name, domain, now_ms));
-        }
-        ready
+        let cell = |limit, subject: &'a str, budget| Bound {
+            until_ms: self.room_at(&Key::new(&account.name, limit, subject), budget, now_ms),
+            limit,
+            subject,
+        };
+        let (budgets, domain) = (&account.budgets, registered_domain(name));
+        let always = [pause(name), cell(Limit::Failures, name, budgets.failures)];
+        let again = (kind != Kind::Replacement).then(|| cell(Limit::Duplicates, name, budgets.duplicates));
+        let first = (kind == Kind::New).then(|| {
+            let orders = cell(Limit::NewOrders, "", budgets.new_orders);
+            [orders, cell(Limit::Domain, domain, budgets.domain_certificates), pause(domain)]
+        });
+        let others = always.into_iter().chain(again).chain(first.into_iter().flatten());
+        others.fold(pause(""), |longest, other| if other.until_ms > longest.until_ms { other } else { longest })
     }
 
     /// From when on an account takes new orders at all.
@@ -132,6 +151,29 @@ impl Budgets {
         }
     }
 
+    /// How many first orders an account may begin now.
+    pub(super) fn new_orders_left(&self, account: &AcmeAccount, now_ms: i64) -> u32 {
+        let (budget, key) = (account.budgets.new_orders, Key::new(&account.name, Limit::NewOrders, ""));
+        let window = millis(budget.window);
+        let owed = self.cells.get(&key).map_or(0, |paid| paid.saturating_sub(now_ms)).clamp(0, window);
+        u32::try_from((window - owed) / cost(budget).max(1)).unwrap_or(u32::MAX).min(budget.max)
+    }
+
+    /// Until when an account is left alone; `None` = it is not.
+    pub(super) fn paused(&self, account: &AcmeAccount, now_ms: i64) -> Option<i64> {
+        Some(self.paused_until(&account.name, "", now_ms)).filter(|until| *until > now_ms)
+    }
+
+    /// Notes why an account is left alone, for those who look.
+    pub(super) fn blame(&mut self, account: &str, reason: &str) {
+        self.blamed.insert(account.into(), reason.into());
+    }
+
+    /// What was noted last, unless the account was of use since; nothing is over a restart.
+    pub(super) fn blamed(&self, account: &str) -> Option<&str> {
+        self.blamed.get(account).map(|reason| &**reason)
+    }
+
     /// Counts a failed validation.
     pub(super) fn validation_failed(&mut self, account: &AcmeAccount, name: &str, now_ms: i64) {
         self.pay(Key::new(&account.name, Limit::Failures, name), account.budgets.failures, now_ms);
@@ -162,6 +204,7 @@ impl Budgets {
     /// A CA answers.
     pub(super) fn reached(&mut self, account: &str) {
         self.trouble.remove(account);
+        self.blamed.remove(account);
     }
 
     /// The cells that changed since the last call, and what they hold now; `None` = nothing that would limit anybody.

@@ -11,7 +11,7 @@
 //! * `work` — one name's way; `dns` — whether it leads here; `order` — one order at a CA; `account` — the accounts there; `transport` — HTTP under it;
 //!   `trouble` — whose trouble it is when nothing comes of it;
 //! * `store` — the files of certificates; `book`, `state` — what is kept of names and budgets;
-//! * `view` — what an operator sees;
+//! * `outlook` — the plan played through in time, pure; `view` — what an operator sees;
 //! * here — the service that runs it all.
 //!
 //! A process that is killed goes on where it was: the keys and the order's URL are on disk before the CA is asked for
@@ -23,6 +23,7 @@ mod budget;
 mod dns;
 mod names;
 mod order;
+mod outlook;
 mod schedule;
 mod state;
 mod store;
@@ -58,7 +59,7 @@ use crate::snapshot::Snapshot;
 use crate::tls::{Challenges, Wanted};
 
 pub use self::dns::{Dns, DnsError, DnsFinding, DnsReport};
-pub use self::view::{NameView, NextAction};
+pub use self::view::{AccountView, NameView, NextAction};
 
 /// How often the configuration is looked at, and the clock, which may have been set.
 const LOOK_INTERVAL: Duration = Duration::from_secs(1);
@@ -212,26 +213,27 @@ impl Issuance {
         tasks.shutdown().await;
     }
 
-    /// Orders a certificate for a name now, whatever it has. Blocks until that is written down.
+    /// Orders a certificate for a name now, whatever it has, and says how it stands then: a limit may hold the order back.
+    /// Blocks until that is written down.
     ///
     /// # Errors
     /// Why nothing will come of it.
-    pub fn order_now(&self, name: &ServerName) -> Result<(), Refusal> {
+    pub fn order_now(&self, name: &ServerName) -> Result<Option<NameView>, Refusal> {
         let snapshot = self.shared.reloader.published().load_full();
         if !snapshot.gateway.acme.enabled {
             return Err(Refusal::Disabled);
         }
-        if !listed(&snapshot).iter().any(|listed| listed.name == *name) {
-            return Err(Refusal::UnknownName);
-        }
+        let found = listed(&snapshot).into_iter().find(|listed| listed.name == *name).ok_or(Refusal::UnknownName)?;
         self.shared.book.with(|memory| {
             let state = memory.change(name);
             state.forced = true;
             state.not_before_ms = 0;
         });
         self.shared.book.write(now_ms())?;
+        // Nobody goes before it: it stands as if it were alone.
+        let view = self.views(&snapshot, &[found]).pop();
         self.shared.woken.notify_one();
-        Ok(())
+        Ok(view)
     }
 }
 

@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use crate::account::ServerName;
 use crate::config::{AcmeAccount, AcmeConfig};
-use crate::issuance::budget::{Budgets, Kind, cost};
+use crate::issuance::budget::{Budgets, Kind};
 use crate::issuance::state::NameState;
 
 /// Of a lifetime, the part after which a certificate is renewed if nobody says otherwise.
@@ -177,20 +177,6 @@ pub(super) fn plan<'a>(
     plan
 }
 
-/// When a name's turn comes, if all goes well: its own time, and that of those before it in the queue of first orders.
-pub(super) fn forecast(at_ms: i64, before: usize, config: &AcmeConfig, budgets: &Budgets, now_ms: i64) -> i64 {
-    let mut per_ms = 0.0;
-    let mut free_at = i64::MAX;
-    for account in &config.accounts {
-        per_ms += 1.0 / cost(account.budgets.new_orders).max(1) as f64;
-        free_at = free_at.min(budgets.account_ready_at(account, Kind::New, now_ms));
-    }
-    let burst: u64 = config.accounts.iter().map(|account| u64::from(account.budgets.new_orders.max)).sum();
-    let waiting = if free_at > now_ms { before as u64 } else { (before as u64).saturating_sub(burst) };
-    let queue_ms = waiting as f64 / per_ms;
-    at_ms.max(free_at.max(now_ms).saturating_add(queue_ms as i64))
-}
-
 /// When the renewal window of a name's certificate is to be asked for; `None` = never.
 fn look_at(subject: &Subject<'_>, now_ms: i64) -> Option<i64> {
     let Present::Issued { not_after, .. } = subject.present else { return None };
@@ -222,13 +208,13 @@ fn urgency<'a>(subject: &Subject<'a>, kind: Kind) -> (Class, i64, &'a ServerName
 }
 
 /// Until when no account takes first orders; `None` = one does.
-fn all_full_until(config: &AcmeConfig, budgets: &Budgets, now_ms: i64) -> Option<i64> {
+pub(super) fn all_full_until(config: &AcmeConfig, budgets: &Budgets, now_ms: i64) -> Option<i64> {
     let ready = config.accounts.iter().map(|account| budgets.account_ready_at(account, Kind::New, now_ms)).min()?;
     (ready > now_ms).then_some(ready)
 }
 
 /// The account at which a name is ordered, or when there will be one.
-fn choose(
+pub(super) fn choose(
     subject: &Subject<'_>,
     kind: Kind,
     config: &AcmeConfig,

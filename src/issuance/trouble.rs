@@ -31,6 +31,9 @@ pub(super) enum Trouble {
     NotServed(String),
 }
 
+/// What the reason begins with where the account at the CA is the trouble.
+const ACCOUNT: &str = "the account at the CA cannot be used: ";
+
 // === impl Trouble ===
 
 impl Trouble {
@@ -49,6 +52,11 @@ impl Trouble {
         }
     }
 
+    /// Whether it is the CA's or the account's there: no other name of that account fares better.
+    pub(super) fn is_with_the_ca(&self) -> bool {
+        matches!(self, Self::RateLimited(_) | Self::Unreachable(_) | Self::Account(_) | Self::AccountGone)
+    }
+
     /// What a person reads.
     pub(super) fn reason(&self) -> String {
         match self {
@@ -59,7 +67,7 @@ impl Trouble {
             Self::Unreachable(text) => format!("the CA cannot be reached: {text}"),
             Self::Slow(text) => format!("the CA did not finish in time: {text}"),
             Self::Lost => "the order that was begun is not at the CA any more".to_owned(),
-            Self::Account(text) => format!("the account at the CA cannot be used: {text}"),
+            Self::Account(text) => format!("{ACCOUNT}{text}"),
             Self::AccountGone => "the CA does not know the account any more; a new one is made".to_owned(),
             Self::Local(text) => format!("the certificate cannot be kept: {text}"),
             Self::NotServed(text) => format!("the certificate was issued, but is not served: {text}"),
@@ -108,6 +116,11 @@ impl Trouble {
             _ => Self::Validation(told(problem)),
         }
     }
+}
+
+/// Whether a reason, as it is kept of a name, says that the account at the CA cannot be used.
+pub(super) fn is_of_account(reason: &str) -> bool {
+    reason.starts_with(ACCOUNT)
 }
 
 /// The kind of problem, without the namespace of RFC 8555.

@@ -1,13 +1,19 @@
-//! What an operator sees of issuance: for each name what comes next and when, and what went wrong.
+//! What an operator sees of issuance: for each name what comes next, when and why not before, and what went wrong; and
+//! how the accounts at CAs stand.
+
+use std::sync::Arc;
 
 use crate::account::{AccountId, ServerName};
 use crate::clock::now_ms;
-use crate::config::Problem;
+use crate::config::{AcmeAccount, AcmeBudget, AcmeConfig, Problem};
 use crate::issuance::Issuance;
-use crate::issuance::budget::Kind;
+use crate::issuance::budget::{Budgets, Kind, Limit};
 use crate::issuance::names::{Listed, listed, present};
-use crate::issuance::schedule::{Next, Present, Subject, forecast, next};
+use crate::issuance::outlook::{Outlook, Wait, foresee};
+use crate::issuance::schedule::{Next, Present, Subject, next};
 use crate::issuance::state::NameState;
+use crate::issuance::trouble::is_of_account;
+use crate::snapshot::Snapshot;
 
 /// One name.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -20,12 +26,31 @@ pub struct NameView {
     pub next: NextAction,
     /// When, as far as it can be foreseen. Unix milliseconds.
     pub next_at_ms: Option<i64>,
+    /// Why not before.
+    pub next_why: Option<String>,
     /// The CA account that issued its certificate.
     pub issued_by: Option<String>,
     /// Failed orders since the last certificate.
     pub failures: u32,
     /// Why the last order failed.
     pub last_error: Option<String>,
+}
+
+/// One account at a CA.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AccountView {
+    /// Its name in the configuration.
+    pub name: String,
+    /// The CA's directory.
+    pub directory: String,
+    /// Until when nothing is asked of it. Unix milliseconds.
+    pub paused_until_ms: Option<i64>,
+    /// What went wrong there last, if nothing went well since.
+    pub trouble: Option<String>,
+    /// First orders that it may be given now.
+    pub new_orders_left: u32,
+    /// Of how many in what time.
+    pub new_orders: AcmeBudget,
 }
 
 /// What a name waits for.
@@ -70,40 +95,57 @@ impl Issuance {
     /// Every name, in the order of the configuration.
     pub fn names(&self) -> Vec<NameView> {
         let snapshot = self.shared.reloader.published().load_full();
-        let (config, now_ms) = (&snapshot.gateway.acme, now_ms());
-        let listed = listed(&snapshot);
-        let nothing = NameState::default();
+        self.views(&snapshot, &listed(&snapshot))
+    }
+
+    /// The accounts at CAs, in the order of the configuration; none where nothing is ordered.
+    pub fn accounts(&self) -> Vec<AccountView> {
+        let snapshot = self.shared.reloader.published().load_full();
+        let (acme, now_ms) = (&snapshot.gateway.acme, now_ms());
+        let ordering = acme.accounts.iter().filter(|_| acme.enabled);
         self.shared.book.with(|memory| {
-            let mut views = Vec::with_capacity(listed.len());
-            let mut queue = Vec::new();
-            for Listed { name, account, rank } in &listed {
-                let state = memory.names.get(name).unwrap_or(&nothing);
-                let busy = memory.is_busy(name);
-                let subject = Subject { name, rank: *rank, present: present(&snapshot, name), state, busy };
-                let (action, at_ms) = action(&subject, next(&subject, config, now_ms), config.enabled);
-                if action == NextAction::Order {
-                    queue.push((*rank, views.len()));
-                }
-                views.push(NameView {
-                    name: name.clone(),
-                    account: account.clone(),
-                    next: action,
-                    next_at_ms: at_ms,
-                    issued_by: state.issued_by.as_deref().map(str::to_owned),
-                    failures: state.failures,
-                    last_error: state.error.as_deref().map(str::to_owned),
-                });
-            }
-            // First orders are worked off in this order, and wait for the budgets.
-            queue.sort_unstable();
-            for (before, (_, index)) in queue.into_iter().enumerate() {
-                if let Some(view) = views.get_mut(index) {
-                    let at = view.next_at_ms.unwrap_or(now_ms);
-                    view.next_at_ms = Some(forecast(at, before, config, &memory.budgets, now_ms));
-                }
-            }
-            views
+            let budgets = &memory.budgets;
+            let view = |account: &Arc<AcmeAccount>| AccountView {
+                name: account.name.clone(),
+                directory: account.directory.clone(),
+                paused_until_ms: budgets.paused(account, now_ms),
+                trouble: budgets.blamed(&account.name).map(str::to_owned),
+                new_orders_left: budgets.new_orders_left(account, now_ms),
+                new_orders: account.budgets.new_orders,
+            };
+            ordering.map(view).collect()
         })
+    }
+
+    /// Some names, each as it stands among these.
+    pub(super) fn views(&self, snapshot: &Snapshot, listed: &[Listed]) -> Vec<NameView> {
+        let (config, now_ms) = (&snapshot.gateway.acme, now_ms());
+        let (states, budgets) = self.shared.book.with(|memory| {
+            let known = |name: &ServerName| (memory.names.get(name).cloned().unwrap_or_default(), memory.is_busy(name));
+            let states: Vec<_> = listed.iter().map(|listed| known(&listed.name)).collect();
+            (states, memory.budgets.clone())
+        });
+        let mut subjects = Vec::with_capacity(listed.len());
+        for (Listed { name, rank, .. }, (state, busy)) in listed.iter().zip(&states) {
+            let present = present(snapshot, name);
+            subjects.push(Subject { name, rank: *rank, present, state, busy: *busy });
+        }
+        let outlooks = if config.enabled { foresee(&subjects, config, &budgets, now_ms) } else { Vec::new() };
+        let mut outlooks = outlooks.into_iter();
+        let view = |(subject, listed): (&Subject<'_>, &Listed)| {
+            let (outlook, state) = (outlooks.next().flatten(), subject.state);
+            NameView {
+                name: listed.name.clone(),
+                account: listed.account.clone(),
+                next: action(subject, config, now_ms),
+                next_at_ms: outlook.as_ref().and_then(|outlook| outlook.at_ms),
+                next_why: outlook.and_then(|outlook| why(subject, &outlook, &budgets)),
+                issued_by: state.issued_by.as_deref().map(str::to_owned),
+                failures: state.failures,
+                last_error: state.error.as_deref().map(str::to_owned),
+            }
+        };
+        subjects.iter().zip(listed).map(view).collect()
     }
 
     /// What is wrong with names now, as warnings.
@@ -137,6 +179,12 @@ impl Issuance {
 
 fn remedy(name: &ServerName, state: &NameState) -> String {
     let at = rfc3339(state.not_before_ms);
+    if state.error.as_deref().is_some_and(is_of_account) {
+        return format!(
+            "mend [acme] (external_account, email, terms_agreed, profile) by what the CA says; `pixelgate status` shows \
+             the accounts at CAs; it is tried again after {at}, at once by `pixelgate cert issue {name}`"
+        );
+    }
     format!(
         "`pixelgate cert check {name}` shows what is wrong; it is tried again after {at}, at once by `pixelgate cert issue {name}`"
     )
@@ -148,15 +196,48 @@ fn rfc3339(at_ms: i64) -> humantime::Rfc3339Timestamp {
     humantime::format_rfc3339_seconds(std::time::UNIX_EPOCH + since)
 }
 
-fn action(subject: &Subject<'_>, next: Next, enabled: bool) -> (NextAction, Option<i64>) {
-    match next {
-        _ if subject.busy => (NextAction::Running, None),
-        Next::Operator => (NextAction::Operator, None),
-        _ if !enabled => (NextAction::Off, None),
-        Next::Visitor => (NextAction::Visitor, None),
-        Next::Order { at_ms, .. } if subject.state.failures > 0 => (NextAction::Retry, Some(at_ms)),
-        Next::Order { at_ms, kind: Kind::New } => (NextAction::Order, Some(at_ms)),
-        Next::Order { at_ms, .. } if subject.present == Present::Nothing => (NextAction::Order, Some(at_ms)),
-        Next::Order { at_ms, .. } => (NextAction::Renew, Some(at_ms)),
+fn action(subject: &Subject<'_>, config: &AcmeConfig, now_ms: i64) -> NextAction {
+    match next(subject, config, now_ms) {
+        _ if subject.busy => NextAction::Running,
+        Next::Operator => NextAction::Operator,
+        _ if !config.enabled => NextAction::Off,
+        Next::Visitor => NextAction::Visitor,
+        Next::Order { .. } if subject.state.failures > 0 => NextAction::Retry,
+        Next::Order { kind: Kind::New, .. } => NextAction::Order,
+        Next::Order { .. } if subject.present == Present::Nothing => NextAction::Order,
+        Next::Order { .. } => NextAction::Renew,
     }
+}
+
+/// Why an order waits until then.
+fn why(subject: &Subject<'_>, outlook: &Outlook<'_>, budgets: &Budgets) -> Option<String> {
+    let Some(Wait { account, limit, subject: of, .. }) = &outlook.wait else {
+        let renewal = subject.state.renewal.as_ref().is_some_and(|renewal| renewal.offered);
+        return match subject.present {
+            _ if subject.state.failures > 0 => Some(format!("it failed {} times in a row", subject.state.failures)),
+            Present::Issued { .. } if renewal && !subject.state.forced => Some("the CA wants it then".to_owned()),
+            _ => None,
+        };
+    };
+    let (of, ca, limits) = (*of, &account.name, &account.budgets);
+    let budget = |AcmeBudget { max, window }: AcmeBudget, what: &str| {
+        format!("the CA account {ca} may have {max} {what} in {}", humantime::format_duration(window))
+    };
+    let queue = || match outlook.before {
+        0 => String::new(),
+        before => format!("; {before} go before it"),
+    };
+    Some(match limit {
+        Limit::NewOrders => budget(limits.new_orders, "first orders") + &queue(),
+        Limit::Domain => {
+            budget(limits.domain_certificates, &format!("first certificates for names of {of}")) + &queue()
+        }
+        Limit::Duplicates => budget(limits.duplicates, "certificates for one name"),
+        Limit::Failures => budget(limits.failures, "failed validations of one name"),
+        Limit::Pause if !of.is_empty() => format!("the CA wants no order for {of} before, at the account {ca}"),
+        Limit::Pause => match budgets.blamed(ca) {
+            Some(reason) => format!("the CA account {ca} is left alone until then: {reason}"),
+            None => format!("the CA account {ca} is left alone until then"),
+        },
+    })
 }

@@ -195,6 +195,9 @@ impl Work {
             let reason = trouble.reason();
             let waits = (acme.retry_min, acme.retry_max);
             let mut until = now_ms;
+            if trouble.is_with_the_ca() {
+                memory.budgets.blame(&account.name, &reason);
+            }
             match &trouble {
                 Trouble::NotServed(_) => memory.change(&start.name).issued(&account.name),
                 Trouble::Unreachable(_) => until = memory.budgets.unreachable(&account.name, now_ms),

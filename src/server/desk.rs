@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use crate::account::ServerName;
 use crate::clock::now_ms;
-use crate::console::{CertificateDesk, CertificateView, DeskError, views};
-use crate::issuance::{Issuance, NextAction, Refusal};
+use crate::console::{CaAccountStatus, CertificateDesk, CertificateView, DeskError, Ordered, views};
+use crate::issuance::{AccountView, Issuance, NextAction, Refusal};
 use crate::reload::Reloader;
 
 /// The desk of a gateway that may order.
@@ -27,16 +27,41 @@ impl CertificateDesk for OrderingDesk {
                 next => Some(next.as_str().to_owned()),
             };
             view.next_action_at = known.next_at_ms.map(rfc3339);
+            view.next_action_reason = known.next_why;
             view.last_error = known.last_error.or(view.last_error.take());
         }
         list
     }
 
-    fn issue(&self, name: &ServerName) -> Result<(), DeskError> {
-        self.issuance.order_now(name).map_err(|refusal| match refusal {
+    fn ca_accounts(&self) -> Vec<CaAccountStatus> {
+        let status = |account: AccountView| CaAccountStatus {
+            name: account.name,
+            directory: account.directory,
+            paused_until: account.paused_until_ms.map(rfc3339),
+            reason: account.trouble,
+            orders_left: account.new_orders_left,
+            orders_max: account.new_orders.max,
+            orders_window_seconds: account.new_orders.window.as_secs(),
+        };
+        self.issuance.accounts().into_iter().map(status).collect()
+    }
+
+    fn issue(&self, name: &ServerName) -> Result<Ordered, DeskError> {
+        let inactive =
+            || format!("no certificate is ordered for {name}: its account is not active; set active = true and reload");
+        let ordered = self.issuance.order_now(name).map_err(|refusal| match refusal {
             Refusal::Disabled => DeskError::Disabled,
-            Refusal::UnknownName => DeskError::UnknownName(name.clone()),
+            // The console knows the name.
+            Refusal::UnknownName => DeskError::Refused(inactive()),
             Refusal::State(_) => DeskError::Refused(refusal.to_string()),
+        })?;
+        Ok(Ordered {
+            name: name.clone(),
+            at: ordered.as_ref().and_then(|view| view.next_at_ms).map(rfc3339),
+            reason: ordered.and_then(|view| match view.next {
+                NextAction::Running => Some("an order is under way already".to_owned()),
+                _ => view.next_why,
+            }),
         })
     }
 }

@@ -51,6 +51,8 @@ pub struct Metrics {
     certificates: IntGaugeVec,
     certificate_expiry: Gauge,
     certificate_orders: IntCounterVec,
+    ca_account_paused: IntGaugeVec,
+    ca_account_orders_left: IntGaugeVec,
     reasons: Mutex<HashMap<AccountId, HashSet<String>>>,
     /// The accounts with series of their own, in the order in which they got them.
     pub(super) own_series: Mutex<Vec<String>>,
@@ -109,6 +111,13 @@ impl Metrics {
                 Gauge::new("certificate_expiry_seconds_min", "Until the first certificate expires")?,
             )?,
             certificate_orders: counters(r, "certificate_orders_total", "Certificates ordered", &["result"])?,
+            ca_account_paused: gauges(r, "ca_account_paused", "1 = nothing is asked of a CA account", &["ca_account"])?,
+            ca_account_orders_left: gauges(
+                r,
+                "ca_account_orders_left",
+                "First orders that a CA account may be given now",
+                &["ca_account"],
+            )?,
             reasons: Mutex::default(),
             own_series: Mutex::default(),
             registry,
@@ -218,6 +227,18 @@ impl Metrics {
     /// A certificate that was ordered, and what came of it.
     pub fn certificate_order(&self, result: &str) {
         self.certificate_orders.with_label_values(&[result]).inc();
+    }
+
+    /// The accounts at CAs, whether they are paused and how many first orders they may be given, set when metrics are
+    /// read.
+    pub fn ca_accounts(&self, accounts: impl Iterator<Item = (String, bool, u32)>) {
+        // One that left the configuration has no series any more.
+        self.ca_account_paused.reset();
+        self.ca_account_orders_left.reset();
+        for (name, paused, orders_left) in accounts {
+            self.ca_account_paused.with_label_values(&[&name]).set(i64::from(paused));
+            self.ca_account_orders_left.with_label_values(&[&name]).set(i64::from(orders_left));
+        }
     }
 
     /// The outbox as a whole, set when metrics are read.

@@ -8,6 +8,8 @@ use std::path::{Path, PathBuf};
 
 /// The link to what is served.
 pub const LIVE: &str = "live";
+/// Lies beside a certificate that was imported; ACME's has none.
+pub const IMPORTED: &str = "imported";
 /// A certificate, leaf first, and its key; `.rsa` for the twin of an ECDSA one.
 pub const FILES: [[&str; 2]; 2] = [["chain.pem", "key.pem"], ["chain.rsa.pem", "key.rsa.pem"]];
 

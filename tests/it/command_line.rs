@@ -65,6 +65,11 @@ async fn accounts_and_dead_letters_are_listed_shown_and_dropped() {
     assert_eq!(ids, ["hats", "shoes"]);
     assert!(String::from_utf8_lossy(&gateway.command(&["accounts", "list"]).stdout).contains("events.shoes.example"));
     assert_eq!(gateway.command(&["accounts", "show", "nobody"]).status.code(), Some(1));
+    let shown = String::from_utf8(gateway.command(&["accounts", "show", "shoes"]).stdout).unwrap();
+    assert!(shown.contains("names    events.shoes.example") && shown.contains("events: 0 pending"), "{shown}");
+    assert_eq!(gateway.json(&["accounts", "show", "shoes", "--json"])["id"], "shoes");
+    let status = String::from_utf8(gateway.command(&["status"]).stdout).unwrap();
+    assert!(status.contains("iB free"), "{status}");
     for id in ["bad1", "bad2"] {
         assert_eq!(gateway.browser().send(NAME, &page_view(PIXEL, id)).await.0, 200);
     }

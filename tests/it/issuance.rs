@@ -228,8 +228,48 @@ async fn an_operator_orders_and_sees_what_comes_next() {
     let before = std::fs::read_link(live(&site, NAME)).unwrap();
     let ordered = gateway.command(&["cert", "issue", NAME]);
     assert!(ordered.status.success(), "{ordered:?}");
+    assert!(String::from_utf8_lossy(&ordered.stdout).contains("is being ordered"), "{ordered:?}");
     eventually("another one is live", async || (std::fs::read_link(live(&site, NAME)).ok()? != before).then_some(()))
         .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_holds_an_order_back_is_said_to_who_asks_for_it() {
+    let pebble = Pebble::start().await;
+    let site = Site::issuing(&pebble, "domain_certificates_max = 1")
+        .account(shoes().bare_domain("shop.shoes.example"))
+        .account(Account::new("hats", 9002).bare_domain("events.hats.example").top("active = false"));
+    let gateway = Gateway::start(&site).await;
+    served(&gateway, &pebble, NAME).await;
+    eventually("it is counted", async || (issued(&gateway).await == 1.0).then_some(())).await;
+    let ordered = gateway.command(&["cert", "issue", "shop.shoes.example"]);
+    let said = String::from_utf8_lossy(&ordered.stdout).into_owned();
+    assert!(said.contains("is ordered at 20") && said.contains("names of shoes.example in 7days"), "{said}");
+    let refused = gateway.command(&["cert", "issue", "events.hats.example"]);
+    let said = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert!(refused.status.code() == Some(1) && said.contains("its account is not active"), "{said}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn trouble_with_the_account_at_the_ca_is_told_where_it_is_mended() {
+    let binding = ("kid-1".to_owned(), "zWNDZM6eQGHWpSRTPal5eIUYFTu7EajVIoguysqZ9wG44nMEtx3MUAsUDkMTQ12W".to_owned());
+    let pebble = Pebble::start_with(&Manners { external_account: Some(binding), ..Manners::default() }).await;
+    let site = Site::issuing(&pebble, "").account(shoes());
+    let gateway = Gateway::start(&site).await;
+    let problem = eventually("the status tells", async || {
+        let (_, status) = gateway.ops("/status").await;
+        let status: Value = serde_json::from_str(&status).unwrap();
+        let reason =
+            |problem: &Value| problem["reason"].as_str().is_some_and(|reason| reason.contains("account at the CA"));
+        status["problems"].as_array().unwrap().iter().find(|problem| reason(problem)).cloned()
+    })
+    .await;
+    assert!(problem["remedy"].as_str().unwrap().contains("external_account"), "{problem}");
+    let account = gateway.json(&["status", "--json"])["certificates"]["ca_accounts"][0].clone();
+    assert!(account["reason"].as_str().unwrap().contains("account at the CA"), "{account}");
+    let check = gateway.command(&["cert", "check", NAME]);
+    let said = String::from_utf8_lossy(&check.stdout).into_owned();
+    assert!(said.contains("ca account") && said.contains("external"), "{said}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

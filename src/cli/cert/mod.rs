@@ -2,6 +2,7 @@
 
 mod check;
 mod files;
+mod found;
 mod import;
 mod outside;
 
@@ -13,7 +14,7 @@ use clap::Subcommand;
 use super::client;
 use super::{Ended, GatewayArgs, say, say_json};
 use crate::account::{AccountId, ServerName};
-use crate::console::CertificateView;
+use crate::console::{CertificateView, Ordered};
 
 #[derive(Subcommand)]
 pub(super) enum Command {
@@ -23,10 +24,13 @@ pub(super) enum Command {
     Check(CheckArgs),
     /// Put certificates in place that come from elsewhere: certbot, acme.sh, a reseller
     Import(ImportArgs),
-    /// Order a certificate for a name now
+    /// Order a certificate for a name, as soon as the CAs' limits let it
     Issue {
         /// The name, as in `domains` of an account
         name: ServerName,
+        /// Print JSON, for programs
+        #[arg(long)]
+        json: bool,
     },
 }
 
@@ -59,8 +63,8 @@ pub(super) struct CheckArgs {
     /// The DNS server to ask instead of [acme] resolver or the system's
     #[arg(long, value_name = "IP:PORT")]
     resolver: Option<SocketAddr>,
-    /// The CA's identity in CAA records; may be given more than once
-    #[arg(long = "ca", value_name = "DOMAIN", default_value = "letsencrypt.org")]
+    /// The CA's identity in CAA records instead of what [acme] directory says; may be given more than once
+    #[arg(long = "ca", value_name = "DOMAIN")]
     identities: Vec<String>,
     /// Print JSON, for programs
     #[arg(long)]
@@ -87,7 +91,7 @@ pub(super) fn run(gateway: &GatewayArgs, command: Command) -> anyhow::Result<End
         Command::List(args) => list(gateway, &args),
         Command::Check(args) => check::run(gateway, &args),
         Command::Import(args) => import::run(gateway, &args),
-        Command::Issue { name } => issue(gateway, &name),
+        Command::Issue { name, json } => issue(gateway, &name, json),
     }
 }
 
@@ -109,14 +113,15 @@ fn list(gateway: &GatewayArgs, args: &ListArgs) -> anyhow::Result<Ended> {
     for view in &certificates {
         let text = |text: &Option<String>| text.clone().unwrap_or_else(|| "–".to_owned());
         say(format_args!(
-            "{:<40} {:<13} until {:<20} {}",
+            "{:<40} {:<13} until {:<20} {} · {}",
             view.name.as_str(),
             view.state,
             text(&view.not_after),
-            text(&view.issuer)
+            text(&view.issuer),
+            text(&view.origin).replace('_', " ")
         ))?;
-        if let Some(action) = &view.next_action {
-            say(format_args!("    next: {action} {}", view.next_action_at.as_deref().unwrap_or_default()))?;
+        if let Some(next) = view.next() {
+            say(format_args!("    next: {next}"))?;
         }
         if let Some(error) = &view.last_error {
             say(format_args!("    last error: {error}"))?;
@@ -128,10 +133,21 @@ fn list(gateway: &GatewayArgs, args: &ListArgs) -> anyhow::Result<Ended> {
     Ok(Ended::Fine)
 }
 
-fn issue(gateway: &GatewayArgs, name: &ServerName) -> anyhow::Result<Ended> {
-    if let Err(ended) = client::call(gateway, "POST", &format!("/certificates/{name}/issue"), None)? {
-        return Ok(ended);
+fn issue(gateway: &GatewayArgs, name: &ServerName, json: bool) -> anyhow::Result<Ended> {
+    let answer = match client::call(gateway, "POST", &format!("/certificates/{name}/issue"), None)? {
+        Ok(answer) => answer,
+        Err(ended) => return Ok(ended),
+    };
+    if json {
+        say_json(&answer)?;
+        return Ok(Ended::Fine);
     }
-    say(format_args!("{name}: a certificate is being ordered; `pixelgate cert list` shows what comes of it"))?;
+    let Ordered { at, reason, .. } = serde_json::from_value(answer)?;
+    match (at, reason) {
+        (Some(at), Some(reason)) => say(format_args!("{name}: a certificate is ordered at {at}: {reason}"))?,
+        (None, Some(reason)) => say(format_args!("{name}: {reason}"))?,
+        (_, None) => say(format_args!("{name}: a certificate is being ordered"))?,
+    }
+    say(format_args!("  `pixelgate cert list --problems` shows what comes of it"))?;
     Ok(Ended::Fine)
 }

@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic)]
 
 mod budgets;
+mod outlook;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -10,7 +11,7 @@ use std::time::Duration;
 use crate::account::ServerName;
 use crate::config::{AcmeAccount, AcmeBudget, AcmeBudgets, AcmeConfig, KeyType};
 use crate::issuance::budget::{Budgets, Kind, registered_domain};
-use crate::issuance::schedule::{Next, Plan, Present, Slots, Subject, forecast, next, plan};
+use crate::issuance::schedule::{Next, Plan, Present, Slots, Subject, next, plan};
 use crate::issuance::state::{NameState, OpenOrder, Renewal};
 
 /// A moment in November 2026, Unix milliseconds.
@@ -344,14 +345,6 @@ fn a_renewal_waits_for_its_ca_unless_its_end_is_near() {
     };
     assert_eq!(begins_at(days_old(65), NOW_MS + HOUR_MS), (None, Some(NOW_MS + HOUR_MS)));
     assert_eq!(begins_at(days_old(88), NOW_MS + HOUR_MS).0.as_deref(), Some("b"));
-}
-
-#[test]
-fn the_plan_of_a_hundred_thousand_names_is_foreseen() {
-    let config = config(&["a"]);
-    let weeks = |before| (forecast(NOW_MS, before, &config, &Budgets::default(), NOW_MS) - NOW_MS) / (7 * DAY_MS);
-    assert_eq!(weeks(100), 0);
-    assert_eq!(weeks(99_999), 5, "300 in 3 hours: six weeks less the first burst");
 }
 
 #[test]
