@@ -2,9 +2,11 @@
 //!
 //! Nothing here is on the way of a handshake.
 
+use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
 use boring::asn1::{Asn1Time, Asn1TimeRef};
+use boring::hash::MessageDigest;
 use boring::nid::Nid;
 use boring::pkey::{Id, PKey, PKeyRef, Private, Public};
 use boring::stack::Stack;
@@ -64,11 +66,17 @@ pub struct Bundle {
     pub facts: Facts,
 }
 
-/// Certificates and keys in the order in which they were met.
+/// Certificates and keys, each once; the certificates in the order in which they were met. A folder may hold those of
+/// 100,000 names.
 #[derive(Default)]
 pub struct Pile {
     certificates: Vec<X509>,
-    keys: Vec<PKey<Private>>,
+    /// The digests of these.
+    met: HashSet<Vec<u8>>,
+    /// Which of these have a subject (DER), to find issuers by.
+    by_subject: HashMap<Vec<u8>, Vec<usize>>,
+    /// By their public half (DER).
+    keys: HashMap<Vec<u8>, PKey<Private>>,
     /// A key with a passphrase was met.
     pub encrypted: bool,
 }
@@ -173,19 +181,36 @@ impl Pile {
     /// Adds all certificates and keys of a PEM text; what is something else is passed over. Says whether there was any.
     pub fn add(&mut self, pem: &[u8]) -> bool {
         let text = String::from_utf8_lossy(pem);
-        let before = self.certificates.len() + self.keys.len();
+        let mut found = false;
         for block in text.split(BEGIN).skip(1) {
             let pem = format!("{BEGIN}{block}");
             let label = block.split("-----").next().unwrap_or_default();
             if label == "ENCRYPTED PRIVATE KEY" || block.contains("Proc-Type: 4,ENCRYPTED") {
                 self.encrypted = true;
             } else if label.ends_with("PRIVATE KEY") {
-                self.keys.extend(PKey::private_key_from_pem(pem.as_bytes()));
+                found |= self.add_key(pem.as_bytes()).is_some();
             } else if label.ends_with("CERTIFICATE") {
-                self.certificates.extend(X509::from_pem(pem.as_bytes()));
+                found |= self.add_certificate(pem.as_bytes()).is_some();
             }
         }
-        self.certificates.len() + self.keys.len() > before
+        found
+    }
+
+    fn add_key(&mut self, pem: &[u8]) -> Option<()> {
+        let key = PKey::private_key_from_pem(pem).ok()?;
+        self.keys.insert(key.public_key_to_der().ok()?, key);
+        Some(())
+    }
+
+    fn add_certificate(&mut self, pem: &[u8]) -> Option<()> {
+        let certificate = X509::from_pem(pem).ok()?;
+        // certbot keeps the leaf in two files, and every chain has the same intermediate.
+        if self.met.insert(certificate.digest(MessageDigest::sha256()).ok()?.to_vec()) {
+            let subject = certificate.subject_name().to_der().ok()?;
+            self.by_subject.entry(subject).or_default().push(self.certificates.len());
+            self.certificates.push(certificate);
+        }
+        Some(())
     }
 
     /// Whether there is nothing in it.
@@ -195,17 +220,11 @@ impl Pile {
 
     /// Each certificate that has its key here, with its issuers put in order after it.
     pub fn bundles(&self) -> Vec<Bundle> {
-        let mut bundles: Vec<Bundle> = Vec::new();
-        for certificate in &self.certificates {
-            let bundle = self.key_of(certificate).and_then(|key| {
-                let facts = facts(certificate)?;
-                Some(Bundle { chain: self.chain_from(certificate), key: key.clone(), facts })
-            });
-            // certbot keeps the leaf in two files.
-            let new = |bundle: &Bundle| bundles.iter().all(|other| other.facts != bundle.facts);
-            bundles.extend(bundle.filter(new));
-        }
-        bundles
+        let bundle = |certificate: &X509| {
+            let (key, facts) = (self.key_of(certificate)?, facts(certificate)?);
+            Some(Bundle { chain: self.chain_from(certificate), key: key.clone(), facts })
+        };
+        self.certificates.iter().filter_map(bundle).collect()
     }
 
     /// The DNS names of certificates whose key is not here. An intermediate has none.
@@ -219,21 +238,26 @@ impl Pile {
     }
 
     fn key_of(&self, certificate: &X509Ref) -> Option<&PKey<Private>> {
-        let public = certificate.public_key().ok()?;
-        self.keys.iter().find(|key| public.public_eq(key))
+        self.keys.get(&certificate.public_key().ok()?.public_key_to_der().ok()?)
     }
 
     fn chain_from(&self, leaf: &X509) -> Chain {
         let mut chain = vec![leaf.clone()];
         while chain.len() < CHAIN_MAX {
             let Some(last) = chain.last() else { break };
-            let issuer = self.certificates.iter().find(|issuer| is_issuer(issuer, last) && !is_issuer(issuer, issuer));
-            match issuer {
+            match self.issuer_of(last) {
                 Some(issuer) => chain.push(issuer.clone()),
                 None => break,
             }
         }
         Chain(chain)
+    }
+
+    /// Who issued a certificate, unless that is a root, which no server sends.
+    fn issuer_of(&self, certificate: &X509Ref) -> Option<&X509> {
+        let named = self.by_subject.get(&certificate.issuer_name().to_der().ok()?)?;
+        let issuers = named.iter().filter_map(|index| self.certificates.get(*index));
+        issuers.filter(|issuer| is_issuer(issuer, certificate)).find(|issuer| !is_issuer(issuer, issuer))
     }
 }
 

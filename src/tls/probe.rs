@@ -20,6 +20,18 @@ const PROXY_LOCAL: [u8; 16] = *b"\r\n\r\n\0\r\nQUIT\n\x20\0\0\0";
 /// `h2` and `http/1.1`, as browsers offer them (RFC 7301, 3.1).
 const ALPN: &[u8] = b"\x02h2\x08http/1.1";
 
+/// Signatures of RSA keys, for TLS 1.3 and for 1.2.
+const RSA_SIGNATURES: &str = "rsa_pss_rsae_sha256:rsa_pkcs1_sha256";
+
+/// Whom a certificate is to be served to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Clients {
+    /// Those of today.
+    All,
+    /// Those that cannot verify ECDSA.
+    RsaOnly,
+}
+
 /// What was served.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Served {
@@ -79,11 +91,30 @@ pub async fn served_leaf(
     proxy_header: bool,
     timeout: Duration,
 ) -> Result<Served, ProbeError> {
-    let handshake = handshake(address, name, proxy_header);
+    served_to(Clients::All, address, name, proxy_header, timeout).await
+}
+
+/// As [`served_leaf`], for some clients only.
+///
+/// # Errors
+/// When there is no complete handshake within `timeout`.
+pub async fn served_to(
+    clients: Clients,
+    address: SocketAddr,
+    name: &ServerName,
+    proxy_header: bool,
+    timeout: Duration,
+) -> Result<Served, ProbeError> {
+    let handshake = handshake(clients, address, name, proxy_header);
     tokio::time::timeout(timeout, handshake).await.map_err(|_| ProbeError::Timeout(timeout))?
 }
 
-async fn handshake(address: SocketAddr, name: &ServerName, proxy_header: bool) -> Result<Served, ProbeError> {
+async fn handshake(
+    clients: Clients,
+    address: SocketAddr,
+    name: &ServerName,
+    proxy_header: bool,
+) -> Result<Served, ProbeError> {
     let failed = |error| ProbeError::Connect { address, error };
     let mut socket = TcpStream::connect(address).await.map_err(failed)?;
     if proxy_header {
@@ -92,6 +123,9 @@ async fn handshake(address: SocketAddr, name: &ServerName, proxy_header: bool) -
     let mut context = SslContext::builder(SslMethod::tls())?;
     context.set_verify(SslVerifyMode::NONE);
     context.set_alpn_protos(ALPN)?;
+    if clients == Clients::RsaOnly {
+        context.set_sigalgs_list(RSA_SIGNATURES)?;
+    }
     let mut ssl = Ssl::new(&context.build())?;
     ssl.set_hostname(name.as_str())?;
     let mut stream = SslStream::new(ssl, socket)?;

@@ -126,18 +126,23 @@ impl CertificateProblem {
             CertificateFault::Missing => "put the chain (leaf first) and its key there, both PEM, then reload",
             CertificateFault::Unreadable(_) => "let the gateway's user read the file, then reload",
             CertificateFault::Malformed(CredentialError::Chain) => {
-                "write the certificate and its intermediates as PEM, leaf first, then reload"
+                "write the certificate and its intermediates as PEM, leaf first (certbot's fullchain.pem), then reload"
             }
             CertificateFault::Malformed(CredentialError::Key) => {
                 "write the key as PEM without a passphrase, then reload"
             }
             CertificateFault::Malformed(CredentialError::KeyMismatch) => {
-                "put the key of exactly this certificate beside it, then reload"
+                "it takes the place of the certificate that was served before: put the key of exactly this one beside it, the \
+                 leaf first in the chain (certbot's fullchain.pem, not its chain.pem), then reload; `pixelgate cert import` \
+                 judges both before anything is given up"
             }
             CertificateFault::Malformed(CredentialError::Unsupported) => {
                 "get a certificate with an ECDSA P-256 or RSA key of at least 2048 bits, then reload"
             }
-            CertificateFault::NameMismatch => "get a certificate that has this name as a DNS name, then reload",
+            CertificateFault::NameMismatch => {
+                "get a certificate that has this name as a DNS name, and put the leaf first (certbot's fullchain.pem, not its \
+                 chain.pem), then reload"
+            }
             CertificateFault::Expired => "renew the certificate, then reload",
             CertificateFault::NotYetValid => "check the machine's clock, or reload once the certificate is valid",
         }

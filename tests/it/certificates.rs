@@ -282,7 +282,7 @@ async fn what_is_imported_without_a_gateway_is_served_by_the_next_one() {
     let listed = gateway.json(&["cert", "list", "--json"]);
     let origin =
         |name: &str| listed.as_array().unwrap().iter().find(|view| view["name"] == name).unwrap()["origin"].clone();
-    assert_eq!((origin(NAME), origin("a.hats.example")), (json!("issued"), json!("issued_wildcard")));
+    assert_eq!((origin(NAME), origin("a.hats.example")), (json!("imported"), json!("imported_wildcard")));
 
     // An RSA certificate and an ECDSA one for the same name go side by side.
     let twins = tempfile::tempdir().unwrap();
@@ -301,6 +301,10 @@ async fn what_is_imported_without_a_gateway_is_served_by_the_next_one() {
     };
     assert_eq!((key_of("chain.pem"), key_of("chain.rsa.pem")), (boring::pkey::Id::EC, boring::pkey::Id::RSA));
     assert!(live.join("key.rsa.pem").is_file());
+    let check = gateway.command(&["cert", "check", NAME, "--resolver", "127.0.0.1:9"]);
+    let text = String::from_utf8(check.stdout).unwrap();
+    assert!(text.contains("chain.rsa.pem: for events.shoes.example, RSA 2048"), "{text}");
+    assert!(text.contains("that knows RSA only gets 1 certificates"), "{text}");
 
     let nothing = tempfile::tempdir().unwrap();
     std::fs::write(
@@ -312,6 +316,70 @@ async fn what_is_imported_without_a_gateway_is_served_by_the_next_one() {
     assert_eq!(output.status.code(), Some(1));
     assert!(String::from_utf8_lossy(&output.stdout).contains("passphrase"), "{output:?}");
     assert_eq!(gateway.command(&["cert", "import", "/nonexistent"]).status.code(), Some(1));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_import_goes_on_after_a_folder_that_cannot_be_written() {
+    let names = ["a.example.org", "b.example.org", "c.example.org"];
+    let site = bare_site("http://127.0.0.1:9", &names);
+    let gateway = Gateway::start(&site).await;
+    let folder = tempfile::tempdir().unwrap();
+    for name in names {
+        let (chain, key) = site.authority.credential(name, 60);
+        std::fs::write(folder.path().join(format!("{name}.pem")), chain + &key).unwrap();
+    }
+    // Where a folder has to be made there is a file.
+    site.write("data/certs/b.example.org", "");
+    let output = gateway.command(&["cert", "import", folder.path().to_str().unwrap(), "--json"]);
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
+    let results = parsed(&output)["results"].clone();
+    let result = |at: usize| (results[at]["result"].clone(), results[at]["served"].clone());
+    assert_eq!(result(0), (json!("imported"), json!(["a.example.org"])));
+    assert_eq!(result(1), (json!("failed"), json!([])));
+    assert_eq!(result(2), (json!("imported"), json!(["c.example.org"])));
+    assert!(results[1]["notes"].to_string().contains("cannot be written"), "{results}");
+}
+
+#[test]
+fn an_import_that_the_gateway_does_not_take_up_says_so() {
+    let site = bare_site("http://127.0.0.1:9", &[NAME]);
+    let (chain, key) = site.authority.credential(NAME, 60);
+    let file = site.path("bundle.pem");
+    std::fs::write(&file, chain + &key).unwrap();
+    let socket = site.path("refusing.sock");
+    let listener = std::os::unix::net::UnixListener::bind(&socket).unwrap();
+    let refusing = std::thread::spawn(move || {
+        let (mut stream, _) = listener.accept().unwrap();
+        let _ = std::io::Read::read(&mut stream, &mut [0; 4_096]);
+        let body = "{\"error\":\"it broke off\"}";
+        let head = format!("HTTP/1.1 500 Internal Server Error\r\nContent-Length: {}\r\n\r\n", body.len());
+        std::io::Write::write_all(&mut stream, (head + body).as_bytes()).unwrap();
+    });
+    let socket = socket.to_str().unwrap();
+    let output = pixelgate(site.dir(), &["cert", "import", file.to_str().unwrap(), "--json", "--socket", socket]);
+    refusing.join().unwrap();
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
+    let report = parsed(&output);
+    assert_eq!((&report["gateway"], &report["results"][0]["result"]), (&json!(false), &json!("imported")));
+    assert!(report["gateway_error"].as_str().unwrap().contains("it broke off"), "{report}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_wrong_key_over_a_good_certificate_is_told_loudly() {
+    let site = Site::new("http://127.0.0.1:9").account(Account::new("shoes", PIXEL).domain(NAME));
+    let gateway = Gateway::start(&site).await;
+    let (_, other_key) = site.authority.credential(NAME, 60);
+    site.write(&format!("certs/{NAME}/key.pem"), other_key);
+    gateway.json(&["reload", "--json"]);
+    let status = gateway.json(&["status", "--json"]);
+    let problem = status["problems"].as_array().unwrap().iter().find(|problem| problem["key"] == NAME).unwrap();
+    let remedy = problem["remedy"].as_str().unwrap();
+    assert!(remedy.contains("takes the place of the certificate that was served before"), "{problem}");
+    // An issuer's certificate in the place of the leaf: certbot's chain.pem.
+    site.write(&format!("certs/{NAME}/chain.pem"), site.authority.pem());
+    let check = gateway.command(&["cert", "check", NAME, "--resolver", "127.0.0.1:9"]);
+    let text = String::from_utf8(check.stdout).unwrap();
+    assert!(text.contains("for no name at all") && text.contains("certbot's fullchain.pem has both"), "{text}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -360,6 +428,7 @@ async fn certificates_are_listed_by_need_and_counted_in_the_status() {
     let (_, metrics) = gateway.ops("/metrics").await;
     assert!(!metrics.contains("example.org"), "no series of a name");
 
+    assert_eq!(gateway.json(&["status", "--json"])["certificates"]["ca_accounts"], json!([]), "nothing is ordered");
     let issue = gateway.command(&["cert", "issue", "good.example.org"]);
     assert_eq!(issue.status.code(), Some(1));
     assert!(String::from_utf8_lossy(&issue.stderr).contains("[acme]"), "{issue:?}");

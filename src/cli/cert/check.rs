@@ -1,5 +1,8 @@
 //! `pixelgate cert check`: everything between a name and a visitor's padlock, one line each.
 
+use std::collections::BTreeSet;
+use std::path::Path;
+
 use serde::Serialize;
 
 use super::files::Configured;
@@ -8,7 +11,8 @@ use crate::account::ServerName;
 use crate::cli::client::CallError;
 use crate::clock::now_ms;
 use crate::console::CertificateDetail;
-use crate::tls::chain::{Chain, ChainFault, rfc3339};
+use crate::tls::chain::{Chain, ChainFault, Facts, rfc3339};
+use crate::tls::keep::FILES;
 
 /// What was found, in the order in which it was looked at.
 #[derive(Serialize)]
@@ -27,6 +31,14 @@ struct Line {
     remedy: Option<String>,
 }
 
+/// The leaves in the files of a name, DER.
+#[derive(Default)]
+pub(super) struct Leaves {
+    pub(super) first: Option<Vec<u8>>,
+    /// Of the twin for clients that cannot use the first one.
+    pub(super) rsa: Option<Vec<u8>>,
+}
+
 #[derive(Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 enum Level {
@@ -39,7 +51,7 @@ enum Level {
 
 pub(super) fn run(gateway: &GatewayArgs, args: &CheckArgs) -> anyhow::Result<Ended> {
     let mut findings = Findings { name: args.name.clone(), lines: Vec::new() };
-    let leaf = findings.configuration(gateway);
+    let leaves = findings.configuration(gateway);
     // What the command line does not say is as the gateway has it.
     let written = Configured::read(gateway).ok().map(|configured| configured.gateway);
     let written = written.as_deref();
@@ -49,13 +61,17 @@ pub(super) fn run(gateway: &GatewayArgs, args: &CheckArgs) -> anyhow::Result<End
         (given, _) => given.to_vec(),
     };
     let running = findings.running(gateway)?;
+    let directories = written.map(|config| &config.acme).filter(|acme| acme.enabled);
+    let directories: Vec<&str> =
+        directories.iter().flat_map(|acme| &acme.accounts).map(|account| account.directory.as_str()).collect();
+    let identities = findings.identities(&args.identities, &directories);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
-        let report = findings.dns(resolver, &here, &args.identities).await;
+        let report = findings.dns(resolver, &here, &identities).await;
         match &running {
             Some(detail) => {
                 findings.port_80(&detail.http, &report.addresses).await;
-                findings.served(&detail.https, &report.addresses, leaf.as_deref()).await;
+                findings.served(&detail.https, &report.addresses, &leaves).await;
             }
             None => findings
                 .skipped("served", "port 80 and what a client sees: that needs a running gateway that knows the name"),
@@ -102,14 +118,14 @@ impl Findings {
         Ok(())
     }
 
-    /// The name in the configuration, and its files; the leaf in them.
-    fn configuration(&mut self, gateway: &GatewayArgs) -> Option<Vec<u8>> {
+    /// The name in the configuration, and its files; the leaves in them.
+    fn configuration(&mut self, gateway: &GatewayArgs) -> Leaves {
         let configured = match Configured::read(gateway) {
             Ok(configured) => configured,
             Err(errors) => {
                 let text = format!("pixelgate.toml cannot be used: {}", errors.join("; "));
                 self.error("configuration", text, "mend it; `pixelgate check` shows every problem");
-                return None;
+                return Leaves::default();
             }
         };
         match configured.names().into_iter().find(|(name, _)| *name == self.name) {
@@ -123,27 +139,45 @@ impl Findings {
         self.files(&configured)
     }
 
-    fn files(&mut self, configured: &Configured) -> Option<Vec<u8>> {
+    fn files(&mut self, configured: &Configured) -> Leaves {
         let store = configured.store(std::slice::from_ref(&self.name));
         for problem in store.problems() {
             self.error("certificate", format!("{}: {problem}", problem.file.display()), problem.remedy());
         }
-        let state = store.state(&self.name)?;
-        let pem = match std::fs::read(state.folder.join("chain.pem")) {
+        let Some(state) = store.state(&self.name) else { return Leaves::default() };
+        let [[first, _], [twin, _]] = FILES.map(|files| files.map(|file| state.folder.join(file)));
+        let rsa = twin.exists().then(|| self.file(&twin)).flatten();
+        Leaves { first: self.file(&first), rsa }
+    }
+
+    fn file(&mut self, file: &Path) -> Option<Vec<u8>> {
+        let pem = match std::fs::read(file) {
             Ok(pem) => pem,
             Err(error) => {
-                let text = format!("{}: {error}", state.folder.join("chain.pem").display());
+                let text = format!("{}: {error}", file.display());
                 self.error("certificate", text, "run this command as root or as the gateway's user");
                 return None;
             }
         };
         let chain = Chain::from_pem(&pem)?;
         let leaf = chain.leaf()?;
-        let place = state.folder.display();
-        self.ok("certificate", format!("{place}: for {}, {} by {}", leaf.names.join(", "), leaf.key, leaf.issuer));
+        let names = if leaf.names.is_empty() { "no name at all".to_owned() } else { leaf.names.join(", ") };
+        let text = format!("{}: for {names}, {} by {}", file.display(), leaf.key, leaf.issuer);
+        if leaf.names.is_empty() {
+            let remedy = "it begins with an issuer's certificate: write the leaf first; certbot's fullchain.pem has both, \
+                          its chain.pem has no leaf";
+            self.error("certificate", text, remedy);
+        } else {
+            self.ok("certificate", text);
+        }
         self.chain("chain", &chain);
-        let (now, until) = (now_ms() / 1_000, rfc3339(leaf.not_after));
-        let left = leaf.not_after - now;
+        self.expiry(&leaf);
+        chain.to_der()?.into_iter().next()
+    }
+
+    fn expiry(&mut self, leaf: &Facts) {
+        let until = rfc3339(leaf.not_after);
+        let left = leaf.not_after - now_ms() / 1_000;
         if left < 0 {
             self.error(
                 "expiry",
@@ -156,17 +190,19 @@ impl Findings {
         } else {
             self.ok("expiry", format!("valid until {until}, {} days", left / 86_400));
         }
-        chain.to_der()?.into_iter().next()
     }
 
     pub(super) fn chain(&mut self, about: &'static str, chain: &Chain) {
         match chain.judge(now_ms() / 1_000) {
             Ok(()) => self.ok(about, "in order, and complete to a root that this machine trusts"),
             Err(fault @ ChainFault::Order(..)) => {
-                self.error(about, fault.to_string(), "put leaf, intermediates and nothing else in this order");
+                let remedy = "put the leaf first and each issuer after what it issued, nothing else: certbot's fullchain.pem is \
+                              in order, and `pixelgate cert import` puts in order what it finds";
+                self.error(about, fault.to_string(), remedy);
             }
             Err(fault @ ChainFault::Unanchored(_)) => {
-                let remedy = "add the intermediate certificate that your CA publishes, unless this is a private CA";
+                let remedy = "add the intermediate certificate that your CA publishes (certbot: fullchain.pem instead of \
+                              cert.pem), unless this is a private CA";
                 self.warning(about, fault.to_string(), remedy);
             }
             Err(fault @ ChainFault::UnknownRoot(_)) => {
@@ -180,23 +216,55 @@ impl Findings {
         }
     }
 
+    /// What the running gateway knows of the name, and of the accounts at which it orders.
+    fn known(&mut self, detail: &CertificateDetail) {
+        let view = &detail.certificate;
+        let next = view.next().map(|next| format!("; next: {next}")).unwrap_or_default();
+        let text = format!("it knows the name: {}{next}", view.state);
+        match &view.last_error {
+            Some(error) => self.warning("gateway", format!("{text}; last error: {error}"), "see the lines below"),
+            None => self.ok("gateway", text),
+        }
+        for account in &detail.ca_accounts {
+            match account.paused_until {
+                Some(_) => self.warning(
+                    "ca account",
+                    account.summary(),
+                    "nothing about the name can mend that: see [acme] (email, terms_agreed, external_account), or wait",
+                ),
+                None => self.ok("ca account", account.summary()),
+            }
+        }
+    }
+
+    /// What CAs call themselves in CAA records: what the command line says, else what is known of these directories.
+    fn identities(&mut self, given: &[String], directories: &[&str]) -> Vec<String> {
+        if !given.is_empty() || directories.is_empty() {
+            return given.to_vec();
+        }
+        let known: BTreeSet<&str> = directories.iter().copied().filter_map(known_identity).collect();
+        if known.is_empty() {
+            let text = format!(
+                "whether CAA records allow the CA at {}: --ca says what it calls itself there",
+                directories.join(", ")
+            );
+            self.skipped("caa", &text);
+        } else {
+            let text = format!(
+                "judged for {}, as [acme] directory says",
+                known.iter().copied().collect::<Vec<_>>().join(", ")
+            );
+            self.ok("caa", text);
+        }
+        known.into_iter().map(str::to_owned).collect()
+    }
+
     /// What the running gateway says of the name, if there is one.
     fn running(&mut self, gateway: &GatewayArgs) -> anyhow::Result<Option<CertificateDetail>> {
         match client::try_call(gateway, "GET", &format!("/certificates/{}", self.name), None) {
             Ok(answer) if answer.status.is_success() => {
                 let detail: CertificateDetail = serde_json::from_value(answer.body)?;
-                let view = &detail.certificate;
-                let next = view
-                    .next_action
-                    .as_ref()
-                    .map(|action| format!("; next: {action} {}", view.next_action_at.as_deref().unwrap_or_default()));
-                let text = format!("it knows the name: {}{}", view.state, next.unwrap_or_default());
-                match &view.last_error {
-                    Some(error) => {
-                        self.warning("gateway", format!("{text}; last error: {error}"), "see the lines below")
-                    }
-                    None => self.ok("gateway", text),
-                }
+                self.known(&detail);
                 Ok(Some(detail))
             }
             Ok(answer) => {
@@ -211,4 +279,10 @@ impl Findings {
             Err(CallError::Other(error)) => Err(error),
         }
     }
+}
+
+/// What the CA of a directory calls itself in CAA records, where that is known for good.
+fn known_identity(directory: &str) -> Option<&'static str> {
+    let host = directory.strip_prefix("https://")?.split(['/', ':']).next()?;
+    host.ends_with(".api.letsencrypt.org").then_some("letsencrypt.org")
 }

@@ -9,12 +9,12 @@ use hyper_util::rt::TokioIo;
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 
-use super::check::Findings;
+use super::check::{Findings, Leaves};
 use crate::account::ServerName;
 use crate::console::Door;
 use crate::issuance::{Dns, DnsReport};
 use crate::tls::chain::rfc3339;
-use crate::tls::probe::{ProbeError, Served, served_leaf};
+use crate::tls::probe::{Clients, ProbeError, Served, served_leaf, served_to};
 
 /// For one connection, handshake or answer.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -114,13 +114,13 @@ impl Findings {
     }
 
     /// What a client gets who asks for the name.
-    pub(super) async fn served(&mut self, doors: &[Door], addresses: &[IpAddr], leaf: Option<&[u8]>) {
+    pub(super) async fn served(&mut self, doors: &[Door], addresses: &[IpAddr], leaves: &Leaves) {
         let mut ours = None;
         for door in doors {
             let at = format!("a client at {} gets", door.address);
             match served_leaf(door.address, &self.name, door.proxy_header, PATIENCE).await {
                 Ok(served) => {
-                    self.compare(&at, &served, leaf);
+                    self.compare(&at, &served, leaves.first.as_deref());
                     ours = Some(served);
                 }
                 Err(error @ ProbeError::Handshake(_)) => {
@@ -131,6 +131,17 @@ impl Findings {
                     );
                 }
                 Err(error) => self.error("served", format!("{at} no answer: {error}"), "see the gateway's log"),
+            }
+            if let Some(rsa) = &leaves.rsa {
+                let at = format!("a client at {} that knows RSA only gets", door.address);
+                match served_to(Clients::RsaOnly, door.address, &self.name, door.proxy_header, PATIENCE).await {
+                    Ok(served) => self.compare(&at, &served, Some(rsa)),
+                    Err(error) => self.error(
+                        "served",
+                        format!("{at} nothing: {error}"),
+                        "see the lines above; `pixelgate reload` makes the gateway take up the RSA twin",
+                    ),
+                }
             }
         }
         for address in addresses {
