@@ -383,6 +383,65 @@ async fn a_wrong_key_over_a_good_certificate_is_told_loudly() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_queue_of_thousands_is_listed_with_times_reasons_and_errors() {
+    const NAMES: usize = 3_000;
+    let mut site = Site::new("http://127.0.0.1:9").with(
+        // Nobody answers there.
+        "[acme]\nenabled = true\nterms_agreed = true\nemail = \"ops@agency.example\"\ndirectory = \"http://127.0.0.1:9/dir\"\n",
+    );
+    for account in 0..3 {
+        let names = (0..NAMES / 3).map(|n| format!("events.n{n}-a{account}.example"));
+        let made =
+            names.fold(Account::new(&format!("a{account}"), 7100 + account), |made, name| made.bare_domain(&name));
+        site = site.account(made);
+    }
+    let gateway = Gateway::start(&site).await;
+    let list = || gateway.json(&["cert", "list", "--json", "--state", "missing", "--limit", "5000"]);
+    let list = eventually("the CA is left alone", async || {
+        let list = list();
+        let waits = |view: &Value| view["next_action_reason"].as_str().is_some_and(|why| why.contains("is left alone"));
+        list.as_array()?.iter().any(waits).then_some(list)
+    })
+    .await;
+    let list = list.as_array().unwrap();
+    assert_eq!(list.len(), NAMES);
+    assert!(
+        list[0]["last_error"].as_str().unwrap().contains("cannot be reached"),
+        "what failed comes first: {}",
+        list[0]
+    );
+    let queued = list.iter().filter(|view| view["last_error"].is_null() && !view["next_action_at"].is_null());
+    let queued: Vec<&Value> = queued.collect();
+    let time = |view: &Value| view["next_action_at"].as_str().unwrap().to_owned();
+    assert!(
+        queued.len() > NAMES - 50 && queued.is_sorted_by_key(|view| time(view)),
+        "in the order in which they are begun"
+    );
+    let last = queued.last().unwrap();
+    let why = last["next_action_reason"].as_str().unwrap();
+    assert!(why.contains("300 first orders in 3h") && why.contains("go before it"), "{last}");
+    assert!(queued.iter().all(|view| view["next_action"] == "order" && view["next_action_reason"].is_string()));
+
+    let account = &gateway.json(&["status", "--json"])["certificates"]["ca_accounts"][0];
+    assert_eq!((&account["name"], &account["orders_max"]), (&json!("default"), &json!(300)));
+    assert!(account["reason"].as_str().unwrap().contains("cannot be reached"), "{account}");
+    let text = String::from_utf8(gateway.command(&["status"]).stdout).unwrap();
+    assert!(
+        text.contains("CA account default at http://127.0.0.1:9/dir") && text.contains("first orders in 3h left"),
+        "{text}"
+    );
+    let left = gateway.metric("pixelgate_ca_account_orders_left", "default").await;
+    assert!((0.0..=300.0).contains(&left), "{left}");
+
+    // What a person orders waits for the CA all the same, and says so.
+    let ordered = gateway.json(&["cert", "issue", "events.n999-a2.example", "--json"]);
+    assert!(ordered["name"] == "events.n999-a2.example" && ordered.get("reason").is_some(), "{ordered}");
+    let check = gateway.command(&["cert", "check", "events.n999-a2.example", "--resolver", "127.0.0.1:9"]);
+    let text = String::from_utf8(check.stdout).unwrap();
+    assert!(text.contains("ca account") && text.contains("--ca says what it calls itself"), "{text}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn certificates_are_listed_by_need_and_counted_in_the_status() {
     let standin = Standin::start().await;
     let site = bare_site(&standin.url, &["missing.example.org"]).account(
