@@ -167,9 +167,9 @@ pub struct Limits {
     pub connections_max: usize,
     /// Open connections from one address.
     pub connections_per_ip_max: usize,
-    /// TLS handshakes begun in a second; more are refused.
+    /// TLS handshakes of visitors begun in a second; more wait a little, then they are refused.
     pub handshakes_per_second: usize,
-    /// TLS handshakes that one address may begin in a second.
+    /// TLS connections that one address may open in a second.
     pub handshakes_per_second_per_ip: usize,
     /// From accept to the end of the TLS handshake.
     pub handshake_timeout: Duration,

@@ -1,9 +1,10 @@
 //! From a listening socket to a connection that is served: caps, PROXY header, handshake, HTTP.
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
+use std::pin::pin;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use pingora::apps::{HttpServerOptions, ServerApp};
 use pingora::protocols::Stream;
@@ -11,14 +12,15 @@ use pingora::protocols::tls::ALPN;
 use pingora::proxy::HttpProxy;
 use pingora::server::ShutdownWatch;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::time::timeout;
+use tokio::task::{JoinSet, yield_now};
+use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::CancellationToken;
-use tokio_util::task::TaskTracker;
 
 use crate::config::GatewayConfig;
 use crate::proxy::context::{Connection, ConnectionApp};
-use crate::proxy::handshake::TlsAcceptor;
-use crate::proxy::limits::{ConnectionLimits, ConnectionPermit, HandshakeRate, SourceRates};
+use crate::proxy::handshake::{Entry, TlsAcceptor};
+use crate::proxy::limits::{ConnectionLimits, ConnectionPermit};
+use crate::proxy::rates::{HandshakeBudget, SourceRates};
 use crate::proxy::service::Service;
 use crate::proxy::wire::{Pace, Wire};
 use crate::proxy::{Observer, forwarded, proxy_protocol};
@@ -26,6 +28,13 @@ use crate::snapshot::Published;
 
 /// Wait after the system had no socket or memory for a connection.
 const EXHAUSTED_WAIT: Duration = Duration::from_millis(100);
+/// How often that is said in the log.
+const EXHAUSTED_TOLD_EVERY: Duration = Duration::from_secs(60);
+/// Connections that are accepted before what is established is served again: the kernel keeps the others waiting.
+const ACCEPTED_IN_A_ROW: usize = 16;
+/// Connections of this machine with itself that find room when all others are taken: it must be able to look what it
+/// serves.
+const OWN_CONNECTIONS: usize = 16;
 /// Time after which a socket whose client takes nothing is given up.
 const WRITE_STALL_MAX: Duration = Duration::from_secs(30);
 /// Requests on one connection, after which the client is asked to open another: memory that libraries keep per
@@ -44,15 +53,26 @@ pub(super) struct Acceptor {
     pub(super) published: Arc<Published>,
     pub(super) tls: TlsAcceptor,
     pub(super) limits: Arc<ConnectionLimits>,
-    pub(super) handshakes: HandshakeRate,
+    pub(super) handshakes: HandshakeBudget,
     pub(super) handshakes_by_source: SourceRates,
     pub(super) proxy: Arc<HttpProxy<Service>>,
     pub(super) observer: Arc<dyn Observer>,
     /// Turns true when the gateway stops: Pingora then ends kept-alive connections after their request.
     pub(super) stopping: ShutdownWatch,
-    /// Ends connections that did not end in time.
-    pub(super) cut: CancellationToken,
-    pub(super) tasks: TaskTracker,
+}
+
+/// A socket that was let in.
+struct Arrival {
+    tcp: TcpStream,
+    peer: SocketAddr,
+    scheme: Scheme,
+    permit: ConnectionPermit,
+    /// The configuration that it came under.
+    gateway: Arc<GatewayConfig>,
+    /// Whether this machine connected to itself.
+    own: bool,
+    /// Whether it begins with a PROXY header.
+    is_proxied: bool,
 }
 
 /// A connection that is ready for HTTP.
@@ -64,52 +84,112 @@ struct Established {
 // === impl Acceptor ===
 
 impl Acceptor {
-    /// Accepts connections of one listener until `stop`.
-    pub(super) async fn run(self: Arc<Self>, listener: TcpListener, scheme: Scheme, stop: CancellationToken) {
+    /// Accepts connections of one listener until `stop`; those that are left then.
+    pub(super) async fn run(
+        self: Arc<Self>,
+        listener: TcpListener,
+        scheme: Scheme,
+        stop: CancellationToken,
+    ) -> JoinSet<()> {
+        let mut connections = JoinSet::new();
+        let mut stopped = pin!(stop.cancelled());
+        let mut told: Option<Instant> = None;
         loop {
-            let accepted = tokio::select! {
-                () = stop.cancelled() => return,
-                accepted = listener.accept() => accepted,
-            };
-            let (tcp, peer) = match accepted {
-                Ok(accepted) => accepted,
-                Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => continue,
-                Err(error) => {
-                    // No descriptors or memory left. Connections that end will give some back.
-                    tracing::warn!(%error, "a connection cannot be accepted");
-                    tokio::time::sleep(EXHAUSTED_WAIT).await;
-                    continue;
+            for _ in 0..ACCEPTED_IN_A_ROW {
+                let accepted = tokio::select! {
+                    () = &mut stopped => return connections,
+                    // One that ended keeps its memory until it is seen.
+                    Some(_) = connections.join_next() => continue,
+                    accepted = listener.accept() => accepted,
+                };
+                match accepted {
+                    Ok((tcp, peer)) => {
+                        if let Some(arrival) = self.admit(tcp, peer, scheme) {
+                            connections.spawn(self.clone().serve(arrival));
+                        }
+                    }
+                    Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
+                    Err(error) => {
+                        // No descriptors or memory left. Connections that end will give some back.
+                        self.observer.rejected("accept");
+                        if told.is_none_or(|told| told.elapsed() >= EXHAUSTED_TOLD_EVERY) {
+                            tracing::warn!(%error, "connections cannot be accepted; pixelgate_events_rejected_total counts them");
+                            told = Some(Instant::now());
+                        }
+                        tokio::time::sleep(EXHAUSTED_WAIT).await;
+                    }
                 }
-            };
-            let gateway = self.published.load().gateway.clone();
-            let Some(permit) = self.limits.admit(gateway.limits.connections_max) else {
-                self.observer.rejected("connections");
-                continue;
-            };
-            let acceptor = self.clone();
-            self.tasks.spawn(async move {
-                tokio::select! {
-                    () = acceptor.cut.cancelled() => {}
-                    () = acceptor.serve(tcp, peer, scheme, permit, &gateway) => {}
-                }
-            });
+            }
+            yield_now().await;
         }
     }
 
-    async fn serve(
+    /// Lets a connection in, if its peer has not too many.
+    fn admit(&self, tcp: TcpStream, peer: SocketAddr, scheme: Scheme) -> Option<Arrival> {
+        let gateway = self.published.load().gateway.clone();
+        // From an address to the same one.
+        let own = tcp.local_addr().is_ok_and(|local| local.ip() == peer.ip());
+        let max = gateway.limits.connections_max + if own { OWN_CONNECTIONS } else { 0 };
+        let Some(mut permit) = self.limits.admit(max) else {
+            self.observer.rejected("connections");
+            return None;
+        };
+        // Whom a balancer speaks for is in its header.
+        let is_proxied = forwarded::is_within(&gateway.listen.proxy_protocol, peer.ip());
+        if !is_proxied && !self.has_room(peer.ip(), own, scheme, &mut permit, &gateway) {
+            return None;
+        }
+        Some(Arrival { tcp, peer, scheme, permit, gateway, own, is_proxied })
+    }
+
+    /// Whether a client may open one more connection, and begin one more handshake on it.
+    fn has_room(
         &self,
-        tcp: TcpStream,
-        peer: SocketAddr,
+        client: IpAddr,
+        own: bool,
         scheme: Scheme,
-        permit: ConnectionPermit,
+        permit: &mut ConnectionPermit,
         gateway: &GatewayConfig,
-    ) {
-        let time_max = gateway.limits.handshake_timeout;
-        let Ok(established) = timeout(time_max, self.establish(tcp, peer, scheme, permit, gateway)).await else {
-            match scheme {
-                Scheme::Https => self.observer.handshake("timeout"),
-                Scheme::Http => self.observer.rejected("proxy_header"),
-            }
+    ) -> bool {
+        // A trusted proxy brings many visitors over one address.
+        if forwarded::is_within(&gateway.listen.trusted_proxies, client) {
+            return true;
+        }
+        let limits = &gateway.limits;
+        if !permit.count_for(client, limits.connections_per_ip_max) {
+            self.observer.rejected("connections_per_ip");
+            return false;
+        }
+        if scheme == Scheme::Http || own {
+            return true;
+        }
+        let now = Instant::now().into_std();
+        let per_second = self.handshakes.share(limits.handshakes_per_second_per_ip, now);
+        let may_begin = self.handshakes_by_source.take(client, per_second, now);
+        if !may_begin {
+            self.observer.handshake("limited_per_ip");
+        }
+        may_begin
+    }
+
+    async fn serve(self: Arc<Self>, arrival: Arrival) {
+        let limits = &arrival.gateway.limits;
+        let opens = arrival.scheme == Scheme::Https || arrival.is_proxied;
+        let until = Instant::now() + if opens { limits.handshake_timeout } else { limits.idle_timeout };
+        // Of a client that says nothing there is no more than its socket. (An accepted one is taken for readable until it
+        // is tried.)
+        match timeout_at(until, arrival.tcp.peek(&mut [0])).await {
+            Ok(Ok(1..)) => Box::pin(self.converse(arrival, until)).await,
+            Ok(_) => self.broke_off(arrival.scheme, arrival.is_proxied, "failed"),
+            Err(_) => self.broke_off(arrival.scheme, arrival.is_proxied, "timeout"),
+        }
+    }
+
+    /// Serves a client that has begun to speak.
+    async fn converse(&self, arrival: Arrival, until: Instant) {
+        let (gateway, scheme, is_proxied) = (arrival.gateway.clone(), arrival.scheme, arrival.is_proxied);
+        let Ok(established) = timeout_at(until, self.establish(arrival)).await else {
+            self.broke_off(scheme, is_proxied, "timeout");
             return;
         };
         let Some(Established { stream, connection }) = established else {
@@ -126,43 +206,35 @@ impl Acceptor {
     }
 
     /// Takes a socket up to where HTTP begins; `None` = it was refused.
-    async fn establish(
-        &self,
-        tcp: TcpStream,
-        peer: SocketAddr,
-        scheme: Scheme,
-        permit: ConnectionPermit,
-        gateway: &GatewayConfig,
-    ) -> Option<Established> {
-        // An answer is written in one piece: nothing is gained by waiting for more of it.
-        tcp.set_nodelay(true).ok()?;
+    async fn establish(&self, arrival: Arrival) -> Option<Established> {
+        let Arrival { tcp, peer, scheme, permit, gateway, mut own, is_proxied } = arrival;
         let pace = Pace::new();
         let mut wire = Wire::new(tcp, pace.clone(), WRITE_STALL_MAX, permit);
-        let client = self.client(&mut wire, peer, gateway).await?;
-        let per_ip = gateway.limits.connections_per_ip_max;
-        // A trusted proxy brings many visitors over one address.
-        if !forwarded::is_within(&gateway.listen.trusted_proxies, client.ip())
-            && !wire.permit().count_for(client.ip(), per_ip)
-        {
-            self.observer.rejected("connections_per_ip");
-            return None;
+        let mut client = peer;
+        if is_proxied {
+            match proxy_protocol::read_header(&mut wire).await {
+                Ok(None) => {}
+                Ok(Some(source)) => (client, own) = (source, false),
+                Err(_) => {
+                    self.observer.rejected("proxy_header");
+                    return None;
+                }
+            }
+            if !self.has_room(client.ip(), own, scheme, wire.permit(), &gateway) {
+                return None;
+            }
         }
         if scheme == Scheme::Http {
             let connection = Connection { peer: client, server_name: None, pace };
             return Some(Established { stream: Box::new(wire), connection });
         }
-        let per_ip = gateway.limits.handshakes_per_second_per_ip;
-        if !forwarded::is_within(&gateway.listen.trusted_proxies, client.ip())
-            && !self.handshakes_by_source.take(client.ip(), per_ip, Instant::now())
-        {
-            self.observer.handshake("limited_per_ip");
-            return None;
-        }
-        if !self.handshakes.take(gateway.limits.handshakes_per_second, Instant::now()) {
-            self.observer.handshake("limited");
-            return None;
-        }
-        match self.tls.accept(wire, gateway.tls.min_version).await {
+        let entry = Entry {
+            budget: &self.handshakes,
+            per_second: gateway.limits.handshakes_per_second,
+            min_version: gateway.tls.min_version,
+            own,
+        };
+        match self.tls.accept(wire, entry).await {
             Ok((stream, name)) => {
                 self.observer.handshake("ok");
                 let connection = Connection { peer: client, server_name: Some(name), pace };
@@ -175,17 +247,26 @@ impl Acceptor {
         }
     }
 
-    /// Who the client is: the peer, or whom its PROXY header names where it must send one.
-    async fn client(&self, wire: &mut Wire, peer: SocketAddr, gateway: &GatewayConfig) -> Option<SocketAddr> {
-        if !forwarded::is_within(&gateway.listen.proxy_protocol, peer.ip()) {
-            return Some(peer);
+    /// Counts a client that said too little. One that is silent on plain HTTP did nothing wrong.
+    fn broke_off(&self, scheme: Scheme, is_proxied: bool, result: &'static str) {
+        match scheme {
+            Scheme::Https => self.observer.handshake(result),
+            Scheme::Http if is_proxied => self.observer.rejected("proxy_header"),
+            Scheme::Http => {}
         }
-        match proxy_protocol::read_header(wire).await {
-            Ok(source) => Some(source.unwrap_or(peer)),
-            Err(_) => {
-                self.observer.rejected("proxy_header");
-                None
-            }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_client_that_says_nothing_costs_little_more_than_its_socket() {
+        fn size_of_future<F>(_: fn(Arc<Acceptor>, Arrival) -> F) -> usize {
+            size_of::<F>()
         }
+        let bytes = size_of_future(Acceptor::serve);
+        assert!(bytes <= 640, "{bytes}");
     }
 }

@@ -2,9 +2,18 @@
 //!
 //! A name that nobody asked for since the start has no credential in memory: its handshake is put aside in the
 //! ClientHello (before anything was computed), the files are read on a blocking thread, and the handshake goes on.
+//!
+//! Every handshake whose name is served is put aside there, until it may begin (`rates`): a connection that says nothing,
+//! no TLS, or a name that is not served takes no part of what visitors may have. A resumed handshake counts as a full one:
+//! its key exchange is the larger part of the work, and whether the ticket is good is known only after it is accepted.
 
+mod stale;
+
+use std::future::poll_fn;
 use std::io;
+use std::pin::pin;
 use std::sync::Arc;
+use std::task::Poll;
 
 use boring::ex_data::Index;
 use pingora::protocols::Shutdown;
@@ -18,10 +27,11 @@ use sha2::{Digest, Sha256};
 use tokio::sync::Semaphore;
 use tokio::task::spawn_blocking;
 
-use crate::account::ServerName;
 use crate::config::TlsVersion;
+use crate::proxy::handshake::stale::{Judge, StaleNames};
+use crate::proxy::rates::{Guest, HandshakeBudget, Turn};
 use crate::proxy::wire::Wire;
-use crate::tls::{self, Challenges, Cold, Lookup, TicketKeys};
+use crate::tls::{self, Challenges, Cold, Lookup, Stale, TicketKeys};
 
 /// HTTP/2 before HTTP/1.1 (RFC 7301, 3.1: each protocol with its length before it).
 const PROTOCOLS: &[u8] = b"\x02h2\x08http/1.1";
@@ -31,14 +41,14 @@ const CHALLENGE: &[u8] = b"acme-tls/1";
 const ONLY_CHALLENGE: &[u8] = b"\x00\x0b\x0aacme-tls/1";
 /// Credentials that are loaded at one time.
 const LOADS_MAX: usize = 16;
-/// How often one handshake may ask for its credential: files that change all the time are not waited for.
-const TRIES_MAX: usize = 4;
+/// How often one handshake may load its credential: files that change all the time are not waited for.
+const LOADS_EACH_MAX: usize = 3;
 
 /// Makes TLS of sockets, for every server name.
 pub(super) struct TlsAcceptor {
     acceptor: SslAcceptor,
     choice: Index<Ssl, Choice>,
-    stale: Arc<dyn Fn(ServerName) + Send + Sync>,
+    stale: StaleNames,
     loads: Semaphore,
 }
 
@@ -46,14 +56,27 @@ pub(super) struct TlsAcceptor {
 pub(super) struct Names {
     /// What serves a name.
     pub(super) lookup: Box<dyn Fn(&str) -> Lookup + Send + Sync>,
-    /// Told that a name's files are not what they were when they were judged. May block.
-    pub(super) stale: Arc<dyn Fn(ServerName) + Send + Sync>,
+    /// Told that names' files are not what they were when they were judged.
+    pub(super) stale: Arc<Judge>,
+}
+
+/// What a connection may ask of a handshake.
+#[derive(Clone, Copy)]
+pub(super) struct Entry<'a> {
+    pub(super) budget: &'a HandshakeBudget,
+    /// Handshakes that all visitors may begin in a second.
+    pub(super) per_second: usize,
+    pub(super) min_version: TlsVersion,
+    /// Whether this machine connected to itself.
+    pub(super) own: bool,
 }
 
 /// What the ClientHello led to.
 enum Choice {
     /// No ClientHello yet.
     Open,
+    /// The name is served; nothing was computed yet.
+    Known { challenge: bool },
     /// This name's certificate.
     Serve(Arc<str>),
     /// This name's certificate, once it is loaded.
@@ -71,6 +94,8 @@ pub(super) enum HandshakeError {
     NoName,
     /// The client named a server that has no certificate here.
     UnknownName,
+    /// There are too many handshakes.
+    Limited,
     /// The server's certificate changes faster than it can be read.
     NotLoadable,
     /// It was an ACME server, which wanted to see the handshake only.
@@ -94,6 +119,7 @@ impl TlsAcceptor {
         // Sessions are resumed by tickets, which cost the server no memory. Data before the handshake's end (0-RTT) stays
         // off, as it is without being asked for: it can be replayed.
         builder.set_session_cache_mode(SslSessionCacheMode::OFF);
+        tls::send_one_ticket(&mut builder)?;
         tickets.install(&mut builder);
         builder.set_alpn_select_callback(move |ssl, offered| {
             if matches!(ssl.ex_data(choice), Some(Choice::Challenge)) {
@@ -103,16 +129,19 @@ impl TlsAcceptor {
             select_next_proto(PROTOCOLS, offered).ok_or(AlpnError::ALERT_FATAL)
         });
         builder.set_select_certificate_callback(move |mut hello| {
-            let chosen = choose(&*lookup, &challenges, &mut hello);
+            // Who comes back may begin.
+            let is_first = matches!(hello.ssl().ex_data(choice), Some(Choice::Open));
+            let chosen = choose(&*lookup, &challenges, &mut hello, is_first);
             let result = match chosen {
-                Choice::Load(..) => Err(SelectCertError::RETRY),
+                Choice::Known { .. } | Choice::Load(..) => Err(SelectCertError::RETRY),
                 Choice::Refuse(_) => Err(SelectCertError::ERROR),
                 _ => Ok(()),
             };
             hello.ssl_mut().set_ex_data(choice, chosen);
             result
         });
-        Ok(Self { acceptor: builder.build(), choice, stale, loads: Semaphore::new(LOADS_MAX) })
+        let (stale, loads) = (StaleNames::new(stale), Semaphore::new(LOADS_MAX));
+        Ok(Self { acceptor: builder.build(), choice, stale, loads })
     }
 
     /// Shakes hands, and says for which server name.
@@ -122,12 +151,19 @@ impl TlsAcceptor {
     pub(super) async fn accept(
         &self,
         wire: Wire,
-        min_version: TlsVersion,
+        entry: Entry<'_>,
     ) -> Result<(SslStream<Wire>, Arc<str>), HandshakeError> {
-        let mut stream = self.prepare(wire, min_version).map_err(|_| HandshakeError::Failed)?;
-        for _ in 0..TRIES_MAX {
-            let accepted = stream.accept().await;
-            let (name, cold) = match (accepted, stream.ssl().ex_data(self.choice)) {
+        let mut stream = self.prepare(wire, entry.min_version).map_err(|_| HandshakeError::Failed)?;
+        let mut guest = None;
+        let mut loads = 0;
+        loop {
+            let turn = match guest {
+                Some(guest) => entry.budget.turn(guest).await.ok_or(HandshakeError::Limited)?,
+                None => None,
+            };
+            let accepted = in_turn(stream.accept(), turn).await;
+            let is_aside = |error: &pingora::tls::ssl::Error| error.code() == ErrorCode::PENDING_CERTIFICATE;
+            match (accepted, stream.ssl().ex_data(self.choice)) {
                 (Ok(()), Some(Choice::Serve(name))) => {
                     let name = name.clone();
                     return Ok((stream, name));
@@ -137,14 +173,24 @@ impl TlsAcceptor {
                     return Err(HandshakeError::Challenge);
                 }
                 (Err(_), Some(Choice::Refuse(error))) => return Err(*error),
-                (Err(error), Some(Choice::Load(name, cold))) if error.code() == ErrorCode::PENDING_CERTIFICATE => {
-                    (name.clone(), cold.clone())
+                (Err(error), Some(Choice::Known { challenge })) if is_aside(&error) => {
+                    let known = if *challenge { Guest::Challenger } else { entry.guest() };
+                    if !entry.budget.begin(known, entry.per_second).await {
+                        return Err(HandshakeError::Limited);
+                    }
+                    guest = Some(known);
+                }
+                (Err(error), Some(Choice::Load(name, cold))) if is_aside(&error) => {
+                    if loads == LOADS_EACH_MAX {
+                        return Err(HandshakeError::NotLoadable);
+                    }
+                    loads += 1;
+                    let (name, cold) = (name.clone(), cold.clone());
+                    self.load(&name, cold).await;
                 }
                 _ => return Err(HandshakeError::Failed),
-            };
-            self.load(&name, cold).await;
+            }
         }
-        Err(HandshakeError::NotLoadable)
     }
 
     fn prepare(&self, wire: Wire, min_version: TlsVersion) -> io::Result<SslStream<Wire>> {
@@ -160,19 +206,39 @@ impl TlsAcceptor {
     /// Loads a credential. If its files are not what they were, the name is judged again: what comes of that, another
     /// certificate or none, the next look-up finds.
     async fn load(&self, name: &str, cold: Cold) {
-        let (Ok(_permit), Ok(name)) = (self.loads.acquire().await, name.parse()) else {
+        let Ok(permit) = self.loads.acquire().await else {
             return;
         };
-        let stale = self.stale.clone();
-        let loaded = spawn_blocking(move || cold.load().unwrap_or_else(|_| stale(name))).await;
-        if let Err(error) = loaded {
-            tracing::error!(%error, "loading a certificate broke off");
+        let loaded = spawn_blocking(move || cold.load()).await;
+        // Judging may wait for a reload. Other names are loaded meanwhile.
+        drop(permit);
+        match (loaded, name.parse()) {
+            (Ok(Err(Stale)), Ok(name)) => self.stale.judge(name).await,
+            (Err(error), _) => tracing::error!(%error, "loading a certificate broke off"),
+            _ => {}
         }
     }
 }
 
-/// Finds the certificate of the name that a client asks for, and makes the handshake use it.
-fn choose(lookup: impl Fn(&str) -> Lookup, challenges: &Challenges, hello: &mut ClientHello<'_>) -> Choice {
+/// Runs a handshake in its turn for as long as it computes, and on without it when it waits for the client.
+async fn in_turn<T>(handshake: impl Future<Output = T>, turn: Turn<'_>) -> T {
+    let mut handshake = pin!(handshake);
+    let computed = poll_fn(|cx| Poll::Ready(handshake.as_mut().poll(cx))).await;
+    drop(turn);
+    match computed {
+        Poll::Ready(done) => done,
+        Poll::Pending => handshake.await,
+    }
+}
+
+/// Finds the certificate of the name that a client asks for, and unless this is the first time, makes the handshake use
+/// it.
+fn choose(
+    lookup: impl Fn(&str) -> Lookup,
+    challenges: &Challenges,
+    hello: &mut ClientHello<'_>,
+    is_first: bool,
+) -> Choice {
     let Some(name) = hello.servername(NameType::HOST_NAME).and_then(tls::normalise) else {
         return Choice::Refuse(HandshakeError::NoName);
     };
@@ -181,9 +247,10 @@ fn choose(lookup: impl Fn(&str) -> Lookup, challenges: &Challenges, hello: &mut 
     let challenge = (alpn == Some(ONLY_CHALLENGE)).then(|| challenges.tls_alpn_answer(&name)).flatten();
     let is_challenge = challenge.is_some();
     let credential = match challenge.map_or_else(|| lookup(&name), Lookup::Ready) {
-        Lookup::Ready(credential) => credential,
-        Lookup::Cold(cold) => return Choice::Load(name, cold),
         Lookup::Unknown => return Choice::Refuse(HandshakeError::UnknownName),
+        _ if is_first => return Choice::Known { challenge: is_challenge },
+        Lookup::Cold(cold) => return Choice::Load(name, cold),
+        Lookup::Ready(credential) => credential,
     };
     // A session is resumed only under the name that it was begun under: names are of different tenants.
     let context = Sha256::digest(name.as_bytes()).into();
@@ -196,6 +263,14 @@ fn choose(lookup: impl Fn(&str) -> Lookup, challenges: &Challenges, hello: &mut 
     }
 }
 
+// === impl Entry ===
+
+impl Entry<'_> {
+    fn guest(&self) -> Guest {
+        if self.own { Guest::Own } else { Guest::Visitor }
+    }
+}
+
 // === impl HandshakeError ===
 
 impl HandshakeError {
@@ -204,6 +279,7 @@ impl HandshakeError {
         match self {
             HandshakeError::NoName => "no_name",
             HandshakeError::UnknownName => "unknown_name",
+            HandshakeError::Limited => "limited",
             HandshakeError::NotLoadable => "not_loadable",
             HandshakeError::Challenge => "challenge",
             HandshakeError::Failed => "failed",

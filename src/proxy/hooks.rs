@@ -146,10 +146,12 @@ impl ProxyHttp for Service {
         FailToProxy { error_code, can_reuse_downstream: false }
     }
 
-    async fn logging(&self, session: &mut Session, _error: Option<&Error>, ctx: &mut Context) {
+    async fn logging(&self, session: &mut Session, error: Option<&Error>, ctx: &mut Context) {
         let limits = &ctx.snapshot.gateway.limits;
         if let Some(connection) = ctx.connection.as_ref().filter(|_| !session.is_http2()) {
-            connection.pace.idle(limits.idle_timeout, Some(limits.header_timeout));
+            let (idle, header) = (limits.idle_timeout, limits.header_timeout);
+            let settled = error.is_none() && !session.was_upgraded() && session.as_downstream_mut().is_body_done();
+            if settled { connection.pace.settled(idle, header) } else { connection.pace.idle(idle, Some(header)) }
         }
         let header = session.req_header();
         let path = header.uri.path();

@@ -1,7 +1,7 @@
 //! The edge: from a listening socket to an answer. The way of a request:
 //!
 //! * `accept` — connection caps (`limits`), PROXY header (`proxy_protocol`), then
-//! * `handshake` — TLS; the server name chooses the certificate;
+//! * `handshake` — TLS; the server name chooses the certificate, and `rates` say when it may begin;
 //! * `wire` — the socket under it, with the deadlines that Pingora does not have;
 //! * `context` — what is known of the connection and the request;
 //! * `hooks` — Pingora's hooks, which call
@@ -23,6 +23,7 @@ mod hooks;
 mod incoming;
 mod limits;
 mod proxy_protocol;
+mod rates;
 mod respond;
 mod routes;
 mod script;
@@ -41,7 +42,10 @@ use pingora::apps::ServerApp;
 use pingora::protocols::http::v2::server::default_h2_options;
 use pingora::proxy::http_proxy;
 use pingora::server::configuration::ServerConf;
+use socket2::SockRef;
+use tokio::runtime::Handle;
 use tokio::sync::watch;
+use tokio::task::JoinSet;
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -52,7 +56,8 @@ use crate::proxy::accept::{Acceptor, Scheme};
 use crate::proxy::handshake::{Names, TlsAcceptor};
 use crate::proxy::hooks::TRIES_MAX;
 use crate::proxy::incoming::Ports;
-use crate::proxy::limits::{ConnectionLimits, HandshakeRate, SourceRates};
+use crate::proxy::limits::ConnectionLimits;
+use crate::proxy::rates::{HandshakeBudget, SourceRates};
 use crate::proxy::script::Script;
 use crate::proxy::service::Service;
 use crate::proxy::upstream::Upstreams;
@@ -139,7 +144,11 @@ impl Edge {
         let http = listeners.http.into_iter().map(|listener| (listener, Scheme::Http));
         let listeners = https
             .chain(http)
-            .map(|(listener, scheme)| Ok((tokio::net::TcpListener::from_std(listener)?, scheme)))
+            .map(|(listener, scheme)| {
+                // Connections inherit it. An answer is written in one piece: nothing is gained by waiting for more of it.
+                SockRef::from(&listener).set_tcp_nodelay(true)?;
+                Ok((tokio::net::TcpListener::from_std(listener)?, scheme))
+            })
             .collect::<io::Result<_>>()?;
         let upstreams = Arc::new(Upstreams::default());
         let requests = TaskTracker::new();
@@ -167,19 +176,17 @@ impl Edge {
         let certificates = published.clone();
         let names = Names {
             lookup: Box::new(move |name| look_up(&certificates.load(), &wanted, name)),
-            stale: Arc::new(move |name| reloader.refresh_certificates(&[name], now_ms())),
+            stale: Arc::new(move |names| reloader.refresh_certificates(names, now_ms())),
         };
         let acceptor = Arc::new(Acceptor {
             published: published.clone(),
             tls: TlsAcceptor::new(names, challenges, tickets.clone())?,
             limits: ConnectionLimits::new(observer.clone()),
-            handshakes: HandshakeRate::new(Instant::now()),
+            handshakes: HandshakeBudget::new(Handle::current().metrics().num_workers(), Instant::now()),
             handshakes_by_source: SourceRates::new(Instant::now()),
             proxy: Arc::new(proxy),
             observer,
             stopping: watched,
-            cut: CancellationToken::new(),
-            tasks: TaskTracker::new(),
         });
         Ok(Self { listeners, acceptor, published, upstreams, tickets, requests, stopping })
     }
@@ -187,26 +194,35 @@ impl Edge {
     /// Serves until `stop`, then lets requests in flight end for a few seconds, and closes what is left.
     pub async fn run(self, stop: CancellationToken) {
         let Self { listeners, acceptor, published, upstreams, tickets, requests, stopping } = self;
-        let accepting = TaskTracker::new();
-        accepting.spawn(keep_rotating(tickets, published.clone(), stop.clone()));
+        let rotating = tokio::spawn(keep_rotating(tickets, published.clone(), stop.clone()));
+        let mut accepting = JoinSet::new();
         for (listener, scheme) in listeners {
             accepting.spawn(acceptor.clone().run(listener, scheme, stop.clone()));
         }
         upstreams.watch(&published, stop).await;
-        accepting.close();
-        accepting.wait().await;
+        let _ = rotating.await;
+        let mut left = Vec::new();
+        while let Some(connections) = accepting.join_next().await {
+            left.extend(connections.ok());
+        }
         let _ = stopping.send(true);
         // Ends the waiting of connections that are kept alive and have no request.
         acceptor.proxy.cleanup().await;
-        acceptor.tasks.close();
         requests.close();
         tokio::select! {
-            () = acceptor.tasks.wait() => {}
+            () = ended(&mut left) => {}
             () = at_rest(&requests) => {}
             () = sleep(DRAIN_MAX) => {}
         }
-        acceptor.cut.cancel();
-        acceptor.tasks.wait().await;
+        for connections in &mut left {
+            connections.shutdown().await;
+        }
+    }
+}
+
+async fn ended(left: &mut [JoinSet<()>]) {
+    for connections in left {
+        while connections.join_next().await.is_some() {}
     }
 }
 

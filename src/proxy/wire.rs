@@ -23,13 +23,14 @@ use tokio::time::{Instant, Sleep};
 
 use crate::proxy::limits::ConnectionPermit;
 
-/// Read buffer: most events fit with their header, and a TLS record's head and body come with one system call.
-const READ_BYTES: usize = 8 * 1024;
+/// Read buffer: most events fit with their header, and a TLS record's head and body come with one system call. What is
+/// larger is read past it.
+const READ_BYTES: usize = 4 * 1024;
 /// Write buffer: a flight of the handshake, or an answer's header and body, leave with one system call.
 const WRITE_BYTES: usize = 4 * 1024;
 
-/// How long a socket is read after its last answer. Closed with bytes unread it would be reset, and the client might
-/// lose the answer (RFC 9112, 9.6).
+/// How long a socket is read after its last answer, if its client may still be sending. Closed with bytes unread it would
+/// be reset, and the client might lose the answer (RFC 9112, 9.6).
 const LINGER: Duration = Duration::from_secs(2);
 
 /// A socket that is read and written under deadlines.
@@ -55,7 +56,7 @@ enum Doing {
     /// A handshake or a request: whoever handles it has the limit.
     Busy,
     /// Nothing, since a moment. The first byte of an HTTP/1 header begins [`Doing::Header`] with that limit.
-    Idle { until: Instant, header: Option<Duration> },
+    Idle { until: Instant, header: Option<Duration>, settled: bool },
     /// Sending a header.
     Header { until: Instant },
 }
@@ -80,7 +81,17 @@ impl Pace {
     /// Waits for a request: its first byte within `idle`, then its whole header within `header`. Without `header` there
     /// is no telling where one begins (HTTP/2), and `idle` goes on until [`Pace::busy`].
     pub(super) fn idle(&self, idle: Duration, header: Option<Duration>) {
-        self.set(Doing::Idle { until: Instant::now() + idle, header });
+        self.set(Doing::Idle { until: Instant::now() + idle, header, settled: false });
+    }
+
+    /// The same after an HTTP/1 request that was read to its end and answered: its client sends nothing more before it has
+    /// the answer.
+    pub(super) fn settled(&self, idle: Duration, header: Duration) {
+        self.set(Doing::Idle { until: Instant::now() + idle, header: Some(header), settled: true });
+    }
+
+    fn is_settled(&self) -> bool {
+        matches!(*self.0.lock().unwrap_or_else(PoisonError::into_inner), Doing::Idle { settled: true, .. })
     }
 
     fn received(&self) {
@@ -131,8 +142,9 @@ impl Wire {
         loop {
             let mut unread = ReadBuf::new(&mut bytes);
             match Pin::new(&mut self.io).poll_read(cx, &mut unread) {
-                Poll::Ready(Ok(())) if !unread.filled().is_empty() && Instant::now() < until => {}
+                Poll::Ready(Ok(())) if !unread.filled().is_empty() && Instant::now() < until => self.pace.busy(),
                 Poll::Ready(_) => return Poll::Ready(()),
+                Poll::Pending if self.pace.is_settled() => return Poll::Ready(()),
                 Poll::Pending => return self.read_timer.poll_at(until, cx),
             }
         }
@@ -329,6 +341,35 @@ mod tests {
         };
         let written: Result<io::Result<()>, _> = timeout(LONG / 2, written).await;
         assert_eq!(written.unwrap().unwrap_err().kind(), io::ErrorKind::TimedOut);
+    }
+
+    #[tokio::test]
+    async fn a_client_that_has_its_answer_is_not_waited_for() {
+        let (mut client, mut wire, pace) = pair().await;
+        wire.write_all(b"answer").await.unwrap();
+        pace.settled(LONG, LONG);
+        timeout(LINGER / 2, AsyncWriteExt::shutdown(&mut wire)).await.unwrap().unwrap();
+        drop(wire);
+        let mut answer = String::new();
+        client.read_to_string(&mut answer).await.unwrap();
+        assert_eq!(answer, "answer");
+    }
+
+    #[tokio::test]
+    async fn a_client_that_sends_more_than_it_should_gets_its_answer_too() {
+        let (mut client, mut wire, pace) = pair().await;
+        let answering = tokio::spawn(async move {
+            assert_eq!(read(&mut wire).await.unwrap(), 0);
+            wire.write_all(b"answer").await.unwrap();
+            pace.settled(LONG, LONG);
+            AsyncWriteExt::shutdown(&mut wire).await.unwrap();
+        });
+        client.write_all(&vec![0; 4 << 20]).await.unwrap();
+        let mut answer = String::new();
+        client.read_to_string(&mut answer).await.unwrap();
+        assert_eq!(answer, "answer");
+        drop(client);
+        answering.await.unwrap();
     }
 
     #[tokio::test]

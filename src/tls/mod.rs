@@ -36,7 +36,7 @@ mod wanted;
 pub use challenges::{Challenges, Offered};
 pub use credential::{Credential, CredentialError};
 pub use folder::{Cold, Stale};
-pub use native::set_session_context;
+pub use native::{send_one_ticket, set_session_context};
 pub use places::{CertFolders, Origin};
 pub use problem::{CertificateFault, CertificateProblem, Summary};
 pub use sni::normalise;

@@ -1,5 +1,5 @@
 //! The little of BoringSSL that its Rust binding does not have: credentials that many connections share, a pool in which
-//! equal certificates are kept once, and the session id context of one connection. All of our `unsafe` for TLS is here,
+//! equal certificates are kept once, the session id context of one connection, and how many tickets it gets. All of our `unsafe` for TLS is here,
 //! but for one line in `tickets`.
 #![allow(unsafe_code)]
 
@@ -9,7 +9,7 @@ use std::ptr::{self, NonNull};
 use foreign_types::ForeignTypeRef;
 use pingora::tls::error::ErrorStack;
 use pingora::tls::pkey::{PKeyRef, Private};
-use pingora::tls::ssl::SslRef;
+use pingora::tls::ssl::{SslContextBuilder, SslRef};
 use pingora::tls::ssl_sys as ffi;
 
 /// With what a handshake may be signed: Mozilla's intermediate profile, which has no SHA-1.
@@ -133,6 +133,16 @@ impl Drop for NativeCredential {
 pub fn set_session_context(ssl: &mut SslRef, context: &[u8; 32]) -> Result<(), ErrorStack> {
     // SAFETY: `ssl` is live; the 32 bytes, the most there may be, are copied.
     succeeded(unsafe { ffi::SSL_set_session_id_context(ssl.as_ptr(), context.as_ptr(), context.len()) })
+}
+
+/// Sends one session ticket after a handshake of TLS 1.3; BoringSSL's default is two. A visitor keeps one connection, or a
+/// few that began together.
+///
+/// # Errors
+/// Never, as BoringSSL is today.
+pub fn send_one_ticket(builder: &mut SslContextBuilder) -> Result<(), ErrorStack> {
+    // SAFETY: the context is live and nobody else's yet.
+    succeeded(unsafe { ffi::SSL_CTX_set_num_tickets(builder.as_ptr(), 1) })
 }
 
 fn succeeded(result: c_int) -> Result<(), ErrorStack> {

@@ -1,53 +1,19 @@
 use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
 
-use boring::ssl::{SslConnector, SslMethod, SslStream, SslVerifyMode, SslVersion};
+use boring::ssl::SslVersion;
 use boring::x509::X509;
+use rustix::process::{Pid, Resource, Rlimit, getrlimit, prlimit};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use crate::util::client::page_view;
+use crate::util::hello::connect;
 use crate::util::site::HOST_DOMAIN;
-use crate::util::{Account, Browser, Gateway, PATIENCE, Site, Standin, eventually};
+use crate::util::{Account, Browser, Gateway, Hello, PATIENCE, Site, Standin, eventually};
 
 const PIXEL: u64 = 3001;
 const NAME: &str = "events.shoes.example";
-
-/// How a raw handshake is to be made.
-struct Hello<'a> {
-    sni: Option<&'a str>,
-    min: SslVersion,
-    max: SslVersion,
-    alpn: Option<&'a [u8]>,
-}
-
-impl<'a> Hello<'a> {
-    fn to(sni: &'a str) -> Self {
-        Self { sni: Some(sni), min: SslVersion::TLS1_2, max: SslVersion::TLS1_3, alpn: None }
-    }
-
-    /// Shakes hands; the error is what the server's refusal looks like to a client.
-    fn shake(&self, gateway: SocketAddr) -> Result<SslStream<TcpStream>, String> {
-        self.shake_after(b"", gateway)
-    }
-
-    /// The same on a connection that begins with these bytes, as a load balancer's does.
-    fn shake_after(&self, before: &[u8], gateway: SocketAddr) -> Result<SslStream<TcpStream>, String> {
-        let mut stream = TcpStream::connect(gateway).map_err(|error| error.to_string())?;
-        stream.write_all(before).map_err(|error| error.to_string())?;
-        stream.set_read_timeout(Some(PATIENCE)).unwrap();
-        let mut builder = SslConnector::builder(SslMethod::tls()).unwrap();
-        builder.set_verify(SslVerifyMode::NONE);
-        builder.set_min_proto_version(Some(self.min)).unwrap();
-        builder.set_max_proto_version(Some(self.max)).unwrap();
-        if let Some(protocols) = self.alpn {
-            builder.set_alpn_protos(protocols).unwrap();
-        }
-        let mut config = builder.build().configure().unwrap().verify_hostname(false);
-        config.set_use_server_name_indication(self.sni.is_some());
-        config.connect(self.sni.unwrap_or("unused.example"), stream).map_err(|error| error.to_string())
-    }
-}
 
 fn names_of(certificate: &X509) -> Vec<String> {
     let names = certificate.subject_alt_names().into_iter().flatten();
@@ -256,6 +222,135 @@ async fn a_balancer_that_must_says_who_the_visitor_is_before_the_handshake() {
     }
     assert!(Hello::to(NAME).shake(gateway.https()).is_err(), "without the header there is no connection");
     assert_eq!(gateway.metric("pixelgate_events_rejected_total", "proxy_header").await, 1.0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_is_no_balancer_is_not_believed_and_needs_no_header() {
+    let standin = Standin::start().await;
+    let site = Site::new(&standin.url)
+        .listen("proxy_protocol = [\"127.0.0.2/32\"]")
+        .account(Account::new("shoes", PIXEL).domain(NAME));
+    let gateway = Gateway::start(&site).await;
+    let header = b"PROXY TCP4 203.0.113.7 127.0.0.1 5000 443\r\n";
+    let balancer = Hello { from: Ipv4Addr::new(127, 0, 0, 2), ..Hello::to(NAME) };
+    assert!(balancer.shake_after(header, gateway.https()).is_ok());
+    assert!(balancer.shake(gateway.https()).is_err());
+    assert!(Hello::to(NAME).shake(gateway.https()).is_ok());
+    assert!(Hello::to(NAME).shake_after(header, gateway.https()).is_err(), "to others it is no TLS");
+    // On port 80 as well.
+    let plain = |from: u8, header: &[u8]| {
+        let mut stream = connect(Ipv4Addr::new(127, 0, 0, from), gateway.ready.http[0]).unwrap();
+        stream.write_all(header).unwrap();
+        write!(stream, "GET /p HTTP/1.1\r\nHost: {NAME}\r\nConnection: close\r\n\r\n").unwrap();
+        let mut answer = String::new();
+        let _ = stream.read_to_string(&mut answer);
+        answer.split(' ').nth(1).unwrap_or("none").to_owned()
+    };
+    assert_eq!(plain(2, header), "308");
+    assert_eq!(plain(2, b"\r\n\r\n\0\r\nQUIT\n\x20\0\0\0"), "308", "it speaks for itself");
+    assert_eq!(plain(2, b""), "none");
+    assert_eq!(plain(1, b""), "308");
+    assert_eq!(plain(1, header), "400");
+    assert_eq!(gateway.metric("pixelgate_events_rejected_total", "proxy_header").await, 2.0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_key_exchanges_of_tomorrow_and_today_are_spoken() {
+    let standin = Standin::start().await;
+    let (_site, gateway) = shop(&standin, "").await;
+    for (offered, used) in [
+        ("X25519MLKEM768:X25519:P-256", "X25519MLKEM768"),
+        ("X25519:P-256", "X25519"),
+        ("P-256", "P-256"),
+        ("P-384", "P-384"),
+    ] {
+        let stream = Hello { curves: Some(offered), ..Hello::to(NAME) }.shake(gateway.https()).unwrap();
+        assert_eq!(stream.ssl().curve_name(), Some(used), "{offered}");
+    }
+    let unknown = Hello { curves: Some("P-521"), ..Hello::to(NAME) };
+    assert!(unknown.shake(gateway.https()).is_err());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_lowest_version_is_configured() {
+    let standin = Standin::start().await;
+    let (site, gateway) = shop(&standin, "[tls]\nmin_version = \"1.3\"\n").await;
+    let spoken = |version| Hello { min: version, max: version, ..Hello::to(NAME) }.shake(gateway.https()).is_ok();
+    assert_eq!((spoken(SslVersion::TLS1_2), spoken(SslVersion::TLS1_3)), (false, true));
+    let toml = std::fs::read_to_string(site.path("pixelgate.toml")).unwrap();
+    site.write("pixelgate.toml", toml.replace("\"1.3\"", "\"1.2\""));
+    assert!(gateway.command(&["reload"]).status.success());
+    assert_eq!((spoken(SslVersion::TLS1_2), spoken(SslVersion::TLS1_3)), (true, true));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_handshake_ends_in_time_wherever_it_stops() {
+    let standin = Standin::start().await;
+    let (_site, gateway) = shop(&standin, "[limits]\nhandshake_timeout = \"1s\"\n").await;
+    let (https, hello) = (gateway.https(), Hello::to(NAME).bytes());
+    let begun = Instant::now();
+    let mut stopped: Vec<_> = [0, 1, hello.len() / 2, hello.len()]
+        .into_iter()
+        .map(|bytes| {
+            let mut stream = connect(Ipv4Addr::LOCALHOST, https).unwrap();
+            stream.write_all(&hello[..bytes]).unwrap();
+            stream
+        })
+        .collect();
+    // One that never stops: a byte every tenth of a second.
+    let mut slow = connect(Ipv4Addr::LOCALHOST, https).unwrap();
+    slow.set_read_timeout(Some(Duration::from_millis(100))).unwrap();
+    let mut bytes = hello.chunks(1);
+    while begun.elapsed() < PATIENCE {
+        let _ = slow.write_all(bytes.next().unwrap());
+        match slow.read(&mut [0; 16]) {
+            Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {}
+            _ => break,
+        }
+    }
+    for stream in &mut stopped {
+        let _ = stream.read_to_end(&mut Vec::new());
+    }
+    assert!(begun.elapsed() < Duration::from_secs(10), "{:?}", begun.elapsed());
+    assert_eq!(gateway.metric("pixelgate_handshakes_total", "timeout").await, 5.0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_connection_that_is_done_is_closed_though_the_client_keeps_it_open() {
+    let standin = Standin::start().await;
+    let (_site, gateway) = shop(&standin, "").await;
+    let mut stream = Hello::to(NAME).shake(gateway.https()).unwrap();
+    let body = page_view(PIXEL, "done").to_string();
+    let head = format!("POST /events HTTP/1.1\r\nHost: {NAME}\r\nContent-Length: {}\r\n", body.len());
+    write!(stream, "{head}Connection: close\r\n\r\n{body}").unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).expect("it ends as TLS does");
+    assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+    let begun = Instant::now();
+    eventually("it is closed", async || (gateway.metric("pixelgate_connections", "").await == 0.0).then_some(())).await;
+    assert!(begun.elapsed() < Duration::from_millis(1_500), "{:?}", begun.elapsed());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_cannot_be_accepted_is_counted_and_told_once() {
+    let standin = Standin::start().await;
+    let (_site, gateway) = shop(&standin, "").await;
+    let pid = Pid::from_raw(i32::try_from(gateway.ready.pid).unwrap());
+    let usual = getrlimit(Resource::Nofile);
+    let files = || std::fs::read_dir(format!("/proc/{}/fd", gateway.ready.pid)).unwrap().count() as u64;
+    let told = || gateway.log().lines().filter(|line| line.contains("cannot be accepted")).count();
+    eventually("it is counted", async || {
+        let few = Rlimit { current: Some(files() + 5), maximum: usual.maximum };
+        prlimit(pid, Resource::Nofile, few).unwrap();
+        let held: Vec<_> = (0..20).map(|_| TcpStream::connect(gateway.https()).unwrap()).collect();
+        eventually("there is no file left", async || (files() >= few.current.unwrap()).then_some(())).await;
+        prlimit(pid, Resource::Nofile, usual).unwrap();
+        drop(held);
+        (gateway.metric("pixelgate_events_rejected_total", "\"accept\"").await >= 3.0).then_some(())
+    })
+    .await;
+    assert_eq!(told(), 1, "{}", gateway.log());
+    assert!(Hello::to(NAME).shake(gateway.https()).is_ok());
 }
 
 #[tokio::test(flavor = "multi_thread")]

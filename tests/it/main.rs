@@ -18,6 +18,8 @@ mod durability;
 mod edge;
 /// Filters of accounts, good and bad ones.
 mod filters;
+/// Handshakes beyond the limits: who is shed, and who is not.
+mod flood;
 /// Certificates from a real ACME server.
 mod issuance;
 /// Arrows between modules, and what stands where.

@@ -3,24 +3,26 @@
 
 use std::io::{Read, Write};
 use std::net::SocketAddr;
-use std::sync::Mutex;
-use std::time::Duration;
+use std::sync::{Condvar, Mutex};
+use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use boring::pkey::Id;
-use boring::ssl::{SslConnector, SslSession, SslStream as ClientStream, SslVerifyMode};
-use foreign_types::ForeignType;
-use pingora::tls::ssl_sys as ffi;
+use boring::ssl::{SslConnector, SslStream as ClientStream, SslVerifyMode};
 use tempfile::TempDir;
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpListener;
 
 use super::*;
+use crate::account::ServerName;
 use crate::proxy::limits::ConnectionLimits;
 use crate::proxy::testing::Uncounted;
 use crate::proxy::wire::Pace;
 use crate::tls::testing::Issued;
 use crate::tls::{CertFolders, CertStore, Credential};
+
+mod budget;
+mod sessions;
 
 type Accepted = Result<Arc<str>, HandshakeError>;
 
@@ -33,6 +35,11 @@ struct Rig {
     store: Arc<ArcSwap<CertStore>>,
     challenges: Arc<Challenges>,
     acceptor: Arc<TlsAcceptor>,
+    /// True holds up the judging of names, as a long reload does.
+    held: Arc<(Mutex<bool>, Condvar)>,
+    budget: Arc<HandshakeBudget>,
+    /// Handshakes that visitors may begin in a second.
+    per_second: usize,
     root: String,
 }
 
@@ -43,10 +50,16 @@ struct Client {
     protocols: &'static [u8],
     max_version: SslVersion,
     signatures: Option<&'static str>,
+    own: bool,
 }
 
-const CLIENT: Client =
-    Client { name: Some("a.example"), protocols: PROTOCOLS, max_version: SslVersion::TLS1_3, signatures: None };
+const CLIENT: Client = Client {
+    name: Some("a.example"),
+    protocols: PROTOCOLS,
+    max_version: SslVersion::TLS1_3,
+    signatures: None,
+    own: false,
+};
 
 impl Client {
     const fn to(name: &'static str) -> Self {
@@ -69,41 +82,53 @@ impl Rig {
         let store = Arc::new(ArcSwap::from_pointee(CertStore::load(&folders, &names, None, NOW)));
         assert_eq!(store.load().problems().count(), 0);
         let challenges = Arc::default();
-        let acceptor = Self::acceptor(&store, &challenges, &dir, NOW);
-        Self { dir, store, challenges, acceptor, root: issued.root }
+        let held = Arc::default();
+        let acceptor = Self::acceptor(&store, &challenges, &held, &dir, NOW);
+        let budget = Arc::new(HandshakeBudget::new(2, Instant::now()));
+        Self { dir, store, challenges, acceptor, held, budget, per_second: 1_000_000, root: issued.root }
     }
 
     fn acceptor(
         store: &Arc<ArcSwap<CertStore>>,
         challenges: &Arc<Challenges>,
+        held: &Arc<(Mutex<bool>, Condvar)>,
         dir: &TempDir,
         now: i64,
     ) -> Arc<TlsAcceptor> {
         let tickets = TicketKeys::open(dir.path().join("ticket.keys"));
         tickets.rotate(Duration::from_secs(86_400), now).unwrap();
-        let (reads, writes) = (store.clone(), store.clone());
+        let (reads, writes, held) = (store.clone(), store.clone(), held.clone());
         let names = Names {
             lookup: Box::new(move |name| reads.load().lookup(name)),
-            stale: Arc::new(move |name| writes.store(Arc::new(writes.load().refreshed(&[name], NOW)))),
+            stale: Arc::new(move |names| {
+                drop(held.1.wait_while(held.0.lock().unwrap(), |held| *held).unwrap());
+                writes.store(Arc::new(writes.load().refreshed(names, NOW)));
+            }),
         };
         Arc::new(TlsAcceptor::new(names, challenges.clone(), Arc::new(tickets)).unwrap())
     }
 
     /// The same gateway after a restart at another time.
     fn restarted(self, now: i64) -> Self {
-        Self { acceptor: Self::acceptor(&self.store, &self.challenges, &self.dir, now), ..self }
+        Self { acceptor: Self::acceptor(&self.store, &self.challenges, &self.held, &self.dir, now), ..self }
     }
 
     /// Accepts one connection.
     async fn accept(&self, min_version: TlsVersion) -> (SocketAddr, tokio::task::JoinHandle<Accepted>) {
+        self.accept_from(false, min_version).await
+    }
+
+    /// The same, from this machine itself or from elsewhere.
+    async fn accept_from(&self, own: bool, min_version: TlsVersion) -> (SocketAddr, tokio::task::JoinHandle<Accepted>) {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        let acceptor = self.acceptor.clone();
+        let (acceptor, budget, per_second) = (self.acceptor.clone(), self.budget.clone(), self.per_second);
         let accepting = tokio::spawn(async move {
             let (tcp, _) = listener.accept().await.unwrap();
             let permit = ConnectionLimits::new(Arc::new(Uncounted)).admit(1).unwrap();
             let wire = Wire::new(tcp, Pace::new(), Duration::from_secs(5), permit);
-            let (mut stream, name) = acceptor.accept(wire, min_version).await?;
+            let entry = Entry { budget: &budget, per_second, min_version, own };
+            let (mut stream, name) = acceptor.accept(wire, entry).await?;
             // TLS 1.3's sessions go out with the first byte.
             let _ = stream.write_all(b"x").await;
             let _ = stream.flush().await;
@@ -118,7 +143,7 @@ impl Rig {
         client: Client,
         min_version: TlsVersion,
     ) -> (Option<ClientStream<std::net::TcpStream>>, Accepted) {
-        let (address, accepting) = self.accept(min_version).await;
+        let (address, accepting) = self.accept_from(client.own, min_version).await;
         let root = self.root.clone();
         let connecting = spawn_blocking(move || {
             let mut builder = SslConnector::builder(SslMethod::tls()).unwrap();
@@ -136,57 +161,6 @@ impl Rig {
             configured.verify_hostname(verified).connect(client.name.unwrap_or("a.example"), tcp).ok()
         });
         (connecting.await.unwrap(), accepting.await.unwrap())
-    }
-
-    /// Shakes hands with a session that an earlier handshake left; whether it was resumed, and the session it left.
-    async fn resume(
-        &self,
-        client: &Resumer,
-        name: &'static str,
-        session: Option<&SslSession>,
-    ) -> (bool, Option<SslSession>) {
-        let (address, accepting) = self.accept(TlsVersion::Tls12).await;
-        let (client, session) = (client.clone(), session.cloned());
-        let resumed = spawn_blocking(move || client.shake(address, name, session.as_ref())).await.unwrap();
-        assert_eq!(accepting.await.unwrap().as_deref(), Ok(name));
-        resumed
-    }
-}
-
-/// A client that keeps sessions.
-#[derive(Clone)]
-struct Resumer {
-    connector: SslConnector,
-    left: Arc<Mutex<Option<SslSession>>>,
-}
-
-impl Resumer {
-    fn of(version: SslVersion) -> Self {
-        let left = Arc::new(Mutex::new(None));
-        let keeping = left.clone();
-        let mut builder = SslConnector::builder(SslMethod::tls()).unwrap();
-        builder.set_verify(SslVerifyMode::NONE);
-        builder.set_min_proto_version(Some(version)).unwrap();
-        builder.set_max_proto_version(Some(version)).unwrap();
-        builder.set_session_cache_mode(SslSessionCacheMode::CLIENT);
-        builder.set_new_session_callback(move |_, session| *keeping.lock().unwrap() = Some(session));
-        Self { connector: builder.build(), left }
-    }
-
-    fn shake(&self, address: SocketAddr, name: &str, session: Option<&SslSession>) -> (bool, Option<SslSession>) {
-        let mut configured = self.connector.configure().unwrap().verify_hostname(false);
-        if let Some(session) = session {
-            // SAFETY: the session is of this connector's own context.
-            #[allow(unsafe_code)]
-            unsafe {
-                configured.set_session(session).unwrap();
-            }
-        }
-        let tcp = std::net::TcpStream::connect(address).unwrap();
-        let mut stream = configured.connect(name, tcp).unwrap();
-        // TLS 1.3 sends sessions after the handshake.
-        stream.read_exact(&mut [0]).unwrap();
-        (stream.ssl().session_reused(), self.left.lock().unwrap().take())
     }
 }
 
@@ -354,26 +328,26 @@ async fn a_file_that_changed_or_broke_since_the_start_is_noticed_when_it_is_need
 }
 
 #[tokio::test]
-async fn a_session_is_resumed_under_its_own_name_only_also_after_a_restart() {
-    for version in [SslVersion::TLS1_2, SslVersion::TLS1_3] {
-        let mut rig = Rig::serving(&["a.example", "b.example"]);
-        let client = Resumer::of(version);
-        let (resumed, session) = rig.resume(&client, "a.example", None).await;
-        let session = session.unwrap();
-        assert!(!resumed);
-        // SAFETY: the session is live.
-        #[allow(unsafe_code)]
-        let early_data = unsafe { ffi::SSL_SESSION_early_data_capable(session.as_ptr()) == 1 };
-        assert!(!early_data, "no data before the handshake's end");
-        assert!(rig.resume(&client, "a.example", Some(&session)).await.0, "{version:?}");
-        assert!(!rig.resume(&client, "b.example", Some(&session)).await.0, "{version:?}: another name");
-        rig = rig.restarted(NOW + 60);
-        assert!(rig.resume(&client, "a.example", Some(&session)).await.0, "{version:?}: after a restart");
-        rig = rig.restarted(NOW + 86_400);
-        assert!(rig.resume(&client, "a.example", Some(&session)).await.0, "{version:?}: the key before");
-        rig = rig.restarted(NOW + 2 * 86_400);
-        assert!(!rig.resume(&client, "a.example", Some(&session)).await.0, "{version:?}: a key that is forgotten");
+async fn names_that_wait_for_a_reload_do_not_keep_others_from_being_loaded() {
+    let stale: Vec<&'static str> = (0..20).map(|n| &*Box::leak(format!("n{n}.example").into_boxed_str())).collect();
+    let rig = Arc::new(Rig::serving(&[&stale[..], &["a.example"]].concat()));
+    let again = Issued::new(&stale);
+    stale.iter().for_each(|name| again.write(&rig.dir.path().join("certs"), name));
+    *rig.held.0.lock().unwrap() = true;
+    let mut waiting = tokio::task::JoinSet::new();
+    for name in stale {
+        let rig = rig.clone();
+        // Of another CA now, so nothing is verified.
+        let client = Client { protocols: b"\x02h2", ..Client::to(name) };
+        waiting.spawn(async move { rig.shake(client, TlsVersion::Tls12).await.1 });
     }
+    while rig.acceptor.stale.waiting_now() < 19 {
+        tokio::task::yield_now().await;
+    }
+    assert!(rig.shake(CLIENT, TlsVersion::Tls12).await.1.is_ok());
+    *rig.held.0.lock().unwrap() = false;
+    rig.held.1.notify_all();
+    assert!(waiting.join_all().await.iter().all(Result::is_ok));
 }
 
 #[tokio::test]

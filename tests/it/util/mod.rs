@@ -1,9 +1,10 @@
 //! The small language that the tests are written in: a site (configuration, certificates, accounts), a gateway (the real
-//! program on it), the Graph stand-in, a real ACME server, and clients.
+//! program on it), the Graph stand-in, a real ACME server, clients, and handshakes by hand.
 
 pub(crate) mod certificates;
 pub(crate) mod client;
 pub(crate) mod gateway;
+pub(crate) mod hello;
 pub(crate) mod pebble;
 pub(crate) mod process;
 pub(crate) mod site;
@@ -14,6 +15,7 @@ use std::time::{Duration, Instant};
 pub(crate) use certificates::Authority;
 pub(crate) use client::Browser;
 pub(crate) use gateway::Gateway;
+pub(crate) use hello::Hello;
 pub(crate) use pebble::Pebble;
 pub(crate) use site::{Account, Site};
 pub(crate) use standin::Standin;
