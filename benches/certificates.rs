@@ -1,4 +1,4 @@
-//! The certificate store at scale: start, memory, one change among many, a burst of renewals.
+//! The certificate store at scale: start, memory, one change among many, a burst of renewals, a reload, the passing of time.
 //!
 //! `cargo bench --bench certificates [-- --dir DIR] [--names N]`, or `NAMES=N` in the environment
 //!
@@ -70,10 +70,8 @@ fn main() {
     let published = ArcSwap::from_pointee(store);
     lookups(&published.load(), &names);
     refreshes(&published, &folders, &authority, &names);
-    let begun = Instant::now();
-    let again = CertStore::load(&folders, &names, Some(&published.load()), NOW);
-    println!("reload, nothing changed: {:.0} ms", ms(begun));
-    drop(again);
+    reloads(&published.load(), &folders, &authority, &names);
+    time_and_wildcards(&published.load(), &folders, &authority);
     let begun = Instant::now();
     published.load().keep_index().expect("an index");
     println!("index written: {:.0} ms", ms(begun));
@@ -152,6 +150,52 @@ fn refreshes(published: &ArcSwap<CertStore>, folders: &CertFolders, authority: &
     println!("{} refreshes in a burst, one by one: {:.0} ms, CPU {:.0} ms", renewed.len(), wall * 1e3, cpu * 1e3);
 }
 
+/// A reload of all names: of which nothing changed, with one that came, and without one that went.
+fn reloads(store: &CertStore, folders: &CertFolders, authority: &Authority, names: &[ServerName]) {
+    let load = |what: &str, names: &[ServerName], valid: usize| {
+        let mut times: Vec<f64> = (0..ROUNDS)
+            .map(|_| {
+                let begun = Instant::now();
+                let again = CertStore::load(folders, names, Some(store), NOW);
+                assert_eq!(again.summary().valid, valid);
+                ms(begun)
+            })
+            .collect();
+        times.sort_by(f64::total_cmp);
+        println!("reload, {what}: {:.0} ms", times[ROUNDS / 2]);
+    };
+    load("nothing changed", names, names.len());
+    load("one name fewer", &names[1..], names.len() - 1);
+    let added: ServerName = "events.added.example".parse().expect("a name");
+    authority.issue(&folders.issued_dir, &added, 1);
+    let names: Vec<_> = names.iter().cloned().chain([added]).collect();
+    load("one name more", &names, names.len());
+}
+
+/// What a change of a wildcard for one name costs, and what it costs when the validity of all ends at once.
+fn time_and_wildcards(store: &CertStore, folders: &CertFolders, authority: &Authority) {
+    let name: ServerName = "events.shop1.example".parse().expect("a name");
+    let mut times: Vec<f64> = (0..100)
+        .map(|serial| {
+            authority.issue_as(&folders.issued_dir, "_.shop1.example", "*.shop1.example", serial);
+            let begun = Instant::now();
+            let next = store.refreshed(std::slice::from_ref(&name), NOW);
+            let took = ms(begun);
+            assert!(next.state(&name).is_some());
+            took
+        })
+        .collect();
+    times.sort_by(f64::total_cmp);
+    println!("a wildcard replaced: median {:.3} ms, longest {:.3} ms", times[50], times[99]);
+    let begun = Instant::now();
+    assert!((0..1_000).all(|_| !std::hint::black_box(store).is_due(NOW)));
+    println!("asked whether time changed anything: {:.1} µs", ms(begun));
+    let begun = Instant::now();
+    let late = store.tended(i64::MAX);
+    println!("all judged again because they expired: {:.0} ms", ms(begun));
+    assert_eq!(late.summary().valid, 0);
+}
+
 // === impl Authority ===
 
 impl Authority {
@@ -171,11 +215,15 @@ impl Authority {
 
     /// Writes a certificate and switches to it.
     fn issue(&self, folder: &Path, name: &ServerName, serial: u32) {
-        let mut leaf = CertificateParams::new(vec![name.to_string()]).expect("a name");
+        self.issue_as(folder, name.as_str(), name.as_str(), serial);
+    }
+
+    fn issue_as(&self, folder: &Path, as_folder: &str, name: &str, serial: u32) {
+        let mut leaf = CertificateParams::new(vec![name.to_owned()]).expect("a name");
         leaf.not_after = date_time_ymd(2100, 1, 1);
         let key = KeyPair::generate().expect("a key");
         let leaf = leaf.signed_by(&key, &self.issuer).expect("a leaf");
-        let folder = folder.join(name.as_str());
+        let folder = folder.join(as_folder);
         let place = folder.join(serial.to_string());
         std::fs::create_dir_all(&place).expect("a folder");
         std::fs::write(place.join("chain.pem"), leaf.pem() + &self.pem).expect("a file");

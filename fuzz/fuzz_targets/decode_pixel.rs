@@ -14,7 +14,7 @@ fuzz_target!(|input: &[u8]| {
         Form { body: input, ..Form::default() },
         Form { body: input, content_type: multipart, ..Form::default() },
     ];
-    for decoded in forms.into_iter().flat_map(|form| pixel::decode(form, &Arrival::default()).unwrap_or_default()) {
+    for decoded in forms.into_iter().flat_map(|form| pixel::decode(form, &Arrival::default(), 100).unwrap_or_default()) {
         let (mut once, mut twice) = (Vec::new(), Vec::new());
         decoded.event.encode(&mut once);
         graph::decode_stored(&once).expect("what was encoded decodes").encode(&mut twice);

@@ -3,23 +3,34 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 
-use crate::clock::Steady;
+use crate::clock::{Steady, now_ms};
 use crate::outbox::Outbox;
 use crate::reload::Reloader;
 
 /// How often.
 const EVERY: Duration = Duration::from_secs(600);
+/// How often certificates are looked after: an expired one is served no longer than this.
+const CERTIFICATES_EVERY: Duration = Duration::from_secs(1);
 
-/// Drops dead letters that nobody took up for `[delivery] age_max`, after which Meta would refuse their events, and writes
-/// down what is known of certificates, until told to stop.
+/// Drops dead letters that nobody took up for `[delivery] age_max`, after which Meta would refuse their events, writes
+/// down what is known of certificates, and has them served as time has it, until told to stop.
 pub(super) async fn run(outbox: Outbox, reloader: Arc<Reloader>, stop: CancellationToken) {
     let mut ticks = tokio::time::interval(EVERY);
+    let mut certificates = tokio::time::interval(CERTIFICATES_EVERY);
+    certificates.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let clock = Steady::start();
     loop {
         tokio::select! {
             () = stop.cancelled() => return,
+            _ = certificates.tick() => {
+                // By the clock as it is: validities are of the world's time.
+                let reloader = reloader.clone();
+                let _ = tokio::task::spawn_blocking(move || reloader.tend_certificates(now_ms())).await;
+                continue;
+            }
             _ = ticks.tick() => {}
         }
         let age_max = reloader.published().load().gateway.delivery.age_max;

@@ -3,6 +3,8 @@
 use std::sync::Arc;
 
 use boring::asn1::{Asn1Time, Asn1TimeRef};
+use boring::nid::Nid;
+use boring::pkey::{Id, PKeyRef, Public};
 use pingora::tls::error::ErrorStack;
 use pingora::tls::pkey::PKey;
 use pingora::tls::ssl::SslRef;
@@ -14,9 +16,14 @@ use crate::tls::native::{NativeCredential, Pool};
 /// What proves a server name in a handshake: the chain, leaf first, and the leaf's key; and beside it, where there is
 /// one, the same with another kind of key.
 pub struct Credential {
+    /// The first pair, and its twin; at least one is there.
+    pairs: [Option<Pair>; 2],
+}
+
+#[derive(Clone)]
+struct Pair {
     native: NativeCredential,
-    twin: Option<NativeCredential>,
-    names: Box<[Box<str>]>,
+    names: Arc<[Box<str>]>,
     not_before: i64,
     not_after: i64,
 }
@@ -58,6 +65,9 @@ impl Credential {
         if !public.public_eq(&key) {
             return Err(CredentialError::KeyMismatch);
         }
+        if !can_sign(&public) {
+            return Err(CredentialError::Unsupported);
+        }
         let not_before = unix_seconds(leaf.not_before()).map_err(|_| CredentialError::Chain)?;
         let not_after = unix_seconds(leaf.not_after()).map_err(|_| CredentialError::Chain)?;
         let names = leaf.subject_alt_names().into_iter().flatten();
@@ -65,40 +75,51 @@ impl Credential {
         let ders = chain.iter().map(|certificate| certificate.to_der()).collect::<Result<Vec<_>, _>>();
         let ders = ders.map_err(|_| CredentialError::Chain)?;
         let native = NativeCredential::new(&ders, &key, pool).map_err(|_| CredentialError::Unsupported)?;
-        Ok(Self { native, twin: None, names, not_before, not_after })
+        Ok(Self { pairs: [Some(Pair { native, names, not_before, not_after }), None] })
     }
 
-    /// The same with a second one for clients that cannot use the first, as many cannot use an ECDSA key.
-    pub(super) fn with_twin(self, twin: Credential) -> Self {
-        Self { twin: Some(twin.native), ..self }
+    /// Of a first pair and its twin the one that is there, or both: many clients cannot use an ECDSA key.
+    pub(super) fn of_pairs(first: Option<Self>, twin: Option<Self>) -> Option<Self> {
+        let [first, twin] = [first, twin].map(|credential| credential.and_then(|Self { pairs: [pair, _] }| pair));
+        (first.is_some() || twin.is_some()).then_some(Self { pairs: [first, twin] })
+    }
+
+    /// The same with only those of its two pairs that may be served.
+    pub(super) fn only(self: &Arc<Self>, served: [bool; 2]) -> Arc<Self> {
+        let [first, twin] = &self.pairs;
+        if (served[0] || first.is_none()) && (served[1] || twin.is_none()) {
+            return self.clone();
+        }
+        let pick = |pair: &Option<Pair>, served: bool| pair.as_ref().filter(|_| served).cloned();
+        Arc::new(Self { pairs: [pick(first, served[0]), pick(twin, served[1])] })
     }
 
     /// First second in which it is valid, Unix time.
     pub fn not_before(&self) -> i64 {
-        self.not_before
+        self.pairs().next().map_or(0, |pair| pair.not_before)
     }
 
     /// Last second in which it is valid, Unix time.
     pub fn not_after(&self) -> i64 {
-        self.not_after
+        self.pairs().next().map_or(0, |pair| pair.not_after)
     }
 
     /// Whether a client that asked for `name` would take it: a DNS name of the certificate is `name`, or is it with the
     /// first label replaced by `*` (RFC 9525, 6.3). The subject's common name counts for nothing.
     pub fn covers(&self, name: &ServerName) -> bool {
         let wildcard = ServerName::wildcard(name.as_str());
-        self.names.iter().any(|own| **own == *name.as_str() || Some(&**own) == wildcard.as_deref())
+        self.names().iter().any(|own| **own == *name.as_str() || Some(&**own) == wildcard.as_deref())
     }
 
     /// The DNS names that it is for, in lower case.
-    pub(super) fn names(&self) -> &[Box<str>] {
-        &self.names
+    pub fn names(&self) -> &[Box<str>] {
+        self.pairs().next().map_or(&[], |pair| &pair.names)
     }
 
     /// Whether there is a second one for clients that cannot use the first.
     #[cfg(test)]
     pub(super) fn has_twin(&self) -> bool {
-        self.twin.is_some()
+        self.pairs().count() == 2
     }
 
     /// Makes a handshake use it. Of two, BoringSSL takes the first whose signatures the client knows.
@@ -106,8 +127,21 @@ impl Credential {
     /// # Errors
     /// When BoringSSL has no memory left.
     pub fn install(&self, ssl: &mut SslRef) -> Result<(), ErrorStack> {
-        self.native.install(ssl)?;
-        self.twin.iter().try_for_each(|twin| twin.install(ssl))
+        self.pairs().try_for_each(|pair| pair.native.install(ssl))
+    }
+
+    fn pairs(&self) -> impl Iterator<Item = &Pair> {
+        self.pairs.iter().flatten()
+    }
+}
+
+/// Whether handshakes are signed with keys of this kind: BoringSSL takes others, and finds no signature for them later.
+fn can_sign(key: &PKeyRef<Public>) -> bool {
+    let curve = || key.ec_key().ok().and_then(|key| key.group().curve_name());
+    match key.id() {
+        Id::RSA => true,
+        Id::EC => matches!(curve(), Some(Nid::X9_62_PRIME256V1 | Nid::SECP384R1 | Nid::SECP521R1)),
+        _ => false,
     }
 }
 
@@ -155,38 +189,134 @@ mod tests {
 
 #[cfg(test)]
 mod corpus {
-    #![allow(clippy::unwrap_used)]
-    use super::*;
+    #![allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::panic)]
+    use std::path::PathBuf;
 
-    /// What `fuzz/fuzz_targets/credential.rs` holds of any bytes.
-    fn check(bytes: &[u8]) -> bool {
+    use base64::Engine as _;
+    use base64::engine::general_purpose::STANDARD;
+    use proptest::prelude::*;
+    use rcgen::KeyPair;
+
+    use super::*;
+    use crate::tls::glance::Glance;
+    use crate::tls::testing::Issued;
+
+    fn folder() -> PathBuf {
+        std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/corpus/credential")
+    }
+
+    /// What `fuzz/fuzz_targets/credential.rs` holds of any bytes: a glance finds what parsing finds, or does not know. Only
+    /// the private half of a key is not looked at.
+    fn check(bytes: &[u8]) -> (Option<Glance>, Result<Arc<Credential>, CredentialError>) {
         let mut parts = bytes.splitn(2, |byte| *byte == 0);
         let (chain, key) = (parts.next().unwrap_or_default(), parts.next().unwrap_or_default());
-        Credential::parse(chain, key).is_ok()
+        let (glance, parsed) = (Credential::glance(chain, key), Credential::parse(chain, key));
+        match (&glance, &parsed) {
+            (None, _) | (Some(_), Err(CredentialError::Key)) => {}
+            (Some(glance), Ok(parsed)) => assert_eq!(*glance, of(parsed)),
+            (Some(glance), Err(error)) => panic!("{glance:?}, but {error}"),
+        }
+        (glance, parsed)
+    }
+
+    fn of(parsed: &Credential) -> Glance {
+        let (not_before, not_after) = (parsed.not_before(), parsed.not_after());
+        Glance { not_before, not_after, names: parsed.names().to_vec() }
+    }
+
+    fn joined(issued: &Issued) -> Vec<u8> {
+        [issued.chain.as_bytes(), &[0], issued.key.as_bytes()].concat()
     }
 
     #[test]
     fn the_corpus_of_the_fuzzer_holds() {
-        let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/corpus/credential");
         let mut seeds = 0;
-        for seed in std::fs::read_dir(folder).unwrap().map(Result::unwrap) {
+        for seed in std::fs::read_dir(folder()).unwrap().map(Result::unwrap) {
             let good = seed.file_name().to_string_lossy().starts_with("good-");
-            assert_eq!(check(&std::fs::read(seed.path()).unwrap()), good, "{:?}", seed.path());
+            let (glance, parsed) = check(&std::fs::read(seed.path()).unwrap());
+            assert_eq!(parsed.is_ok(), good, "{:?}", seed.path());
+            assert_eq!(glance.is_some(), good, "{:?}", seed.path());
+            if seed.file_name() == "no-signatures-ed25519" {
+                assert_eq!(parsed.err(), Some(CredentialError::Unsupported));
+            }
             seeds += 1;
         }
         assert!(seeds >= 8, "{seeds}");
     }
 
-    proptest::proptest! {
-        #![proptest_config(proptest::prelude::ProptestConfig { cases: 400, failure_persistence: None, ..Default::default() })]
+    #[test]
+    fn a_glance_is_enough_for_what_is_issued_today() {
+        let names = ["a.example", "*.B.example"];
+        let signatures = [&rcgen::PKCS_ECDSA_P256_SHA256, &rcgen::PKCS_ECDSA_P384_SHA384, &rcgen::PKCS_RSA_SHA256];
+        for signature in signatures {
+            let issued = Issued::with_key(&names, 1960, 2060, KeyPair::generate_for(signature).unwrap());
+            let (glance, parsed) = check(&joined(&issued));
+            assert_eq!(glance, parsed.ok().map(|parsed| of(&parsed)));
+            assert_eq!(glance.unwrap().names.len(), 2);
+        }
+        // One that is rare, and one that no handshake is signed with.
+        for (signature, can_sign) in [(&rcgen::PKCS_ECDSA_P521_SHA512, true), (&rcgen::PKCS_ED25519, false)] {
+            let issued = Issued::with_key(&names, 2020, 2060, KeyPair::generate_for(signature).unwrap());
+            let (glance, parsed) = check(&joined(&issued));
+            assert_eq!((glance, parsed.is_ok()), (None, can_sign));
+        }
+    }
+
+    #[test]
+    fn a_key_of_another_certificate_is_no_glance() {
+        for (one, other) in [
+            (Issued::new(&["a.example"]), Issued::new(&["a.example"])),
+            (Issued::rsa(&["a.example"]), Issued::rsa(&["a.example"])),
+        ] {
+            assert!(Credential::glance(one.chain.as_bytes(), one.key.as_bytes()).is_some());
+            assert!(Credential::glance(one.chain.as_bytes(), other.key.as_bytes()).is_none());
+        }
+    }
+
+    /// A PEM text with one byte of its first block's content changed, so that the damage is not in the writing.
+    fn with_damage(pem: &[u8], at: prop::sample::Index, with: u8) -> Vec<u8> {
+        let text = std::str::from_utf8(pem).unwrap();
+        let (begin, rest) = text.split_once('\n').unwrap();
+        let (body, end) = rest.split_once("-----").unwrap();
+        let mut der = STANDARD.decode(body.replace('\n', "")).unwrap();
+        let at = at.index(der.len());
+        der[at] = with;
+        let lines = STANDARD.encode(&der).into_bytes();
+        let body: Vec<u8> = lines.chunks(64).flat_map(|line| [line, b"\n"].concat()).collect();
+        [begin.as_bytes(), b"\n", &body, b"-----", end.as_bytes()].concat()
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { cases: 400, failure_persistence: None, ..Default::default() })]
 
         #[test]
-        fn damage_breaks_nothing(at in 0..4_000_usize, length in 0..60_usize, with in proptest::collection::vec(proptest::prelude::any::<u8>(), 0..20)) {
-            let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/corpus/credential");
-            let mut bytes = std::fs::read(folder.join("good-ecdsa")).unwrap();
+        fn damage_breaks_nothing(at in 0..4_000_usize, length in 0..60_usize, with in prop::collection::vec(any::<u8>(), 0..20)) {
+            let mut bytes = std::fs::read(folder().join("good-ecdsa")).unwrap();
             let at = at.min(bytes.len());
             bytes.splice(at..(at + length).min(bytes.len()), with);
-            check(&bytes);
+            let _ = check(&bytes);
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { cases: 4_000, failure_persistence: None, ..Default::default() })]
+
+        #[test]
+        fn a_glance_is_never_more_lenient_than_parsing(
+            seed in prop::sample::select(vec!["good-ecdsa", "good-rsa", "good-sec1"]),
+            in_key in prop::bool::weighted(0.2),
+            at in any::<prop::sample::Index>(),
+            with in any::<u8>(),
+        ) {
+            let bytes = std::fs::read(folder().join(seed)).unwrap();
+            let split = bytes.iter().position(|byte| *byte == 0).unwrap();
+            let (chain, key) = (&bytes[..split], &bytes[split + 1..]);
+            let damaged = if in_key {
+                [chain, &[0], &with_damage(key, at, with)].concat()
+            } else {
+                [&with_damage(chain, at, with), &[0][..], key].concat()
+            };
+            let _ = check(&damaged);
         }
     }
 }

@@ -1,28 +1,31 @@
 //! One folder with a certificate: what is known of it without its credential, which is built when a visitor comes.
 
-use std::fs::File;
-use std::hash::{DefaultHasher, Hash, Hasher};
-use std::io::{self, Read};
-use std::os::unix::fs::MetadataExt;
-use std::path::{Path, PathBuf};
+use std::os::unix::ffi::OsStrExt;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use crate::account::ServerName;
 use crate::tls::CertificateFault;
 use crate::tls::credential::{Credential, CredentialError};
+use crate::tls::files::{Cause, Contents, Part, Place, Stamp};
+use crate::tls::glance::{self, Intermediates};
 use crate::tls::native::Pool;
 
-/// Bytes of a file; a chain of ten RSA-4096 certificates is a tenth of it.
-const FILE_BYTES_MAX: u64 = 256 * 1024;
-
-/// A folder with at least one of the two files in it, as it was when last read.
+/// A folder with at least one of the files in it, as it was when last read.
 pub(super) struct Folder {
     /// Changes when a file is replaced or written to.
-    pub(super) stamp: u64,
+    pub(super) stamp: Stamp,
+    /// Whether the stamp is to be believed. If not, the folder is looked at again soon.
+    pub(super) settled: bool,
+    /// Set when the credential cannot be built though the files are those that were judged.
+    distrusted: AtomicBool,
+    /// What kept it from being read again; the rest is what was known before.
+    trouble: Option<FolderError>,
     pub(super) facts: Result<Facts, FolderError>,
     /// The same of the pair beside it, with another kind of key.
     pub(super) twin: Option<Box<Result<Facts, FolderError>>>,
-    /// Built when it is needed.
+    /// Built when it is needed, of the pairs that are good.
     credential: OnceLock<Arc<Credential>>,
 }
 
@@ -42,21 +45,12 @@ pub(super) struct FolderError {
     pub(super) cause: Cause,
 }
 
-/// A file of a folder.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Part {
-    Chain,
-    Key,
-    RsaChain,
-    RsaKey,
-}
-
-/// What is wrong with a file.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Cause {
-    Absent,
-    Io(io::ErrorKind),
-    Content(CredentialError),
+/// What folders are read with.
+pub(super) struct Means<'a> {
+    pub(super) pool: Option<&'a Pool>,
+    pub(super) intermediates: Intermediates,
+    /// Unix seconds.
+    pub(super) now: i64,
 }
 
 /// A credential that was not built yet, and the way to build it.
@@ -64,6 +58,7 @@ pub(super) enum Cause {
 pub struct Cold {
     folder: Arc<Folder>,
     path: PathBuf,
+    own: Box<str>,
     pool: Option<Arc<Pool>>,
 }
 
@@ -72,46 +67,109 @@ pub struct Cold {
 #[error("the certificate's files are no longer those that were judged")]
 pub struct Stale;
 
-/// A chain and its key, and why not.
-type Pair = Result<Credential, FolderError>;
+/// The two files of a pair, and of its twin.
+const PAIRS: [[Part; 2]; 2] = [[Part::Chain, Part::Key], [Part::RsaChain, Part::RsaKey]];
 
 // === impl Folder ===
 
 impl Folder {
     /// A folder of which only this is known.
-    pub(super) fn cold(stamp: u64, facts: Facts, twin: Option<Facts>) -> Self {
-        let twin = twin.map(|facts| Box::new(Ok(facts)));
-        Self { stamp, facts: Ok(facts), twin, credential: OnceLock::new() }
+    pub(super) fn cold(stamp: Stamp, facts: Facts, twin: Option<Facts>) -> Self {
+        Self::new(stamp, true, Ok(facts), twin.map(Ok))
     }
 
-    /// The folder as it is now; `None` if neither file is there. `previous` is kept if nothing changed since; if it did,
-    /// what visitors used is built at once. `own` is the DNS name that the folder stands for.
-    ///
-    /// Symbolic links are followed, so a link that was switched to another folder is a change.
-    pub(super) fn read(path: &Path, own: &str, previous: Option<&Arc<Self>>, pool: Option<&Pool>) -> Option<Arc<Self>> {
-        if let Some(unchanged) = previous.filter(|previous| previous.is_as(path)) {
+    /// What stands for a folder that was there until now: it is looked at once more.
+    pub(super) fn gone() -> Self {
+        Self::new(Stamp::NONE, false, Err(FolderError { part: Part::Chain, cause: Cause::Absent }), None)
+    }
+
+    fn new(
+        stamp: Stamp,
+        settled: bool,
+        facts: Result<Facts, FolderError>,
+        twin: Option<Result<Facts, FolderError>>,
+    ) -> Self {
+        Self {
+            stamp,
+            settled,
+            distrusted: AtomicBool::new(false),
+            trouble: None,
+            facts,
+            twin: twin.map(Box::new),
+            credential: OnceLock::new(),
+        }
+    }
+
+    /// The folder as it is now; `None` if none of the files is there. `known` is kept if nothing changed since, and also if
+    /// what changed cannot be read; what visitors used of it is built at once. `own` is the DNS name that the folder
+    /// stands for; `written_once` says that no file in it is ever written to again.
+    pub(super) fn read(
+        place: &mut Place<'_>,
+        own: &str,
+        written_once: bool,
+        known: Option<&Arc<Self>>,
+        with: &Means<'_>,
+    ) -> Option<Arc<Self>> {
+        if let Some(unchanged) = known.filter(|known| known.is_believed() && known.is_as(place)) {
             return Some(unchanged.clone());
         }
-        // Stamped before it is read: what is written meanwhile is seen at the next load.
-        let stamp = stamp(path, &Part::ALL)?;
-        let (pair, twin) = load(path, pool);
-        let of = |pair: &Pair| pair.as_ref().map(|credential| Facts::of(credential, own)).map_err(|error| *error);
-        let folder = Self {
-            stamp,
-            facts: of(&pair),
-            twin: twin.as_ref().map(|twin| Box::new(of(twin))),
-            credential: OnceLock::new(),
+        let contents = match place.read() {
+            Ok(contents) => contents?,
+            Err(cause) => return Some(Self::unreadable(FolderError { part: Part::Chain, cause }, known)),
         };
-        if let (true, Ok(credential)) = (previous.is_some_and(|previous| previous.credential().is_some()), pair) {
-            let _ = folder.credential.set(joined(credential, twin));
+        let warm = known.is_some_and(|known| known.credential().is_some());
+        let doubted = known.is_some_and(|known| known.is_distrusted() && known.stamp == contents.stamp);
+        let [first, twin] = PAIRS.map(|pair| judge_pair(&contents, pair, own, warm || doubted, with));
+        let first = first?;
+        let kept = |(facts, _): &Judged, known: Option<&Result<Facts, FolderError>>| match (facts, known) {
+            (Err(error), Some(Ok(_))) if matches!(error.cause, Cause::Io(_)) => Some(*error),
+            _ => None,
+        };
+        let trouble = known
+            .and_then(|known| kept(&first, Some(&known.facts)).or_else(|| kept(twin.as_ref()?, known.twin.as_deref())));
+        if let Some(trouble) = trouble {
+            return Some(Self::unreadable(trouble, known));
+        }
+        let settled = written_once || contents.is_settled(with.now);
+        let (twin_facts, twin_credential) = twin.map_or((None, None), |(facts, built)| (Some(facts), built));
+        let folder = Self::new(contents.stamp, settled, first.0, twin_facts);
+        if let Some(credential) = Credential::of_pairs(first.1, twin_credential).filter(|_| warm) {
+            let _ = folder.credential.set(Arc::new(credential));
         }
         Some(Arc::new(folder))
     }
 
-    /// Whether the files are those that this was made from. The folder's own stamp says that no twin came.
-    fn is_as(&self, path: &Path) -> bool {
+    /// What is known of a folder that cannot be read: what was known before, if that was good.
+    fn unreadable(trouble: FolderError, known: Option<&Arc<Self>>) -> Arc<Self> {
+        let Some(known) = known.filter(|known| known.facts().any(|facts| facts.is_ok())) else {
+            return Arc::new(Self::new(Stamp::NONE, true, Err(trouble), None));
+        };
+        if known.trouble == Some(trouble) {
+            return known.clone();
+        }
+        Arc::new(Self {
+            stamp: known.stamp,
+            settled: true,
+            distrusted: AtomicBool::new(known.is_distrusted()),
+            trouble: Some(trouble),
+            facts: known.facts.clone(),
+            twin: known.twin.clone(),
+            credential: known.credential.clone(),
+        })
+    }
+
+    fn is_believed(&self) -> bool {
+        self.settled && self.trouble.is_none() && self.stamp != Stamp::NONE && !self.is_distrusted()
+    }
+
+    fn is_distrusted(&self) -> bool {
+        self.distrusted.load(Ordering::Relaxed)
+    }
+
+    /// Whether the files are those that this was made from. The folder's own times say that no twin came.
+    fn is_as(&self, place: &mut Place<'_>) -> bool {
         let parts = if self.twin.is_some() { &Part::ALL[..] } else { &[Part::Chain, Part::Key] };
-        stamp(path, parts) == Some(self.stamp)
+        place.stamp(parts) == Some(self.stamp)
     }
 
     /// The credential, if it was needed yet.
@@ -119,14 +177,32 @@ impl Folder {
         self.credential.get()
     }
 
-    /// Whether what it holds may be served under a name now.
-    pub(super) fn judge(&self, name: &ServerName, now: i64) -> Result<(), (Part, CertificateFault)> {
-        judge(&self.facts, Part::Chain, name, now)
+    /// What is known of the pair, and of its twin if there is one.
+    pub(super) fn facts(&self) -> impl Iterator<Item = &Result<Facts, FolderError>> {
+        std::iter::once(&self.facts).chain(self.twin.as_deref())
     }
 
-    /// What is wrong with the pair beside it.
-    pub(super) fn judge_twin(&self, name: &ServerName, now: i64) -> Result<(), (Part, CertificateFault)> {
-        self.twin.as_deref().map_or(Ok(()), |facts| judge(facts, Part::RsaChain, name, now))
+    /// What is known of the pair that a file belongs to.
+    pub(super) fn facts_of(&self, part: Part) -> Option<&Facts> {
+        let facts = match part {
+            Part::Chain | Part::Key => &self.facts,
+            Part::RsaChain | Part::RsaKey => self.twin.as_deref()?,
+        };
+        facts.as_ref().ok()
+    }
+
+    /// Whether a file could not be read, and what was known before of its pair is used on.
+    pub(super) fn is_unread(&self, part: Part) -> bool {
+        self.trouble.is_some_and(|trouble| trouble.part == part) && self.facts_of(part).is_some()
+    }
+
+    /// Which of the two pairs may be served under a name now, and the first thing that is wrong.
+    pub(super) fn judge(&self, name: &ServerName, now: i64) -> ([bool; 2], Option<(Part, CertificateFault)>) {
+        let first = judge(&self.facts, Part::Chain, name, now);
+        let twin = self.twin.as_deref().map(|facts| judge(facts, Part::RsaChain, name, now));
+        let served = [first.is_ok(), twin.is_some_and(|twin| twin.is_ok())];
+        let trouble = self.trouble.map(|error| (error.part, error.cause.into()));
+        (served, trouble.or(first.err()).or(twin.and_then(Result::err)))
     }
 }
 
@@ -148,103 +224,66 @@ fn judge(
     }
 }
 
-fn load(path: &Path, pool: Option<&Pool>) -> (Pair, Option<Pair>) {
-    let pair = load_pair(path, Part::Chain, Part::Key, pool);
-    let twin = load_pair(path, Part::RsaChain, Part::RsaKey, pool);
-    let absent = |part| FolderError { part, cause: Cause::Absent };
-    // One of the two without the other is a mistake to tell; none is the usual.
-    let none = twin.as_ref().err() == Some(&absent(Part::RsaChain)) && !path.join(Part::RsaKey.file()).exists();
-    (pair, if none { None } else { Some(twin) })
-}
+/// What is known of a pair, and its credential if it was parsed whole.
+type Judged = (Result<Facts, FolderError>, Option<Credential>);
 
-fn load_pair(path: &Path, chain: Part, key: Part, pool: Option<&Pool>) -> Pair {
-    let read = |part: Part| read_bounded(&path.join(part.file())).map_err(|cause| FolderError { part, cause });
-    let (chain_pem, key_pem) = (read(chain)?, read(key)?);
-    Credential::parse_in(pool, &chain_pem, &key_pem).map_err(|error| {
-        let part = if matches!(error, CredentialError::Chain) { chain } else { key };
-        FolderError { part, cause: Cause::Content(error) }
-    })
-}
-
-fn joined(credential: Credential, twin: Option<Pair>) -> Arc<Credential> {
-    Arc::new(match twin {
-        Some(Ok(twin)) => credential.with_twin(twin),
-        _ => credential,
-    })
-}
-
-fn read_bounded(path: &Path) -> Result<Vec<u8>, Cause> {
-    let mut content = Vec::new();
-    let read = File::open(path).and_then(|file| file.take(FILE_BYTES_MAX + 1).read_to_end(&mut content));
-    match read {
-        Ok(bytes) if bytes as u64 > FILE_BYTES_MAX => Err(Cause::Io(io::ErrorKind::FileTooLarge)),
-        Ok(_) => Ok(content),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Err(Cause::Absent),
-        Err(error) => Err(Cause::Io(error.kind())),
-    }
-}
-
-/// Device, inode, size and times of the folder and of these files, as one number; `None` if neither chain nor key is
-/// there. Files that are not there count for nothing.
-fn stamp(path: &Path, parts: &[Part]) -> Option<u64> {
-    let mut hasher = DefaultHasher::new();
-    let mut add = |path: &Path| {
-        let metadata = std::fs::metadata(path).ok()?;
-        let times = [metadata.mtime(), metadata.mtime_nsec(), metadata.ctime(), metadata.ctime_nsec()];
-        (metadata.dev(), metadata.ino(), metadata.size(), times).hash(&mut hasher);
-        Some(())
+/// Judges a pair, by a glance if that is enough and not all is asked for. `None` is a twin that is not there; one of the
+/// two files without the other is a mistake to tell.
+fn judge_pair(contents: &Contents, parts: [Part; 2], own: &str, whole: bool, with: &Means<'_>) -> Option<Judged> {
+    let [chain, key] = parts.map(|part| contents.part(part).map_err(|cause| FolderError { part, cause }));
+    let (chain, key) = match (chain, key) {
+        (Err(chain), Err(key)) if chain.cause == Cause::Absent && key.cause == Cause::Absent => {
+            return (parts == PAIRS[0]).then_some((Err(chain), None));
+        }
+        (Err(error), _) | (_, Err(error)) => return Some((Err(error), None)),
+        (Ok(chain), Ok(key)) => (chain, key),
     };
-    add(path)?;
-    let mut file = path.join(Part::Chain.file());
-    let mut there = false;
-    for part in parts {
-        file.set_file_name(part.file());
-        there |= add(&file).is_some() && matches!(part, Part::Chain | Part::Key);
+    if let Some(seen) = Some(&with.intermediates).filter(|_| !whole).and_then(|known| glance::glance(chain, key, known))
+    {
+        return Some((Ok(Facts::new(seen.not_before, seen.not_after, &seen.names, own)), None));
     }
-    there.then(|| hasher.finish())
+    Some(match Credential::parse_in(with.pool, chain, key) {
+        Ok(credential) => (Ok(Facts::of(&credential, own)), Some(credential)),
+        Err(error) => {
+            let [chain, key] = parts;
+            let part = if matches!(error, CredentialError::Chain) { chain } else { key };
+            (Err(FolderError { part, cause: Cause::Content(error) }), None)
+        }
+    })
 }
 
 // === impl Facts ===
 
 impl Facts {
     fn of(credential: &Credential, own: &str) -> Self {
-        let (not_before, not_after) = (credential.not_before(), credential.not_after());
-        let wildcard = ServerName::wildcard(own);
-        let names = credential.names();
-        let covers_own = names.iter().any(|name| **name == *own || Some(&**name) == wildcard.as_deref());
-        Self { not_before, not_after, names: (!covers_own).then(|| names.into()) }
+        Self::new(credential.not_before(), credential.not_after(), credential.names(), own)
+    }
+
+    fn new(not_before: i64, not_after: i64, names: &[Box<str>], own: &str) -> Self {
+        let covers_own = names.iter().any(|name| **name == *own || is_wildcard_of(name, own));
+        let names = (!covers_own).then(|| names.into());
+        Self { not_before, not_after, names }
     }
 
     fn cover(&self, name: &ServerName) -> bool {
+        let name = name.as_str();
         let Some(names) = &self.names else {
             return true;
         };
-        let wildcard = ServerName::wildcard(name.as_str());
-        names.iter().any(|own| **own == *name.as_str() || Some(&**own) == wildcard.as_deref())
+        names.iter().any(|own| **own == *name || is_wildcard_of(own, name))
     }
 }
 
-// === impl Part ===
-
-impl Part {
-    const ALL: [Part; 4] = [Part::Chain, Part::Key, Part::RsaChain, Part::RsaKey];
-
-    /// Its file's name.
-    pub(super) fn file(self) -> &'static str {
-        match self {
-            Part::Chain => "chain.pem",
-            Part::Key => "key.pem",
-            Part::RsaChain => "chain.rsa.pem",
-            Part::RsaKey => "key.rsa.pem",
-        }
-    }
+/// Whether `wildcard` is the name with its first label replaced by `*`.
+fn is_wildcard_of(wildcard: &str, name: &str) -> bool {
+    matches!((wildcard.strip_prefix("*."), name.split_once('.')), (Some(parent), Some((_, above))) if parent == above)
 }
 
 // === impl Cold ===
 
 impl Cold {
-    pub(super) fn new(folder: Arc<Folder>, path: PathBuf, pool: Option<Arc<Pool>>) -> Self {
-        Self { folder, path, pool }
+    pub(super) fn new(folder: Arc<Folder>, path: PathBuf, own: &str, pool: Option<Arc<Pool>>) -> Self {
+        Self { folder, path, own: own.into(), pool }
     }
 
     /// Reads and builds the credential, for every handshake from now on. Blocks while files are read.
@@ -255,13 +294,33 @@ impl Cold {
         if self.folder.credential().is_some() {
             return Ok(());
         }
-        let (pair, twin) = load(&self.path, self.pool.as_deref());
-        let credential = pair.map_err(|_| Stale)?;
+        let mut place = Place::new(self.path.as_os_str().as_bytes().to_vec());
+        let contents = place.read().ok().flatten().ok_or(Stale)?;
+        let built = self.build(&contents);
         // What has the stamp now that it had when it was judged did not change in between.
-        if !self.folder.is_as(&self.path) {
+        if contents.stamp != self.folder.stamp || !self.folder.is_as(&mut place) {
             return Err(Stale);
         }
-        let _ = self.folder.credential.set(joined(credential, twin));
+        let Some(credential) = built else {
+            // The same files, and yet no credential: they are judged again, by more than a glance.
+            self.folder.distrusted.store(true, Ordering::Relaxed);
+            return Err(Stale);
+        };
+        let _ = self.folder.credential.set(Arc::new(credential));
         Ok(())
+    }
+
+    /// Builds the pairs that were found good; `None` if one of them is not as it was found.
+    fn build(&self, contents: &Contents) -> Option<Credential> {
+        let with = Means { pool: self.pool.as_deref(), intermediates: Intermediates::default(), now: 0 };
+        let build = |parts: [Part; 2]| match self.folder.facts_of(parts[0]) {
+            None => Some(None),
+            Some(facts) => match judge_pair(contents, parts, &self.own, true, &with)? {
+                (Ok(found), credential) if found == *facts => Some(credential),
+                _ => None,
+            },
+        };
+        let [first, twin] = PAIRS;
+        Credential::of_pairs(build(first)?, build(twin)?)
     }
 }

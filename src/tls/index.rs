@@ -16,16 +16,17 @@ use std::path::Path;
 use std::sync::Arc;
 
 use crate::tls::disk;
+use crate::tls::files::Stamp;
 use crate::tls::folder::{Facts, Folder};
 use crate::tls::places::{CertFolders, Origin};
 
 /// Names the format.
-const MAGIC: &[u8] = b"pixelgate certificates 1\n";
+const MAGIC: &[u8] = b"pixelgate certificates 2\n";
 /// Stands for a number of names.
 const ALL_NAMES: u16 = u16::MAX;
 
-/// Folders by origin and key.
-#[derive(Clone, Default)]
+/// Folders by origin, and by the name that stands for them there.
+#[derive(Default)]
 pub(super) struct Folders([HashMap<Box<str>, Arc<Folder>>; 4]);
 
 // === impl Folders ===
@@ -35,20 +36,11 @@ impl Folders {
         self.of(origin).get(key)
     }
 
-    pub(super) fn set(&mut self, origin: Origin, key: &str, folder: Option<Arc<Folder>>) {
+    fn put(&mut self, origin: Origin, key: &str, folder: Folder) {
         let Self(all) = self;
-        let Some(of_origin) = all.get_mut(origin as usize) else {
-            return;
-        };
-        match folder {
-            Some(folder) => drop(of_origin.insert(key.into(), folder)),
-            None => drop(of_origin.remove(key)),
+        if let Some(of_origin) = all.get_mut(origin as usize) {
+            of_origin.insert(key.into(), Arc::new(folder));
         }
-    }
-
-    pub(super) fn iter(&self) -> impl Iterator<Item = (Origin, &str, &Arc<Folder>)> {
-        let of = |origin: Origin| self.of(origin).iter().map(move |(key, folder)| (origin, &**key, folder));
-        Origin::ALL.into_iter().flat_map(of)
     }
 
     fn of(&self, origin: Origin) -> &HashMap<Box<str>, Arc<Folder>> {
@@ -67,7 +59,8 @@ pub(super) fn read(folders: &CertFolders) -> Folders {
     std::fs::read(&folders.index).ok().and_then(|bytes| decode(&bytes, folders)).unwrap_or_default()
 }
 
-/// Keeps what is known of folders. What is faulty is not kept: it is parsed, and told, at every start.
+/// Keeps what is known of folders. What is faulty is not kept, it is parsed and told at every start; nor is what was read
+/// while it may have been written.
 ///
 /// # Errors
 /// When the file cannot be written; the one before is there still.
@@ -86,9 +79,12 @@ fn encode<'a>(folders: &CertFolders, known: impl Iterator<Item = (Origin, &'a st
         let (Ok(facts), Ok(twin)) = (&folder.facts, folder.twin.as_deref().map(Result::as_ref).transpose()) else {
             continue;
         };
+        if !folder.settled {
+            continue;
+        }
         bytes.push(origin as u8);
         put_text(&mut bytes, key.as_bytes());
-        bytes.extend(folder.stamp.to_le_bytes());
+        bytes.extend(folder.stamp.to_bytes());
         put_facts(&mut bytes, facts);
         bytes.push(u8::from(twin.is_some()));
         twin.into_iter().for_each(|facts| put_facts(&mut bytes, facts));
@@ -133,13 +129,13 @@ fn decode(bytes: &[u8], folders: &CertFolders) -> Option<Folders> {
         let [origin] = take(&mut rest)?;
         let origin = *Origin::ALL.get(usize::from(origin))?;
         let key = std::str::from_utf8(take_text(&mut rest)?).ok()?;
-        let stamp = u64::from_le_bytes(take(&mut rest)?);
+        let stamp = Stamp::from_bytes(take(&mut rest)?);
         let facts = take_facts(&mut rest)?;
         let twin = match take(&mut rest)? {
             [0] => None,
             _ => Some(take_facts(&mut rest)?),
         };
-        known.set(origin, key, Some(Arc::new(Folder::cold(stamp, facts, twin))));
+        known.put(origin, key, Folder::cold(stamp, facts, twin));
     }
     Some(known)
 }
@@ -184,18 +180,19 @@ mod tests {
             not_after: -2,
             names: names.map(|names| names.iter().map(|name| (*name).into()).collect()),
         };
-        let plain = Arc::new(Folder::cold(7, facts(None), None));
-        let twin = Arc::new(Folder::cold(8, facts(Some(&["x.example", "*.y.example"])), Some(facts(None))));
-        let known = [(Origin::Operator, "a.example", &plain), (Origin::IssuedWildcard, "_.b.example", &twin)];
+        let stamp = |number: u64| Stamp::from_bytes(number.to_le_bytes());
+        let plain = Arc::new(Folder::cold(stamp(7), facts(None), None));
+        let twin = Arc::new(Folder::cold(stamp(8), facts(Some(&["x.example", "*.y.example"])), Some(facts(None))));
+        let known = [(Origin::Operator, "a.example", &plain), (Origin::IssuedWildcard, "b.example", &twin)];
         encode(&folders(), known.into_iter())
     }
 
     #[test]
     fn what_was_kept_is_read_again() {
         let known = decode(&sample(), &folders()).unwrap();
-        assert_eq!(known.iter().count(), 2);
-        let twin = known.get(Origin::IssuedWildcard, "_.b.example").unwrap();
-        assert_eq!(twin.stamp, 8);
+        assert!(known.get(Origin::Operator, "a.example").is_some() && known.get(Origin::Issued, "a.example").is_none());
+        let twin = known.get(Origin::IssuedWildcard, "b.example").unwrap();
+        assert_eq!(twin.stamp, Stamp::from_bytes(8_u64.to_le_bytes()));
         assert_eq!(twin.facts.as_ref().unwrap().names.as_ref().unwrap().len(), 2);
         assert_eq!(twin.twin.as_ref().unwrap().as_ref().as_ref().unwrap().not_after, -2);
         let other = CertFolders { certs_dir: "/d".into(), ..folders() };

@@ -1,10 +1,13 @@
 //! Putting a certificate where the store reads those that are not the operator's own:
 //! `<issued dir>/<name>/<serial>/`, and `live`, a link to the serial that is served, switched by one rename.
 
+use std::ffi::OsStr;
 use std::fs::{self, DirBuilder, File, OpenOptions};
-use std::io::{self, ErrorKind, Write};
+use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, symlink};
 use std::path::{Path, PathBuf};
+
+use rustix::fs::{FlockOperation, flock};
 
 /// The link to what is served.
 pub const LIVE: &str = "live";
@@ -13,8 +16,12 @@ pub const IMPORTED: &str = "imported";
 /// A certificate, leaf first, and its key; `.rsa` for the twin of an ECDSA one.
 pub const FILES: [[&str; 2]; 2] = [["chain.pem", "key.pem"], ["chain.rsa.pem", "key.rsa.pem"]];
 
+/// What the names of things begin with that are not complete.
+const UNFINISHED: &str = ".";
+
 /// Writes files (name and content) as `serial` of `name` and switches to them: the store reads the old ones or the new
-/// ones, and never half of them, also after a power cut. What was live before stays beside them; older serials go.
+/// ones, and never half of them, also after a power cut. What was live before stays beside them; older serials go. Others
+/// who put something in place for the same name, in other processes too, wait until this is done.
 ///
 /// Run by root, all that is made belongs to the owner of the folder above `issued_dir`, so that the gateway can read it.
 ///
@@ -23,8 +30,10 @@ pub const FILES: [[&str; 2]; 2] = [["chain.pem", "key.pem"], ["chain.rsa.pem", "
 pub fn keep(issued_dir: &Path, name: &str, serial: &str, files: &[(&str, &[u8])]) -> io::Result<PathBuf> {
     let folder = issued_dir.join(name);
     DirBuilder::new().recursive(true).mode(0o700).create(&folder)?;
-    let part = folder.join(format!(".{serial}.{}", std::process::id()));
-    remove_folder(&part)?;
+    // Ends with the file.
+    let _alone = lock(&folder)?;
+    remove_unfinished(&folder)?;
+    let part = folder.join(format!("{UNFINISHED}{serial}.{}", std::process::id()));
     DirBuilder::new().mode(0o700).create(&part)?;
     for (file, content) in files {
         let mut open = OpenOptions::new().write(true).create_new(true).mode(0o600).open(part.join(file))?;
@@ -38,11 +47,8 @@ pub fn keep(issued_dir: &Path, name: &str, serial: &str, files: &[(&str, &[u8])]
     let again = (1..).map(|n| format!("{serial}-{n}"));
     let serial = std::iter::once(serial.to_owned()).chain(again).find(|serial| !taken(serial)).unwrap_or_default();
     fs::rename(&part, folder.join(&serial))?;
-    let next = folder.join(format!(".live.{}", std::process::id()));
-    match fs::remove_file(&next) {
-        Err(error) if error.kind() != ErrorKind::NotFound => return Err(error),
-        _ => symlink(&serial, &next)?,
-    }
+    let next = folder.join(format!("{UNFINISHED}{LIVE}.{}", std::process::id()));
+    symlink(&serial, &next)?;
     give_to_owner(issued_dir, &folder, &serial, files)?;
     fs::rename(&next, folder.join(LIVE))?;
     sync(&folder)?;
@@ -80,11 +86,33 @@ fn remove_older(folder: &Path, kept: &[Option<&Path>]) -> io::Result<()> {
     Ok(())
 }
 
-fn remove_folder(folder: &Path) -> io::Result<()> {
-    match fs::remove_dir_all(folder) {
-        Err(error) if error.kind() != ErrorKind::NotFound => Err(error),
-        _ => Ok(()),
+/// Waits until nobody else puts something in place here.
+fn lock(folder: &Path) -> io::Result<File> {
+    let file = File::open(folder)?;
+    rustix::io::retry_on_intr(|| flock(&file, FlockOperation::LockExclusive))?;
+    Ok(file)
+}
+
+/// Removes what processes that were killed left, keys among it: who has the lock is the only one at work.
+fn remove_unfinished(folder: &Path) -> io::Result<()> {
+    for entry in fs::read_dir(folder)? {
+        let entry = entry?;
+        if !is_unfinished(&entry.file_name()) {
+            continue;
+        }
+        if entry.file_type()?.is_dir() {
+            fs::remove_dir_all(entry.path())?;
+        } else {
+            fs::remove_file(entry.path())?;
+        }
     }
+    Ok(())
+}
+
+/// `.<serial or live>.<process id>`
+fn is_unfinished(name: &OsStr) -> bool {
+    let rest = name.to_str().and_then(|name| name.strip_prefix(UNFINISHED)?.rsplit_once('.'));
+    rest.is_some_and(|(_, process)| !process.is_empty() && process.bytes().all(|byte| byte.is_ascii_digit()))
 }
 
 fn sync(folder: &Path) -> io::Result<()> {
@@ -114,5 +142,42 @@ mod tests {
         assert_eq!(left, ["0c-1", "0d", "live", "pending"]);
         let mode = |path: &str| fs::metadata(issued.join(path)).unwrap().permissions().mode() & 0o777;
         assert_eq!((mode("a.example"), mode("a.example/0d"), mode("a.example/0c-1/chain.pem")), (0o700, 0o700, 0o600));
+    }
+    #[test]
+    fn what_killed_processes_left_goes_and_what_is_not_ours_stays() {
+        let dir = tempfile::tempdir().unwrap();
+        let folder = dir.path().join("certs/a.example");
+        for left in [".0a.4000000", "pending", ".hidden", ".0a.x"] {
+            fs::create_dir_all(folder.join(left)).unwrap();
+            fs::write(folder.join(left).join("key.pem"), "secret").unwrap();
+        }
+        symlink("0a", folder.join(".live.4000000")).unwrap();
+        keep(&dir.path().join("certs"), "a.example", "0b", &[("chain.pem", b"1")]).unwrap();
+        let mut left: Vec<_> = fs::read_dir(&folder).unwrap().map(|e| e.unwrap().file_name()).collect();
+        left.sort();
+        assert_eq!(left, [".0a.x", ".hidden", "0b", "live", "pending"]);
+    }
+
+    #[test]
+    fn many_who_keep_for_one_name_leave_a_whole_certificate() {
+        let dir = tempfile::tempdir().unwrap();
+        let issued = dir.path().join("certs");
+        // Each its own open file, as processes have: `flock` holds between them.
+        std::thread::scope(|scope| {
+            for writer in 0..4 {
+                let issued = &issued;
+                scope.spawn(move || {
+                    for round in 0..10 {
+                        // Of one length, so that a mixture would not be told by it.
+                        let content = format!("{writer}{round:02}");
+                        let files = [("chain.pem", content.as_bytes()), ("key.pem", content.as_bytes())];
+                        keep(issued, "a.example", &content, &files).unwrap();
+                    }
+                });
+            }
+        });
+        let read = |file: &str| fs::read_to_string(issued.join("a.example/live").join(file)).unwrap();
+        assert_eq!(read("chain.pem"), read("key.pem"));
+        assert_eq!(fs::read_dir(issued.join("a.example")).unwrap().count(), 3, "two serials and the link");
     }
 }

@@ -2,9 +2,12 @@
 //!
 //! * `sni` — the form in which names are compared;
 //! * `native` — what of BoringSSL its binding does not have; `credential` — a chain and its key, parsed and checked;
-//! * `places` — where certificates lie; `folder` — one of these, its credential built when a visitor comes;
+//! * `glance` — what can be told of both without building anything, by `der`;
+//! * `places` — where certificates lie; `folder` — one of these, its credential built when a visitor comes; `files` — as the
+//!   operating system has it;
 //! * `index` — what is known of folders, kept for the next start;
-//! * `store` — [`CertStore`]: every name, and by `entry` what serves it and what is wrong with it; `problem` — how that is told;
+//! * `store` — [`CertStore`]: every name, in `shards`, and by `entry` what serves it and what is wrong with it; `wildcards` —
+//!   what serves all names below one; `problem` — how faults are told;
 //! * `tickets` — the keys of session tickets; `challenges` — what an ACME server may ask for;
 //! * `wanted` — names that a visitor asked for before they had a certificate;
 //! * `chain` — certificates looked at for a person; `keep` — putting one in place; `probe` — what a client is served.
@@ -17,27 +20,34 @@
 pub mod chain;
 mod challenges;
 mod credential;
+mod der;
 mod disk;
 mod entry;
+mod files;
 mod folder;
+mod glance;
 mod index;
 pub mod keep;
 mod native;
 mod places;
 pub mod probe;
 mod problem;
+mod shards;
 mod sni;
 mod store;
 #[cfg(test)]
 pub(crate) mod testing;
 mod tickets;
 mod wanted;
+mod wildcards;
 
 pub use challenges::{Challenges, Offered};
 pub use credential::{Credential, CredentialError};
+pub use entry::Standing;
 pub use folder::{Cold, Stale};
+pub use glance::Glance;
 pub use native::{send_one_ticket, set_session_context};
-pub use places::{CertFolders, Origin};
+pub use places::{CertFolders, DirectoryProblem, Origin};
 pub use problem::{CertificateFault, CertificateProblem, Summary};
 pub use sni::normalise;
 pub use store::{CertStore, CertificateState, Lookup};

@@ -119,6 +119,14 @@ impl NativeCredential {
     }
 }
 
+impl Clone for NativeCredential {
+    fn clone(&self) -> Self {
+        // SAFETY: it is live; the reference that is counted here is the new value's own.
+        unsafe { ffi::SSL_CREDENTIAL_up_ref(self.0.as_ptr()) };
+        Self(self.0)
+    }
+}
+
 impl Drop for NativeCredential {
     fn drop(&mut self) {
         // SAFETY: our one reference, given back once; connections that use it have their own.

@@ -1,7 +1,9 @@
 //! Where certificates lie: the operator's folder, and that of what was issued here.
 
-use std::borrow::Cow;
 use std::collections::HashSet;
+use std::fmt;
+use std::io::{self, ErrorKind};
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 /// Where certificates lie.
@@ -14,6 +16,9 @@ pub struct CertFolders {
     /// The file in which validities are kept for the next start.
     pub index: PathBuf,
 }
+
+/// What a wildcard's folder begins with, in the place of `*.`.
+const WILDCARD: &str = "_.";
 
 /// Whose certificate it is, in the order in which they are preferred.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -30,8 +35,20 @@ pub enum Origin {
 
 /// The folders that there are, found by reading each directory once.
 pub(super) struct Listing {
-    operator: HashSet<Box<str>>,
-    issued: HashSet<Box<str>>,
+    operator: Names,
+    issued: Names,
+}
+
+/// The names in a directory, or why they cannot be had.
+type Names = Result<HashSet<Box<str>>, DirectoryProblem>;
+
+/// A directory that cannot be read: the certificates below it stay what they were.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DirectoryProblem {
+    /// The directory.
+    pub directory: PathBuf,
+    /// What the operating system says.
+    pub kind: ErrorKind,
 }
 
 // === impl Origin ===
@@ -51,13 +68,22 @@ impl Origin {
         matches!(self, Origin::Issued | Origin::IssuedWildcard)
     }
 
-    /// The folder's name for a server name; a wildcard `*.shop.example` lives in `_.shop.example`.
-    pub(super) fn key(self, name: &str) -> Option<Cow<'_, str>> {
-        if !self.is_wildcard() {
-            return Some(Cow::Borrowed(name));
-        }
-        name.split_once('.').map(|(_, rest)| Cow::Owned(format!("_.{rest}")))
+    /// What stands for a server name in the folder's name: the name, or for a wildcard the name above it.
+    pub(super) fn key(self, name: &str) -> Option<&str> {
+        if self.is_wildcard() { parent(name) } else { Some(name) }
     }
+
+    /// The folder's path below the directory of its origin; a wildcard `*.shop.example` lives in `_.shop.example`.
+    pub(super) fn folder(self, key: &str) -> String {
+        let wildcard = if self.is_wildcard() { WILDCARD } else { "" };
+        let live = if self.is_issued() { "/live" } else { "" };
+        [wildcard, key, live].concat()
+    }
+}
+
+/// The name without its first label.
+pub(super) fn parent(name: &str) -> Option<&str> {
+    name.split_once('.').map(|(_, parent)| parent)
 }
 
 // === impl CertFolders ===
@@ -65,7 +91,12 @@ impl Origin {
 impl CertFolders {
     /// The folder of an origin's key.
     pub(super) fn path(&self, origin: Origin, key: &str) -> PathBuf {
-        if origin.is_issued() { self.issued_dir.join(key).join("live") } else { self.certs_dir.join(key) }
+        self.directory(origin).join(origin.folder(key))
+    }
+
+    /// The directory of an origin's folders.
+    pub(super) fn directory(&self, origin: Origin) -> &Path {
+        if origin.is_issued() { &self.issued_dir } else { &self.certs_dir }
     }
 
     pub(super) fn list(&self) -> Listing {
@@ -73,16 +104,66 @@ impl CertFolders {
     }
 }
 
-/// What cannot be read is like what is not there: every name below it is told as missing.
-fn names_in(folder: &Path) -> HashSet<Box<str>> {
-    let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
-    entries.filter_map(|entry| entry.file_name().to_str().map(Into::into)).collect()
+/// A directory that is not there is empty.
+fn names_in(directory: &Path) -> Names {
+    match read_names(directory) {
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(HashSet::new()),
+        Err(error) => Err(DirectoryProblem { directory: directory.to_owned(), kind: error.kind() }),
+        Ok(names) => Ok(names),
+    }
+}
+
+fn read_names(directory: &Path) -> io::Result<HashSet<Box<str>>> {
+    let mut names = HashSet::new();
+    for entry in std::fs::read_dir(directory)? {
+        // What is no UTF-8 is no server name.
+        names.extend(std::str::from_utf8(entry?.file_name().as_bytes()).ok().map(Box::from));
+    }
+    Ok(names)
 }
 
 // === impl Listing ===
 
 impl Listing {
-    pub(super) fn has(&self, origin: Origin, key: &str) -> bool {
-        if origin.is_issued() { self.issued.contains(key) } else { self.operator.contains(key) }
+    /// Whether there is a folder; `None` if that cannot be said.
+    pub(super) fn has(&self, origin: Origin, key: &str) -> Option<bool> {
+        let names = self.names(origin).as_ref().ok()?;
+        if origin.is_wildcard() {
+            // Few have any.
+            return Some(names.contains(&*[WILDCARD, key].concat()));
+        }
+        Some(names.contains(key))
+    }
+
+    /// The keys of a wildcard origin's folders.
+    pub(super) fn wildcards(&self, origin: Origin) -> impl Iterator<Item = &str> {
+        let names = self.names(origin).iter().flatten();
+        names.filter_map(|name| name.strip_prefix(WILDCARD))
+    }
+
+    pub(super) fn problems(&self) -> impl Iterator<Item = &DirectoryProblem> {
+        [&self.operator, &self.issued].into_iter().filter_map(|names| names.as_ref().err())
+    }
+
+    fn names(&self, origin: Origin) -> &Names {
+        if origin.is_issued() { &self.issued } else { &self.operator }
+    }
+}
+
+// === impl DirectoryProblem ===
+
+impl DirectoryProblem {
+    /// What to do about it.
+    pub fn remedy(&self) -> &'static str {
+        match self.kind {
+            ErrorKind::PermissionDenied => "let the gateway's user list the directory, then reload",
+            _ => "see that the directory can be read, then reload",
+        }
+    }
+}
+
+impl fmt::Display for DirectoryProblem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "the certificates in it cannot be listed: {}; those known before are served on", self.kind)
     }
 }

@@ -194,6 +194,15 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn clients_that_know_rsa_only_are_served_rsa_or_nothing() {
+        let (rsa, ecdsa) = (Issued::rsa(&["a.example"]), Issued::new(&["a.example"]));
+        let served = |address| async move { served_to(Clients::RsaOnly, address, &name(), false, SOON).await };
+        served(server(&rsa, false).await).await.unwrap();
+        let refused = served(server(&ecdsa, false).await).await;
+        assert!(matches!(refused, Err(ProbeError::Handshake(_))), "{refused:?}");
+    }
+
+    #[tokio::test]
     async fn what_is_no_handshake_is_told_apart() {
         let nobody = {
             let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();

@@ -7,7 +7,7 @@ use std::time::{Duration, UNIX_EPOCH};
 
 use crate::account::ServerName;
 use crate::tls::credential::CredentialError;
-use crate::tls::folder::Cause;
+use crate::tls::files::Cause;
 
 /// The last second that X.509 and RFC 3339 can write.
 const YEAR_9999_ENDS: u64 = 253_402_300_799;
@@ -45,6 +45,8 @@ pub struct CertificateProblem {
     pub fault: CertificateFault,
     /// Last second of its validity, Unix time, where it could be read.
     pub not_after: Option<i64>,
+    /// Whether the file could not be read, and what was read before is served on.
+    pub served_on: bool,
 }
 
 /// The ways in which a certificate can be wrong.
@@ -124,7 +126,12 @@ impl CertificateProblem {
     pub fn remedy(&self) -> &'static str {
         match self.fault {
             CertificateFault::Missing => "put the chain (leaf first) and its key there, both PEM, then reload",
-            CertificateFault::Unreadable(_) => "let the gateway's user read the file, then reload",
+            CertificateFault::Unreadable(io::ErrorKind::PermissionDenied) => {
+                "let the gateway's user read the file, then reload"
+            }
+            CertificateFault::Unreadable(_) => {
+                "see that a regular file of sensible size can be read there, then reload"
+            }
             CertificateFault::Malformed(CredentialError::Chain) => {
                 "write the certificate and its intermediates as PEM, leaf first (certbot's fullchain.pem), then reload"
             }
@@ -144,7 +151,7 @@ impl CertificateProblem {
                  chain.pem), then reload"
             }
             CertificateFault::Expired => "renew the certificate, then reload",
-            CertificateFault::NotYetValid => "check the machine's clock, or reload once the certificate is valid",
+            CertificateFault::NotYetValid => "check the machine's clock; it is served once it is valid",
         }
     }
 
@@ -165,7 +172,11 @@ impl fmt::Display for CertificateProblem {
             CertificateFault::Expired => write!(f, "the certificate for {name} was valid until {}", self.until())?,
             CertificateFault::NotYetValid => write!(f, "the certificate for {name} is not valid yet")?,
         }
-        f.write_str("; the name is not served with it")
+        f.write_str(if self.served_on {
+            "; the one read before is served on"
+        } else {
+            "; the name is not served with it"
+        })
     }
 }
 

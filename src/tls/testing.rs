@@ -3,7 +3,7 @@
 
 use std::path::Path;
 
-use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair, date_time_ymd};
+use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, Issuer, KeyPair, date_time_ymd};
 
 /// A leaf below an intermediate below a root, all P-256.
 pub(crate) struct Issued {
@@ -13,6 +13,31 @@ pub(crate) struct Issued {
     pub(crate) chain: String,
     /// The leaf's key.
     pub(crate) key: String,
+}
+
+/// Who issues many: one intermediate for all.
+pub(crate) struct Authority {
+    issuer: Issuer<'static, KeyPair>,
+    root: String,
+    pem: String,
+}
+
+// === impl Authority ===
+
+impl Authority {
+    pub(crate) fn new() -> Self {
+        let root = CertifiedIssuer::self_signed(authority("Test Root"), KeyPair::generate().unwrap()).unwrap();
+        let (params, key) = (authority("Test Intermediate"), KeyPair::generate().unwrap());
+        let pem = params.signed_by(&key, &root).unwrap().pem();
+        Self { issuer: Issuer::new(params, key), root: root.pem(), pem }
+    }
+
+    /// A certificate with a key of its own, valid from 2020 to the end of 2099.
+    pub(crate) fn issue(&self, names: &[&str]) -> Issued {
+        let key = KeyPair::generate().unwrap();
+        let leaf = leaf(names, 2020, 2100).signed_by(&key, &self.issuer).unwrap();
+        Issued { root: self.root.clone(), chain: leaf.pem() + &self.pem, key: key.serialize_pem() }
+    }
 }
 
 // === impl Issued ===
@@ -33,16 +58,14 @@ impl Issued {
         Self::with_key(names, from, until, KeyPair::generate().unwrap())
     }
 
-    fn with_key(names: &[&str], from: i32, until: i32, leaf_key: KeyPair) -> Self {
+    /// The same with this key.
+    pub(crate) fn with_key(names: &[&str], from: i32, until: i32, leaf_key: KeyPair) -> Self {
         // Each of its own name: a client that trusts several tells them apart by it.
         let authority = |kind: &str| authority(&format!("Test {kind} of {}", names.join(" ")));
         let root = CertifiedIssuer::self_signed(authority("Root"), KeyPair::generate().unwrap()).unwrap();
         let key = KeyPair::generate().unwrap();
         let intermediate = CertifiedIssuer::signed_by(authority("Intermediate"), key, &root).unwrap();
-        let mut leaf = CertificateParams::new(names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>()).unwrap();
-        leaf.not_before = date_time_ymd(from, 1, 1);
-        leaf.not_after = date_time_ymd(until, 1, 1);
-        let leaf = leaf.signed_by(&leaf_key, &intermediate).unwrap();
+        let leaf = leaf(names, from, until).signed_by(&leaf_key, &intermediate).unwrap();
         Self { root: root.pem(), chain: leaf.pem() + &intermediate.pem(), key: leaf_key.serialize_pem() }
     }
 
@@ -53,6 +76,13 @@ impl Issued {
         std::fs::write(path.join("chain.pem"), &self.chain).unwrap();
         std::fs::write(path.join("key.pem"), &self.key).unwrap();
     }
+}
+
+fn leaf(names: &[&str], from: i32, until: i32) -> CertificateParams {
+    let mut leaf = CertificateParams::new(names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>()).unwrap();
+    leaf.not_before = date_time_ymd(from, 1, 1);
+    leaf.not_after = date_time_ymd(until, 1, 1);
+    leaf
 }
 
 fn authority(name: &str) -> CertificateParams {

@@ -7,7 +7,7 @@ use boring::ssl::{SslConnector, SslMethod, SslSession, SslSessionCacheMode, SslV
 use serde_json::Value;
 
 use crate::util::client::page_view;
-use crate::util::{Account, Gateway, PATIENCE, Site, Standin};
+use crate::util::{Account, Gateway, PATIENCE, Site, Standin, eventually};
 
 const PIXEL: u64 = 4001;
 const NAME: &str = "events.shoes.example";
@@ -120,6 +120,27 @@ async fn a_certificate_that_broke_since_the_start_is_refused_and_told() {
     site.authority.issue(&site.path("certs"), OTHER, 90);
     assert_eq!(gateway.json(&["reload", "--json"])["problems"], Value::Array(Vec::new()));
     assert_eq!(visitor.visit(gateway.https(), OTHER, None), Ok(false));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_certificate_that_expires_is_not_served_on_and_a_wildcard_takes_its_place() {
+    let standin = Standin::start().await;
+    let site = Site::new(&standin.url)
+        .account(Account::new("shoes", PIXEL).domain(NAME))
+        .account(Account::new("hats", 4002).domain(OTHER));
+    // Long enough for a start, and for a visit before the end.
+    [NAME, OTHER].iter().for_each(|name| site.authority.issue_for(&site.path("certs"), name, 10));
+    site.authority.issue(&site.path("certs"), "*.hats.example", 90);
+    let gateway = Gateway::start(&site).await;
+    let visitor = Visitor::of(SslVersion::TLS1_3);
+    assert_eq!(visitor.visit(gateway.https(), NAME, None), Ok(false));
+    let expired = async || gateway.metric("pixelgate_certificates", "expired").await == 1.0;
+    eventually("the end of one", async || expired().await.then_some(())).await;
+    assert!(visitor.visit(gateway.https(), NAME, None).is_err());
+    let told = || gateway.json(&["status", "--json"])["problems"].as_array().map(Vec::len);
+    eventually("the end of both", async || told().filter(|told| *told == 2)).await;
+    assert_eq!(visitor.visit(gateway.https(), OTHER, None), Ok(false));
+    assert_eq!(gateway.json(&["status", "--json"])["revision"], 1);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -22,6 +22,7 @@ use crate::tls::testing::Issued;
 use crate::tls::{CertFolders, CertStore, Credential};
 
 mod budget;
+mod pairs;
 mod sessions;
 
 type Accepted = Result<Arc<str>, HandshakeError>;
@@ -126,7 +127,7 @@ impl Rig {
         let accepting = tokio::spawn(async move {
             let (tcp, _) = listener.accept().await.unwrap();
             let permit = ConnectionLimits::new(Arc::new(Uncounted)).admit(1).unwrap();
-            let wire = Wire::new(tcp, Pace::new(), Duration::from_secs(5), permit);
+            let wire = Wire::new(tcp, Pace::new(), Duration::from_secs(5), 65_536, permit);
             let entry = Entry { budget: &budget, per_second, min_version, own };
             let (mut stream, name) = acceptor.accept(wire, entry).await?;
             // TLS 1.3's sessions go out with the first byte.

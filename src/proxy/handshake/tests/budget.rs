@@ -16,6 +16,20 @@ async fn what_is_refused_takes_nothing_of_what_visitors_may_have() {
 }
 
 #[tokio::test]
+async fn nothing_is_computed_out_of_turn() {
+    let rig = Rig::serving(&["a.example"]);
+    let held = rig.budget.turn(Guest::Visitor).await.unwrap();
+    for name in ["a.example", "b.example"] {
+        let shaking = rig.shake(Client::to(name), TlsVersion::Tls12);
+        assert!(tokio::time::timeout(Duration::from_millis(50), shaking).await.is_err(), "{name}");
+        let own = Client { own: true, ..Client::to(name) };
+        assert_eq!(rig.shake(own, TlsVersion::Tls12).await.1.is_ok(), name == "a.example");
+    }
+    drop(held);
+    assert!(rig.shake(CLIENT, TlsVersion::Tls12).await.1.is_ok());
+}
+
+#[tokio::test]
 async fn excess_is_shed_and_challenges_and_this_machine_get_through() {
     let rig = Arc::new(Rig { per_second: 1, ..Rig::serving(&["a.example"]) });
     let issued = Issued::new(&["b.example"]);

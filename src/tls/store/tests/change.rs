@@ -1,0 +1,242 @@
+//! Files that change, break, go and come back, and time that passes.
+
+use super::*;
+
+#[test]
+fn what_is_no_regular_file_is_not_waited_for() {
+    let site = Site::new();
+    let folder = site.operator().join("a.example");
+    Issued::new(&["a.example"]).write(site.operator(), "a.example");
+    std::fs::remove_file(folder.join("chain.pem")).unwrap();
+    let pipe = rustix::fs::mknodat(
+        rustix::fs::CWD,
+        folder.join("chain.pem"),
+        rustix::fs::FileType::Fifo,
+        rustix::fs::Mode::RUSR,
+        0,
+    );
+    pipe.unwrap();
+    assert_eq!(site.fault_of("a.example"), CertificateFault::Unreadable(io::ErrorKind::Unsupported));
+}
+
+/// A link that leads to itself: nobody can follow it, root neither.
+fn break_off(path: &Path) -> PathBuf {
+    let aside = path.with_added_extension("aside");
+    std::fs::rename(path, &aside).unwrap();
+    std::os::unix::fs::symlink(path, path).unwrap();
+    aside
+}
+
+fn mend(path: &Path, aside: &Path) {
+    std::fs::remove_file(path).unwrap();
+    std::fs::rename(aside, path).unwrap();
+}
+
+#[test]
+fn a_directory_that_cannot_be_listed_changes_nothing_and_is_told_once() {
+    let site = Site::new();
+    let all = ["a.example", "b.example", "c.shop.example", "d.example"];
+    all[..2].iter().for_each(|name| Issued::new(&[name]).write(site.operator(), name));
+    Issued::new(&["*.shop.example"]).write(site.operator(), "_.shop.example");
+    let first = site.load(&all, None);
+    let visited = served(&first, "a.example").unwrap();
+    let aside = break_off(site.operator());
+    let second = site.load(&all, Some(&first));
+    assert_eq!((second.summary().valid, second.summary().missing, second.summary().problems), (3, 1, 2));
+    assert!(Arc::ptr_eq(&visited, &served(&second, "a.example").unwrap()));
+    let [told] = second.directory_problems() else { panic!("one problem") };
+    assert!(told.directory == *site.operator() && !told.remedy().is_empty() && told.to_string().contains("served on"));
+    assert_eq!(only_problem(&second).name.as_str(), "d.example", "as before");
+    let started = site.load(&all, None);
+    assert_eq!((started.summary().missing, started.directory_problems().len()), (4, 1));
+    mend(site.operator(), &aside);
+    let third = site.load(&all, Some(&second));
+    assert_eq!((third.directory_problems().len(), third.summary()), (0, first.summary()));
+    assert!(served(&third, "b.example").is_some() && served(&third, "c.shop.example").is_some());
+}
+
+#[test]
+fn a_file_that_cannot_be_read_is_told_and_what_was_read_before_is_served_on() {
+    let site = Site::new();
+    let all = ["a.example", "b.example"];
+    all.iter().for_each(|name| Issued::valid(&[name], 2020, 2027).write(site.operator(), name));
+    let first = site.load(&all, None);
+    let visited = served(&first, "a.example").unwrap();
+    let keys = all.map(|name| site.operator().join(name).join("key.pem"));
+    let aside = keys.each_ref().map(|key| break_off(key));
+    assert!(matches!(only_problem(&site.load(&["a.example"], None)).fault, CertificateFault::Unreadable(_)));
+    for second in [site.load(&all, Some(&first)), first.refreshed(&names(&all), NOW)] {
+        assert!(Arc::ptr_eq(&visited, &served(&second, "a.example").unwrap()));
+        assert_eq!((second.summary().valid, second.summary().problems), (2, 2));
+        let problem = second.problems().find(|problem| problem.name.as_str() == "a.example").unwrap();
+        assert!(matches!(problem.fault, CertificateFault::Unreadable(_)) && problem.file == keys[0]);
+        assert!(problem.to_string().contains("served on"), "{problem}");
+        let Lookup::Cold(cold) = second.lookup("b.example") else { panic!("known, and not visited") };
+        assert!(cold.load().is_err());
+        assert_eq!(copied(&second, &site.load(&all, Some(&second))), 0);
+        let late = second.tended(NOW + 2 * YEAR);
+        assert_eq!(late.summary().expired, 0, "what cannot be read is told first");
+        assert!(served(&late, "a.example").is_none(), "and is not served for ever");
+    }
+    let second = site.load(&all, Some(&first));
+    keys.iter().zip(&aside).for_each(|(key, aside)| mend(key, aside));
+    let third = site.load(&all, Some(&second));
+    assert_eq!((third.summary().valid, third.summary().problems), (2, 0));
+    assert!(served(&third, "b.example").is_some());
+}
+
+#[test]
+fn time_alone_ends_and_begins_what_is_served() {
+    let site = Site::new();
+    let all = ["a.shop.example", "b.shop.example", "c.example", "d.example"];
+    Issued::valid(&["a.shop.example"], 2020, 2027).write(site.operator(), "a.shop.example");
+    Issued::valid(&["b.shop.example"], 2020, 2040).write(site.operator(), "b.shop.example");
+    Issued::valid(&["*.shop.example"], 2020, 2030).write(site.operator(), "_.shop.example");
+    Issued::valid(&["c.example"], 2028, 2040).write(site.operator(), "c.example");
+    Issued::valid(&["d.example"], 2020, 2027).write(site.operator(), "d.example");
+    let store = site.load(&all, None);
+    assert!(!store.is_due(NOW) && !store.is_due(NOW + YEAR - 86_400));
+    let origin = |store: &CertStore, name: &str| {
+        let state = store.state(&name.parse().unwrap()).unwrap();
+        state.served.then_some(state.origin)
+    };
+    assert_eq!(origin(&store, "c.example"), None);
+    let ends = year(2027).unwrap();
+    assert!(!store.is_due(ends) && store.is_due(ends + 1), "the last second is valid");
+    let store = store.tended(ends + 1);
+    assert!(!store.is_due(ends + 2));
+    assert_eq!(origin(&store, "a.shop.example"), Some(Origin::OperatorWildcard));
+    assert_eq!(origin(&store, "d.example"), None);
+    assert_eq!((store.summary().expired, store.summary().first_expiry), (1, year(2030)));
+    assert!(store.is_due(year(2028).unwrap()));
+    let store = store.tended(year(2028).unwrap());
+    assert_eq!(origin(&store, "c.example"), Some(Origin::Operator));
+    let store = store.tended(year(2030).unwrap() + 1);
+    assert_eq!(origin(&store, "a.shop.example"), None);
+    // A clock that was wrong, and is put right.
+    assert!(store.is_due(NOW));
+    let store = store.tended(NOW);
+    assert_eq!(origin(&store, "a.shop.example"), Some(Origin::Operator));
+    assert_eq!((origin(&store, "c.example"), origin(&store, "d.example")), (None, Some(Origin::Operator)));
+}
+
+#[test]
+fn only_the_pairs_that_are_good_are_served() {
+    let site = Site::new();
+    let folder = site.operator().join("a.example");
+    let twin = |names: &[&str], until: i32| {
+        let rsa = Issued::with_key(names, 2020, until, rcgen::KeyPair::generate_for(&rcgen::PKCS_RSA_SHA256).unwrap());
+        std::fs::write(folder.join("chain.rsa.pem"), &rsa.chain).unwrap();
+        std::fs::write(folder.join("key.rsa.pem"), &rsa.key).unwrap();
+    };
+    Issued::valid(&["a.example"], 2020, 2040).write(site.operator(), "a.example");
+    twin(&["a.example"], 2050);
+    let both = site.load(&["a.example"], None);
+    assert!(served(&both, "a.example").unwrap().has_twin());
+    assert_eq!((both.problems().count(), both.summary().first_expiry), (0, year(2040)));
+    let later = both.tended(year(2041).unwrap());
+    let left = served(&later, "a.example").unwrap();
+    assert_eq!((left.has_twin(), Some(left.not_after())), (false, year(2050)));
+    assert_eq!((only_problem(&later).fault, later.summary().first_expiry), (CertificateFault::Expired, year(2050)));
+    for faulty in [(&["a.example"], 2025), (&["b.example"], 2050)] {
+        twin(faulty.0, faulty.1);
+        let store = site.load(&["a.example"], Some(&both));
+        let left = served(&store, "a.example").unwrap();
+        assert_eq!((left.has_twin(), Some(left.not_after())), (false, year(2040)));
+        assert_eq!(only_problem(&store).file, folder.join("chain.rsa.pem"));
+    }
+    twin(&["a.example"], 2050);
+    std::fs::remove_file(folder.join("chain.pem")).unwrap();
+    std::fs::remove_file(folder.join("key.pem")).unwrap();
+    let store = site.load(&["a.example"], None);
+    assert_eq!(until(&store, "a.example"), year(2050), "a twin alone");
+    assert_eq!(only_problem(&store).fault, CertificateFault::Missing);
+}
+
+#[test]
+fn what_may_have_been_written_while_it_was_read_is_read_again() {
+    let site = Site::new();
+    Issued::new(&["a.example"]).write(site.operator(), "a.example");
+    Issued::new(&["*.shop.example"]).write(site.operator(), "_.shop.example");
+    let all = names(&["a.example", "b.shop.example"]);
+    let first = CertStore::load(&site.folders, &all, None, clock());
+    assert_eq!((parsed(&first), first.summary().valid), (2, 2));
+    assert!(first.is_due(clock()));
+    first.keep_index().unwrap();
+    let started = CertStore::load(&site.folders, &all, None, clock());
+    assert_eq!(parsed(&started), 2, "what is not settled is not kept");
+    let second = CertStore::load(&site.folders, &all, Some(&started), clock());
+    assert_eq!(parsed(&second), 4, "nor believed");
+    let settled = second.tended(clock() + 5);
+    assert!(!settled.is_due(clock() + 6) && parsed(&settled) == 6);
+    settled.keep_index().unwrap();
+    assert_eq!(parsed(&CertStore::load(&site.folders, &all, None, clock() + 5)), 0);
+    assert_eq!(parsed(&CertStore::load(&site.folders, &all, Some(&settled), clock() + 5)), 0);
+}
+
+#[test]
+fn a_visitor_who_comes_while_files_are_replaced_harms_nobody_for_long() {
+    let site = Site::new();
+    Issued::new(&["a.example"]).write(site.operator(), "a.example");
+    let (first, next) = (site.load(&["a.example"], None), Issued::new(&["a.example"]));
+    let visit = |store: &CertStore| {
+        let Lookup::Cold(cold) = store.lookup("a.example") else { panic!("nobody asked yet") };
+        assert!(cold.load().is_err());
+        store.refreshed(&names(&["a.example"]), clock())
+    };
+    let folder = site.operator().join("a.example");
+    std::fs::write(folder.join("chain.pem"), &next.chain).unwrap();
+    let between = visit(&first);
+    assert_eq!(only_problem(&between).fault, CertificateFault::Malformed(CredentialError::KeyMismatch));
+    assert!(between.is_due(clock()));
+    std::fs::write(folder.join("key.pem"), &next.key).unwrap();
+    let whole = between.tended(clock());
+    assert!(whole.problems().count() == 0 && served(&whole, "a.example").is_some());
+
+    std::fs::remove_dir_all(&folder).unwrap();
+    let gone = visit(&first);
+    assert_eq!(only_problem(&gone).fault, CertificateFault::Missing);
+    assert!(gone.is_due(clock()));
+    assert!(!gone.tended(clock()).is_due(clock()), "looked at once");
+    next.write(site.operator(), "a.example");
+    assert!(served(&gone.tended(clock()), "a.example").is_some());
+}
+
+#[test]
+fn what_a_glance_cannot_see_is_found_by_the_first_visitor() {
+    let site = Site::new();
+    let issued = Issued::new(&["a.example"]);
+    issued.write(site.operator(), "a.example");
+    let key = site.operator().join("a.example/key.pem");
+    std::fs::write(&key, with_other_private_half(&issued.key)).unwrap();
+    let first = site.load(&["a.example"], None);
+    assert_eq!(first.problems().count(), 0);
+    let Lookup::Cold(cold) = first.lookup("a.example") else { panic!("nobody asked yet") };
+    assert!(cold.load().is_err());
+    let second = first.refreshed(&names(&["a.example"]), NOW);
+    assert_eq!(only_problem(&second).fault, CertificateFault::Malformed(CredentialError::Key));
+    assert!(matches!(second.lookup("a.example"), Lookup::Unknown));
+    let third = site.load(&["a.example"], Some(&second));
+    assert_eq!((copied(&second, &third), third.summary().unreadable), (0, 1), "it is remembered");
+    std::fs::write(&key, &issued.key).unwrap();
+    assert!(served(&site.load(&["a.example"], Some(&third)), "a.example").is_some());
+}
+
+/// A key file of which the public half is what it was.
+fn with_other_private_half(pem: &str) -> String {
+    use base64::Engine as _;
+    let engine = base64::engine::general_purpose::STANDARD;
+    let body: String = pem.lines().filter(|line| !line.starts_with('-')).collect();
+    let mut der = engine.decode(body).unwrap();
+    // The private half is the one octet string of 32 bytes.
+    let at = der.windows(2).position(|pair| pair == [0x04, 32]).unwrap();
+    der[at + 10] ^= 1;
+    let text = engine.encode(der);
+    let lines: Vec<_> = text.as_bytes().chunks(64).map(|line| std::str::from_utf8(line).unwrap()).collect();
+    format!("-----BEGIN PRIVATE KEY-----\n{}\n-----END PRIVATE KEY-----\n", lines.join("\n"))
+}
+
+/// Seconds of the clock by which files are stamped: what was just written is not settled then.
+fn clock() -> i64 {
+    crate::clock::now_ms() / 1_000
+}
