@@ -14,6 +14,8 @@ pub mod event;
 
 pub mod telemetry;
 
+mod parallel;
+
 pub mod clock;
 pub mod config;
 pub mod tls;

@@ -1,19 +1,30 @@
-//! The use case of a reload: read, compile, publish, report.
+//! The use case of a reload: read, compile, publish, keep, report.
 //!
 //! After a reload without problems the whole configuration is in force. After one with problems every account without
 //! an error is in force as it is written, and every account with one stays as it was; a bad `pixelgate.toml` leaves
 //! everything as it was. Nothing is half done: what is published is one snapshot, swapped in one step. Requests in
 //! flight end on the one they began with.
+//!
+//! In force comes first: the snapshot is published before anything is written. What is kept for a restart, the last good
+//! accounts and the index of certificates, is written after that, at a start in the background, at a reload before it is
+//! answered. A crash in between keeps the state before: the files are then judged anew, against the accounts that were in
+//! force before that reload.
+//!
+//! A reload may take minutes, while filters compile; it holds up the next reload and nothing else. Certificates are
+//! published meanwhile ([`Reloader::refresh_certificates`]), and what the reload publishes has them.
 
-use std::sync::{Arc, Mutex, PoisonError};
+#[cfg(test)]
+mod tests;
 
-use arc_swap::ArcSwap;
+use std::collections::BTreeSet;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
 use serde::{Deserialize, Serialize};
 
 use crate::account::ServerName;
 use crate::config::{GatewayConfig, LastGood, Problem, Reading, Source};
 use crate::filter::FilterHost;
-use crate::snapshot::{self, Inputs, Published, Snapshot};
+use crate::snapshot::{self, Before, Changes, Compiled, Inputs, Published, Snapshot};
 use crate::telemetry::Metrics;
 
 /// Publishes configurations, one at a time.
@@ -23,14 +34,21 @@ pub struct Reloader {
     metrics: Arc<Metrics>,
     /// What the process was started with: some of it cannot change while it runs.
     started: Arc<GatewayConfig>,
-    state: Mutex<State>,
+    /// Held while files are read, by reloads and checks.
+    source: Mutex<Source>,
+    /// Held by a reload from its beginning to its end.
+    reloading: Mutex<()>,
+    /// Held while a snapshot takes the place of the one that it was made from.
+    publishing: Mutex<Meanwhile>,
+    /// Held while something is kept, so that the newest is kept last.
+    keeping: Mutex<LastGood>,
+    /// What was wrong when the last reload was refused; nothing once one was taken up.
+    refused: Mutex<Vec<Problem>>,
 }
 
-/// What one reload leaves for the next.
-struct State {
-    source: Source,
-    last_good: LastGood,
-}
+/// The names whose certificates were refreshed since the reload that is under way looked at certificates; `None` = none is.
+#[derive(Debug, Default)]
+struct Meanwhile(Option<BTreeSet<ServerName>>);
 
 /// What a reload or a check came to.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -41,6 +59,9 @@ pub struct Report {
     pub revision: u64,
     /// What is wrong with the configuration.
     pub problems: Vec<Problem>,
+    /// What became of which account, or would; `None` where all stays as it was, or nothing runs to compare with.
+    #[serde(default)]
+    pub accounts: Option<Changes>,
 }
 
 /// A configuration that nothing can start from.
@@ -50,7 +71,7 @@ pub struct Unusable(pub Vec<Problem>);
 // === impl Reloader ===
 
 impl Reloader {
-    /// Compiles what was read as the first snapshot.
+    /// Compiles what was read as the first snapshot, and publishes it. Nothing is written: see [`Reloader::keep`].
     ///
     /// # Errors
     /// When `pixelgate.toml` itself is bad.
@@ -65,17 +86,23 @@ impl Reloader {
         let Some(gateway) = reading.gateway.clone() else {
             return Err(Unusable(reading.problems));
         };
-        let inputs = Inputs { gateway, reading, previous: None, last_good: &last_good, filters: &filters, now_ms };
-        let snapshot = snapshot::compile(inputs);
+        let inputs = Inputs { gateway, reading, before: Before::Kept(&last_good), filters: &filters, now_ms };
+        let Compiled { snapshot, .. } = snapshot::compile(inputs);
         if is_refused(&snapshot) {
             return Err(Unusable(snapshot.problems()));
         }
-        tell(&metrics, &snapshot);
-        keep(&last_good, &snapshot, &source);
-        keep_index(&snapshot);
-        let published = Arc::new(ArcSwap::from_pointee(snapshot));
-        let started = published.load().gateway.clone();
-        Ok(Self { published, filters, metrics, started, state: Mutex::new(State { source, last_good }) })
+        tell(&metrics, &snapshot, &[]);
+        Ok(Self {
+            started: snapshot.gateway.clone(),
+            published: Arc::new(Published::new(snapshot)),
+            filters,
+            metrics,
+            source: Mutex::new(source),
+            reloading: Mutex::default(),
+            publishing: Mutex::default(),
+            keeping: Mutex::new(last_good),
+            refused: Mutex::default(),
+        })
     }
 
     /// Where requests take their snapshot.
@@ -83,68 +110,181 @@ impl Reloader {
         &self.published
     }
 
-    /// Takes up what is on disk now. Blocks while files are read and filters compiled.
+    /// Takes up what is on disk now. Blocks while files are read and filters compiled, and until what is in force is kept.
     pub fn reload(&self, now_ms: i64) -> Report {
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        let snapshot = match self.compile(&mut state, now_ms) {
-            Ok(snapshot) => snapshot,
-            Err(report) => {
-                let errors = report.problems.iter().filter(|problem| problem.is_error()).count();
-                self.metrics.config_problems(errors, report.problems.len() - errors);
+        let _alone = lock(&self.reloading);
+        lock(&self.publishing).begin();
+        let Compiled { snapshot, changes } = match self.compile(now_ms) {
+            Ok(compiled) => compiled,
+            Err(problems) => {
+                lock(&self.publishing).end();
+                *lock(&self.refused) = problems.clone();
+                tell(&self.metrics, &self.published.load(), &problems);
                 self.metrics.reload("refused");
-                return report;
+                return self.unapplied(problems, None);
             }
         };
-        let report = Report { applied: true, revision: snapshot.revision, problems: snapshot.problems() };
-        tell(&self.metrics, &snapshot);
-        keep(&state.last_good, &snapshot, &state.source);
-        keep_index(&snapshot);
-        self.published.store(Arc::new(snapshot));
+        lock(&self.refused).clear();
+        self.publish(snapshot, now_ms);
+        // The configuration is in force. Of the names that did not change, the files are looked at now: 100,000 take a while.
+        let snapshot = self.look_through(now_ms);
+        lock(&self.publishing).end();
+        let report =
+            Report { applied: true, revision: snapshot.revision, problems: snapshot.problems(), accounts: changes };
+        self.keep_last_good();
         self.metrics.reload(if report.has_errors() { "partial" } else { "ok" });
         report
     }
 
-    /// What [`Reloader::reload`] would say, publishing nothing.
+    /// What [`Reloader::reload`] would say, publishing nothing. Holds nobody up while filters compile.
     pub fn check(&self, now_ms: i64) -> Report {
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        match self.compile(&mut state, now_ms) {
-            Ok(snapshot) => Report::unapplied(self.published.load().revision, snapshot.problems()),
-            Err(report) => report,
+        match self.compile(now_ms) {
+            Ok(Compiled { snapshot, changes }) => {
+                let certificates = snapshot.certificates.looked_through(now_ms / 1_000);
+                self.unapplied(snapshot.with_certificates(certificates).problems(), changes)
+            }
+            Err(problems) => self.unapplied(problems, None),
         }
     }
 
     /// Looks at these names' certificates again, and publishes what it finds with all else as it is. Names that are not
-    /// in the configuration are left out. Blocks while their files are read.
+    /// in the configuration are left out. Blocks while their files are read; waits for no reload.
     pub fn refresh_certificates(&self, names: &[ServerName], now_ms: i64) {
-        // A reload that is compiling has judged certificates already: what it publishes must not undo this.
-        let _state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut meanwhile = lock(&self.publishing);
         let before = self.published.load();
         let refreshed = before.with_certificates(before.certificates.refreshed(names, now_ms / 1_000));
-        tell(&self.metrics, &refreshed);
+        tell(&self.metrics, &refreshed, &self.refused());
         self.published.store(Arc::new(refreshed));
+        meanwhile.add(names);
     }
 
-    /// Writes down what is known of certificates, for the next start, if it changed.
+    /// Publishes certificates as time has it, with all else as it is: what expired is not served on, what became valid is,
+    /// and what was read while it was being written is read once more. Cheap when nothing is due; else it blocks.
+    pub fn tend_certificates(&self, now_ms: i64) {
+        let now = now_ms / 1_000;
+        if !self.published.load().certificates.is_due(now) {
+            return;
+        }
+        let _publishing = lock(&self.publishing);
+        let before = self.published.load();
+        let tended = before.with_certificates(before.certificates.tended(now));
+        tell(&self.metrics, &tended, &self.refused());
+        self.published.store(Arc::new(tended));
+    }
+
+    /// Looks at the certificates of all names again, and publishes what it finds with all else as it is. Blocks while files
+    /// are read, and while a reload is under way, which looks at all of them too.
+    pub fn refresh_all_certificates(&self, now_ms: i64) {
+        let _alone = lock(&self.reloading);
+        lock(&self.publishing).begin();
+        self.look_through(now_ms);
+        lock(&self.publishing).end();
+    }
+
+    /// Keeps what is in force for a restart: the accounts, and what is known of certificates. Waits for those who keep
+    /// already, and writes nothing that is kept already.
+    pub fn keep(&self) {
+        self.keep_last_good();
+        self.keep_certificate_index();
+    }
+
+    /// All that is wrong with the configuration in force, and with one that was refused since.
+    pub fn problems(&self) -> Vec<Problem> {
+        with_refused(&self.published.load(), &self.refused())
+    }
+
+    fn refused(&self) -> Vec<Problem> {
+        lock(&self.refused).clone()
+    }
+
+    /// Writes down what is known of certificates, for the next start, if it changed. Failing to costs the next start time.
     pub fn keep_certificate_index(&self) {
-        keep_index(&self.published.load());
+        let _alone = lock(&self.keeping);
+        if let Err(error) = self.published.load().certificates.keep_index() {
+            tracing::warn!(%error, "the index of certificates could not be written; the next start will take longer");
+        }
     }
 
-    fn compile(&self, state: &mut State, now_ms: i64) -> Result<Snapshot, Report> {
+    /// Keeps the accounts in force for a restart. Failing to is not failing the reload: it is said in the log.
+    fn keep_last_good(&self) {
+        let last_good = lock(&self.keeping);
+        // Looked at only now: whoever waited for the lock keeps what is newest.
+        let snapshot = self.published.load_full();
+        let accounts: Vec<_> = snapshot.tenants().map(|tenant| tenant.config.clone()).collect();
+        if let Err(error) = last_good.keep(&accounts, &snapshot.left_out) {
+            tracing::error!(%error, "the accounts in force could not be kept for a restart with bad files");
+        }
+    }
+
+    /// Publishes the certificates of all names as they are now.
+    fn look_through(&self, now_ms: i64) -> Arc<Snapshot> {
+        let snapshot = self.published.load_full();
+        let certificates = snapshot.certificates.looked_through(now_ms / 1_000);
+        self.publish(snapshot.with_certificates(certificates), now_ms)
+    }
+
+    /// Puts a snapshot in force, with the certificates that were refreshed while it was made as they are now.
+    fn publish(&self, snapshot: Snapshot, now_ms: i64) -> Arc<Snapshot> {
+        let mut meanwhile = lock(&self.publishing);
+        let names = meanwhile.take();
+        let snapshot = if names.is_empty() {
+            snapshot
+        } else {
+            snapshot.with_certificates(snapshot.certificates.refreshed(&names, now_ms / 1_000))
+        };
+        tell(&self.metrics, &snapshot, &self.refused());
+        let snapshot = Arc::new(snapshot);
+        self.published.store(snapshot.clone());
+        snapshot
+    }
+
+    /// Compiles what is on disk now; all that is wrong if that changes nothing.
+    fn compile(&self, now_ms: i64) -> Result<Compiled, Vec<Problem>> {
+        let reading = lock(&self.source).read();
         let previous = self.published.load_full();
-        let reading = state.source.read();
         let Some(gateway) = reading.gateway.clone() else {
-            return Err(Report::unapplied(previous.revision, reading.problems));
+            // All the rest that is wrong is told too.
+            let (gateway, before) = (previous.gateway.clone(), Before::Running(&previous));
+            return Err(snapshot::judge(Inputs { gateway, reading, before, filters: &self.filters, now_ms }));
         };
         let restart = restart_needed(&self.started, &gateway);
-        let (last_good, filters) = (&state.last_good, &*self.filters);
-        let inputs = Inputs { gateway, reading, previous: Some(&previous), last_good, filters, now_ms };
-        let mut snapshot = snapshot::compile(inputs);
-        if is_refused(&snapshot) {
-            return Err(Report::unapplied(previous.revision, snapshot.problems()));
+        let inputs = Inputs { gateway, reading, before: Before::Running(&previous), filters: &self.filters, now_ms };
+        let mut compiled = snapshot::compile(inputs);
+        if is_refused(&compiled.snapshot) {
+            return Err(compiled.snapshot.problems());
         }
-        Arc::make_mut(&mut snapshot.file_problems).extend(restart);
-        Ok(snapshot)
+        Arc::make_mut(&mut compiled.snapshot.file_problems).extend(restart);
+        Ok(compiled)
     }
+
+    fn unapplied(&self, problems: Vec<Problem>, accounts: Option<Changes>) -> Report {
+        Report { applied: false, revision: self.published.load().revision, problems, accounts }
+    }
+}
+
+// === impl Meanwhile ===
+
+impl Meanwhile {
+    fn begin(&mut self) {
+        self.0 = Some(BTreeSet::new());
+    }
+
+    fn end(&mut self) {
+        self.0 = None;
+    }
+
+    fn add(&mut self, names: &[ServerName]) {
+        self.0.iter_mut().for_each(|refreshed| refreshed.extend(names.iter().cloned()));
+    }
+
+    /// The names so far; from now on others are noted.
+    fn take(&mut self) -> Vec<ServerName> {
+        self.0.as_mut().map(std::mem::take).into_iter().flatten().collect()
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Whether compiling found an error in `pixelgate.toml`, such as a `host.domain` that an account has: a bad one changes
@@ -182,68 +322,60 @@ fn restart_needed(running: &GatewayConfig, written: &GatewayConfig) -> Vec<Probl
     changed.map(problem).collect()
 }
 
-/// Tells metrics what is wrong.
-fn tell(metrics: &Metrics, snapshot: &Snapshot) {
-    let (errors, warnings) = snapshot.problem_counts();
+/// Tells metrics what is wrong with what is in force, and with what was refused since.
+fn tell(metrics: &Metrics, snapshot: &Snapshot, refused: &[Problem]) {
+    let (errors, warnings) = if refused.is_empty() {
+        snapshot.problem_counts()
+    } else {
+        let problems = with_refused(snapshot, refused);
+        let errors = problems.iter().filter(|problem| problem.is_error()).count();
+        (errors, problems.len() - errors)
+    };
     metrics.config_problems(errors, warnings);
 }
 
-/// Failing to is not failing the reload: the next start parses more.
-fn keep_index(snapshot: &Snapshot) {
-    if let Err(error) = snapshot.certificates.keep_index() {
-        tracing::warn!(%error, "the index of certificates could not be written; the next start will take longer");
+/// The problems of both, each once and in order.
+fn with_refused(snapshot: &Snapshot, refused: &[Problem]) -> Vec<Problem> {
+    let mut problems = snapshot.problems();
+    if !refused.is_empty() {
+        problems.extend_from_slice(refused);
+        problems.sort();
+        problems.dedup();
     }
-}
-
-/// Keeps the accounts in force for a restart. Failing to is not failing the reload: it is said in the log.
-fn keep(last_good: &LastGood, snapshot: &Snapshot, source: &Source) {
-    let accounts: Vec<_> = snapshot.tenants().map(|tenant| tenant.config.clone()).collect();
-    if let Err(error) = last_good.keep(&accounts, &source.accounts()) {
-        tracing::error!(%error, "the accounts in force could not be kept for a restart with bad files");
-    }
+    problems
 }
 
 // === impl Report ===
 
 impl Report {
-    /// Of a check, or of a reload that was refused: `revision` stays in force.
-    pub fn unapplied(revision: u64, problems: Vec<Problem>) -> Self {
-        Self { applied: false, revision, problems }
+    /// Of a check where nothing runs.
+    pub fn alone(problems: Vec<Problem>) -> Self {
+        Self { applied: false, revision: 0, problems, accounts: None }
+    }
+
+    /// Says in the log what came of a reload, in one line, and which user asked for it over the control socket.
+    pub fn log(&self, uid: Option<u32>) {
+        let (revision, problems) = (self.revision, self.problems.len());
+        if !self.applied {
+            tracing::error!(uid, revision, problems, "the reload was refused; all stays as it was");
+            return;
+        }
+        let Changes { added, changed, removed, kept, left_out } = self.accounts.clone().unwrap_or_default();
+        tracing::info!(
+            uid,
+            revision,
+            problems,
+            added = added.len(),
+            changed = changed.len(),
+            removed = removed.len(),
+            kept = kept.len(),
+            left_out = left_out.len(),
+            "reloaded"
+        );
     }
 
     /// Whether something is wrong enough to be refused.
     pub fn has_errors(&self) -> bool {
         self.problems.iter().any(Problem::is_error)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    #![allow(clippy::unwrap_used)]
-    use super::*;
-
-    #[test]
-    fn a_restart_is_asked_for_where_it_is_needed_and_nowhere_else() {
-        let dir = tempfile::tempdir().unwrap();
-        std::fs::create_dir(dir.path().join("accounts")).unwrap();
-        let config = |tables: &str| {
-            let text = format!("[host]\ndomain = \"gw.agency.example\"\n{tables}");
-            std::fs::write(dir.path().join("pixelgate.toml"), text).unwrap();
-            Source::new(dir.path()).read().gateway.unwrap()
-        };
-        let running = config("");
-        let keys = |tables: &str| {
-            restart_needed(&running, &config(tables)).into_iter().map(|problem| problem.key).collect::<Vec<_>>()
-        };
-        for live in [
-            "[listen]\ntrusted_proxies = [\"10.0.0.0/8\"]\nproxy_protocol = [\"10.0.0.0/8\"]\n",
-            "[delivery]\nage_max = \"1d\"\nrequests_in_flight_max = 3\n",
-            "[limits]\nconnections_max = 7\n",
-        ] {
-            assert_eq!(keys(live), [""; 0], "{live}");
-        }
-        assert_eq!(keys("[listen]\nhttp = []\n"), ["listen.http"]);
-        let late = "[delivery]\nrequests_in_flight_per_lane_max = 2\n[limits]\naccount_backlog_bytes_max = 2_000_000\n";
-        assert_eq!(keys(late), ["delivery.requests_in_flight_per_lane_max", "limits.account_backlog_bytes_max"]);
     }
 }

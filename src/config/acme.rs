@@ -27,6 +27,8 @@ pub struct AcmeConfig {
     pub retry_min: Duration,
     /// Longest wait after a failed order.
     pub retry_max: Duration,
+    /// Shortest time from a certificate to the next order for its name, unless a person asks for it.
+    pub reissue_min: Duration,
     /// Longest time between two questions after a certificate's renewal window (RFC 9773, 4.3.2).
     pub renewal_info_interval_max: Duration,
     /// Where certificates are ordered, the preferred one first: `[acme]` itself, then `[[acme.accounts]]`.

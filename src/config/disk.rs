@@ -6,11 +6,12 @@ use std::fs::{File, Metadata};
 use std::io::{self, ErrorKind, Read};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use sha2::{Digest, Sha256};
 
 use crate::config::model::FilterProgram;
+use crate::config::resolve::PROGRAM_BYTES_MAX;
 
 /// Bytes of a file with a secret.
 const SECRET_BYTES_MAX: u64 = 64 * 1024;
@@ -85,16 +86,26 @@ enum Content {
     Script(Arc<str>),
 }
 
-/// The files as one reading of the configuration sees them: each program is read once, however many accounts name it.
+/// The files as one reading of the configuration sees them: each program is read once, however many accounts name it, and
+/// whichever thread reads them.
 #[derive(Debug)]
 pub(super) struct Disk {
     now_ms: i64,
     program_bytes_max: u64,
-    programs: HashMap<ProgramKind, HashMap<OsString, CachedProgram>>,
+    programs: Mutex<HashMap<ProgramKind, HashMap<OsString, Slot>>>,
+}
+
+/// The files that one account is made from.
+#[derive(Debug)]
+pub(super) struct Files<'d> {
+    disk: &'d Disk,
     /// Where programs lie that are not read from where they are named.
     moved: HashMap<PathBuf, PathBuf>,
     needs: Vec<Need>,
 }
+
+/// One program's place; its lock is held while it is read, so that others wait for that and do not read it too.
+type Slot = Arc<Mutex<Option<CachedProgram>>>;
 
 #[derive(Debug)]
 struct CachedProgram {
@@ -122,8 +133,11 @@ fn read_bytes(path: &Path, metadata: &Metadata, bytes_max: u64) -> Result<Vec<u8
     if !metadata.is_file() {
         return Err(FileError::NoFile);
     }
-    // One byte more shows the end of the file without growing.
-    let capacity = metadata.len().min(bytes_max).saturating_add(1);
+    if metadata.len() > bytes_max {
+        return Err(FileError::TooLarge(bytes_max));
+    }
+    // One byte more shows the end of the file without growing, and that the file has grown.
+    let capacity = metadata.len().saturating_add(1);
     let mut bytes = Vec::with_capacity(usize::try_from(capacity).unwrap_or_default());
     File::open(path)?.take(bytes_max.saturating_add(1)).read_to_end(&mut bytes)?;
     if bytes.len() as u64 > bytes_max { Err(FileError::TooLarge(bytes_max)) } else { Ok(bytes) }
@@ -195,70 +209,37 @@ impl Program {
 impl Disk {
     /// Nothing was read yet.
     pub(super) fn new() -> Self {
-        Self {
-            now_ms: 0,
-            program_bytes_max: u64::MAX,
-            programs: HashMap::new(),
-            moved: HashMap::new(),
-            needs: Vec::new(),
-        }
+        Self { now_ms: 0, program_bytes_max: PROGRAM_BYTES_MAX, programs: Mutex::default() }
     }
 
     /// Begins a reading: every file is looked at anew.
     pub(super) fn begin(&mut self, now_ms: i64, program_bytes_max: u64) {
+        let mut programs = lock(&self.programs);
         if self.program_bytes_max != program_bytes_max {
-            self.programs.clear();
+            programs.clear();
         }
         // What the last reading did not look at is not used any more.
-        for programs in self.programs.values_mut() {
-            programs.retain(|_, cached| std::mem::take(&mut cached.fresh));
+        let was_fresh = |slot: &Slot| lock(slot).as_mut().is_some_and(|cached| std::mem::take(&mut cached.fresh));
+        for programs in programs.values_mut() {
+            programs.retain(|_, slot| was_fresh(slot));
         }
+        drop(programs);
         self.now_ms = now_ms;
         self.program_bytes_max = program_bytes_max;
     }
 
-    /// Has programs read from elsewhere than where they are named.
-    pub(super) fn move_programs(&mut self, moved: HashMap<PathBuf, PathBuf>) {
-        self.moved = moved;
-    }
-
-    /// Reads a TOML file of a configuration.
-    pub(super) fn file(&mut self, path: &Path, bytes_max: u64) -> Result<Vec<u8>, FileError> {
-        let (stamp, bytes) = read_stamped(path, bytes_max);
-        self.needs.push(Need::File { path: path.to_owned(), stamp, settled: stamp.is_settled(self.now_ms) });
-        bytes
-    }
-
-    /// Reads a secret.
-    pub(super) fn secret(&mut self, path: &Path) -> Result<Vec<u8>, FileError> {
-        self.file(path, SECRET_BYTES_MAX)
-    }
-
-    /// Reads a program, or takes it as it was read before.
-    pub(super) fn program(&mut self, path: &Path, kind: ProgramKind) -> Result<Program, FileError> {
-        let program = self.look_up(path, kind);
-        let digest = program.as_ref().map(|program| program.digest).map_err(|error| *error);
-        self.needs.push(Need::Program { path: path.to_owned(), kind, digest });
-        program
-    }
-
-    /// What was read since the last call.
-    pub(super) fn take_needs(&mut self) -> Vec<Need> {
-        std::mem::take(&mut self.needs)
-    }
-
     /// Whether all of these files are as they were.
-    pub(super) fn unchanged(&mut self, needs: &[Need]) -> bool {
+    pub(super) fn unchanged(&self, needs: &[Need]) -> bool {
         needs.iter().all(|need| match need {
             Need::File { path, stamp, settled } => *settled && Stamp::of(path) == *stamp,
-            Need::Program { path, kind, digest } => self.look_up(path, *kind).map(|program| program.digest) == *digest,
+            Need::Program { path, kind, digest } => self.program(path, *kind).map(|program| program.digest) == *digest,
         })
     }
 
-    fn look_up(&mut self, path: &Path, kind: ProgramKind) -> Result<Program, FileError> {
-        let path = self.moved.get(path).map_or(path, PathBuf::as_path);
-        let programs = self.programs.entry(kind).or_default();
-        if let Some(cached) = programs.get_mut(path.as_os_str()) {
+    fn program(&self, path: &Path, kind: ProgramKind) -> Result<Program, FileError> {
+        let slot = self.slot(path, kind);
+        let mut slot = lock(&slot);
+        if let Some(cached) = &mut *slot {
             if !cached.fresh {
                 cached.fresh = cached.settled && Stamp::of(path) == cached.stamp;
             }
@@ -269,8 +250,60 @@ impl Disk {
         let (stamp, bytes) = read_stamped(path, self.program_bytes_max);
         let program = bytes.and_then(|bytes| Program::new(bytes, kind));
         let settled = stamp.is_settled(self.now_ms);
-        let cached = CachedProgram { stamp, settled, program: program.clone(), fresh: true };
-        programs.insert(path.into(), cached);
+        *slot = Some(CachedProgram { stamp, settled, program: program.clone(), fresh: true });
         program
+    }
+
+    fn slot(&self, path: &Path, kind: ProgramKind) -> Slot {
+        let mut programs = lock(&self.programs);
+        let programs = programs.entry(kind).or_default();
+        match programs.get(path.as_os_str()) {
+            Some(slot) => slot.clone(),
+            None => programs.entry(path.into()).or_default().clone(),
+        }
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+// === impl Files ===
+
+impl<'d> Files<'d> {
+    /// Those of an account of which nothing was read yet.
+    pub(super) fn new(disk: &'d Disk) -> Self {
+        Self::moved(disk, HashMap::new())
+    }
+
+    /// The same, with programs that lie elsewhere than where they are named.
+    pub(super) fn moved(disk: &'d Disk, moved: HashMap<PathBuf, PathBuf>) -> Self {
+        Self { disk, moved, needs: Vec::new() }
+    }
+
+    /// Reads a TOML file of a configuration.
+    pub(super) fn file(&mut self, path: &Path, bytes_max: u64) -> Result<Vec<u8>, FileError> {
+        let (stamp, bytes) = read_stamped(path, bytes_max);
+        let settled = stamp.is_settled(self.disk.now_ms);
+        self.needs.push(Need::File { path: path.to_owned(), stamp, settled });
+        bytes
+    }
+
+    /// Reads a secret.
+    pub(super) fn secret(&mut self, path: &Path) -> Result<Vec<u8>, FileError> {
+        self.file(path, SECRET_BYTES_MAX)
+    }
+
+    /// Reads a program, or takes it as it was read before.
+    pub(super) fn program(&mut self, path: &Path, kind: ProgramKind) -> Result<Program, FileError> {
+        let program = self.disk.program(self.moved.get(path).map_or(path, PathBuf::as_path), kind);
+        let digest = program.as_ref().map(|program| program.digest).map_err(|error| *error);
+        self.needs.push(Need::Program { path: path.to_owned(), kind, digest });
+        program
+    }
+
+    /// What was read.
+    pub(super) fn into_needs(self) -> Vec<Need> {
+        self.needs
     }
 }

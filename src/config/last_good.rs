@@ -9,7 +9,7 @@
 //! is written before it is renamed into place, so a crash leaves the old or the new, and what is torn by worse is not
 //! believed: each program must have its digest.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::fs::{DirBuilder, File, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
@@ -19,11 +19,12 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use serde::{Deserialize, Serialize};
 
 use crate::account::AccountId;
-use crate::config::disk::{Disk, read_file};
+use crate::config::disk::{Disk, Files, read_file};
 use crate::config::file::FILE_BYTES_MAX;
 use crate::config::model::{AccountConfig, Accounts, FilterConfig, FilterProgram};
 use crate::config::resolve::{self, Rules, Surroundings};
-use crate::config::source::Candidate;
+use crate::config::source::{Candidate, FILES_PIECE};
+use crate::parallel;
 
 /// Begins the first line of a kept file; the number is the format's.
 const HEADER: &str = "# last good 1: ";
@@ -52,10 +53,17 @@ pub struct KeepError {
 /// What is kept as far as this process knows.
 #[derive(Debug, Default)]
 struct Known {
-    /// The digests of the accounts that are kept as they are.
-    digests: HashMap<AccountId, [u8; 32]>,
-    /// The accounts that the folder may hold beside them: it holds nothing else.
-    with_files: Option<BTreeSet<AccountId>>,
+    /// The accounts that are kept as they are.
+    accounts: HashMap<AccountId, Kept>,
+    /// The accounts that the folder may hold beside them: it holds nothing else. `None` = nobody looked yet.
+    others: Option<BTreeSet<AccountId>>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Kept {
+    digest: [u8; 32],
+    /// Whether it names programs.
+    has_programs: bool,
 }
 
 /// The first line of a kept file.
@@ -89,55 +97,63 @@ impl LastGood {
     }
 
     /// An account as it was last in force; `None` if it is not kept, or what is kept cannot be used any more.
-    fn load(&self, id: &AccountId, disk: &mut Disk) -> Option<Arc<AccountConfig>> {
+    fn load(&self, id: &AccountId, disk: &Disk) -> Option<Arc<AccountConfig>> {
         let bytes = self.read(id)?;
         let (header, text) = split(&bytes)?;
         let copy = |(path, digest): (&String, &String)| (PathBuf::from(path), self.programs_dir.join(digest));
-        disk.move_programs(header.programs.iter().map(copy).collect());
+        let mut files = Files::moved(disk, header.programs.iter().map(copy).collect());
         let file = Path::new(&header.file);
-        let (config, _) = resolve::account(id, file, text, Rules::LENIENT, &self.surroundings, disk);
+        let (config, _) = resolve::account(id, file, text, Rules::LENIENT, &self.surroundings, &mut files);
         let config = config.filter(|config| programs(config) == header.programs)?;
         Some(Arc::new(config))
     }
 
     /// The accounts of a reading as they were last in force. One that is kept as its file says is taken from the
-    /// reading.
+    /// reading. Blocks, on all cores.
     pub fn owners(&self, candidates: &BTreeMap<AccountId, Candidate>) -> Accounts {
-        let mut known = self.known();
-        let mut owners = Accounts::new();
-        // Accounts share programs; each is read once.
-        let mut disk = Disk::new();
-        for (id, candidate) in candidates {
-            match candidate {
-                Candidate::Good(config) if self.keeps(config) => {
-                    known.digests.insert(id.clone(), config.digest);
-                    owners.insert(id.clone(), config.clone());
-                }
-                _ => owners.extend(self.load(id, &mut disk).map(|kept| (id.clone(), kept))),
-            }
+        if !self.accounts_dir.is_dir() {
+            return Accounts::new();
         }
-        owners
+        // Accounts share programs; each is read once.
+        let (disk, candidates) = (Disk::new(), candidates.iter().collect::<Vec<_>>());
+        let found = parallel::map(&candidates, FILES_PIECE, |(id, candidate)| match candidate {
+            Candidate::Good(config) if self.keeps(config) => Some((config.clone(), true)),
+            _ => self.load(id, &disk).map(|kept| (kept, false)),
+        });
+        let mut known = self.known();
+        for (config, _) in found.iter().flatten().filter(|(_, as_written)| *as_written) {
+            known.accounts.insert(config.id.clone(), Kept::of(config));
+        }
+        found.into_iter().flatten().map(|(config, _)| (config.id.clone(), config)).collect()
     }
 
-    /// Keeps these accounts. What is kept already is not written again. What is kept of another one stays as long as it
-    /// has a file: it may be what that account falls back to once the reason is gone that it is not in force.
+    /// Keeps these accounts. What is kept already is not written again. What is kept of `others`, which have a file too but
+    /// are not in force, stays: it may be what such an account falls back to once the reason is gone.
     ///
     /// # Errors
     /// When the folder or a file in it cannot be written; what was kept before is kept still.
-    pub fn keep(&self, accounts: &[Arc<AccountConfig>], with_files: &BTreeSet<AccountId>) -> Result<(), KeepError> {
+    pub fn keep(&self, accounts: &[Arc<AccountConfig>], others: &BTreeSet<AccountId>) -> Result<(), KeepError> {
         let mut known = self.known();
-        let digests = accounts.iter().map(|account| (account.id.clone(), account.digest)).collect();
-        if known.with_files.as_ref() == Some(with_files) && known.digests == digests {
+        let is_new = |account: &&Arc<AccountConfig>| known.accounts.get(&account.id) != Some(&Kept::of(account));
+        let new: Vec<_> = accounts.iter().filter(is_new).collect();
+        if new.is_empty() && known.accounts.len() == accounts.len() && known.others.as_ref() == Some(others) {
             return Ok(());
         }
-        let is_known = |account: &&Arc<AccountConfig>| known.digests.get(&account.id) == Some(&account.digest);
         for path in [&self.accounts_dir, &self.programs_dir] {
             let made = DirBuilder::new().recursive(true).mode(0o700).create(path);
             made.map_err(|error| KeepError { path: path.clone(), error })?;
         }
+        self.write(&new)?;
+        self.remove(accounts, others, &new, &known)?;
+        let kept = accounts.iter().map(|account| (account.id.clone(), Kept::of(account)));
+        *known = Known { accounts: kept.collect(), others: Some(others.clone()) };
+        Ok(())
+    }
+
+    fn write(&self, accounts: &[&Arc<AccountConfig>]) -> Result<(), KeepError> {
         let mut programs = Batch::new(&self.programs_dir);
         let mut files = Batch::new(&self.accounts_dir);
-        for account in accounts.iter().filter(|account| !is_known(account)) {
+        for account in accounts {
             for FilterConfig { program, program_digest, .. } in &account.filters {
                 programs.add_program(hex::encode(program_digest), program)?;
             }
@@ -147,10 +163,54 @@ impl LastGood {
         }
         // Programs first: an account that is kept never names one that is not there.
         programs.finish()?;
-        files.finish()?;
-        self.remove_others(accounts, with_files)?;
-        *known = Known { digests, with_files: Some(with_files.clone()) };
+        files.finish()
+    }
+
+    /// Removes what is kept of nobody any more. The folder is looked at once; from then on it is known what it holds.
+    fn remove(
+        &self,
+        accounts: &[Arc<AccountConfig>],
+        others: &BTreeSet<AccountId>,
+        new: &[&Arc<AccountConfig>],
+        known: &Known,
+    ) -> Result<(), KeepError> {
+        let in_force: HashSet<_> = accounts.iter().map(|account| &account.id).collect();
+        let stays = |id: &AccountId| in_force.contains(id) || others.contains(id);
+        let Some(others_before) = &known.others else {
+            let files = in_force.iter().copied().chain(others).map(file_name).collect();
+            remove_all_but(&self.accounts_dir, &files)?;
+            return self.remove_programs(accounts, others, &in_force);
+        };
+        let gone: Vec<_> = known.accounts.keys().chain(others_before).filter(|id| !stays(id)).collect();
+        for path in gone.iter().map(|id| self.accounts_dir.join(file_name(id))) {
+            match std::fs::remove_file(&path) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(KeepError { path, error }),
+                _ => {}
+            }
+        }
+        let had_programs = |id: &AccountId| match known.accounts.get(id) {
+            Some(kept) => kept.has_programs,
+            None => others_before.contains(id),
+        };
+        let has_programs = |account: &&Arc<AccountConfig>| !account.filters.is_empty();
+        if new.iter().any(has_programs) || new.iter().map(|account| &account.id).chain(gone).any(had_programs) {
+            self.remove_programs(accounts, others, &in_force)?;
+        }
         Ok(())
+    }
+
+    fn remove_programs(
+        &self,
+        accounts: &[Arc<AccountConfig>],
+        others: &BTreeSet<AccountId>,
+        in_force: &HashSet<&AccountId>,
+    ) -> Result<(), KeepError> {
+        let filters = accounts.iter().flat_map(|account| &account.filters);
+        let mut programs: BTreeSet<_> = filters.map(|filter| hex::encode(filter.program_digest)).collect();
+        for bytes in others.iter().filter(|id| !in_force.contains(id)).filter_map(|id| self.read(id)) {
+            programs.extend(split(&bytes).into_iter().flat_map(|(header, _)| header.programs.into_values()));
+        }
+        remove_all_but(&self.programs_dir, &programs)
     }
 
     /// Whether an account is kept as it is.
@@ -162,24 +222,16 @@ impl LastGood {
         read_file(&self.accounts_dir.join(file_name(id)), FILE_BYTES_MAX + HEADER_BYTES_MAX).ok()
     }
 
-    fn remove_others(
-        &self,
-        accounts: &[Arc<AccountConfig>],
-        with_files: &BTreeSet<AccountId>,
-    ) -> Result<(), KeepError> {
-        let in_force: BTreeSet<_> = accounts.iter().map(|account| &account.id).collect();
-        let files = in_force.iter().copied().chain(with_files).map(file_name).collect();
-        remove_all_but(&self.accounts_dir, &files)?;
-        let filters = accounts.iter().flat_map(|account| &account.filters);
-        let mut programs: BTreeSet<_> = filters.map(|filter| hex::encode(filter.program_digest)).collect();
-        for bytes in with_files.iter().filter(|id| !in_force.contains(id)).filter_map(|id| self.read(id)) {
-            programs.extend(split(&bytes).into_iter().flat_map(|(header, _)| header.programs.into_values()));
-        }
-        remove_all_but(&self.programs_dir, &programs)
-    }
-
     fn known(&self) -> MutexGuard<'_, Known> {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+// === impl Kept ===
+
+impl Kept {
+    fn of(account: &AccountConfig) -> Self {
+        Self { digest: account.digest, has_programs: !account.filters.is_empty() }
     }
 }
 

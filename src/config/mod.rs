@@ -36,7 +36,7 @@ pub use model::{
 };
 pub use problem::{Problem, Severity};
 pub use resolve::{Surroundings, is_reachable};
-pub use settle::{Settled, settle};
+pub use settle::{Claim, Holders, Owners, Settled, settle};
 pub use source::{Candidate, Reading, Source};
 
 /// The control socket of the gateway that this folder configures, even if its `pixelgate.toml` has problems.
@@ -45,12 +45,21 @@ pub fn control_socket(dir: &Path) -> PathBuf {
     resolve::control_socket(&dir.join(source::GATEWAY_FILE))
 }
 
+/// The limits of filters that this folder's `pixelgate.toml` sets, even if it has problems; nothing else is read.
+pub fn filter_limits(dir: &Path, surroundings: &Surroundings) -> FilterLimits {
+    let dir = std::path::absolute(dir).unwrap_or_else(|_| dir.to_owned());
+    resolve::filter_limits(&dir.join(source::GATEWAY_FILE), surroundings)
+}
+
 /// Judges bytes as `pixelgate.toml` and as an account's file, without an environment. For fuzzing: it never panics.
 pub fn judge(bytes: &[u8]) -> Vec<Problem> {
     let (file, surroundings) = (Path::new("/nonexistent/accounts/file.toml"), Surroundings::default());
     let (_, rules, mut problems) = resolve::gateway(file, bytes, &surroundings);
+    let disk = disk::Disk::new();
     if let Ok(id) = "file".parse() {
-        problems.extend(resolve::account(&id, file, bytes, rules, &surroundings, &mut disk::Disk::new()).1);
+        let rules = rules.unwrap_or(resolve::Rules::LENIENT);
+        let mut files = disk::Files::new(&disk);
+        problems.extend(resolve::account(&id, file, bytes, rules, &surroundings, &mut files).1);
     }
     problems
 }

@@ -175,6 +175,8 @@ pub struct Limits {
     pub handshake_timeout: Duration,
     /// From the first byte of a request's header to its last.
     pub header_timeout: Duration,
+    /// Bytes of an HTTP/1 header, as they come over the network.
+    pub header_bytes_max: usize,
     /// From the end of the header to the end of the body.
     pub body_timeout: Duration,
     /// Idle time after which a kept connection is closed.

@@ -4,6 +4,9 @@
 //! it was before, and keeps what it had. A claim that several make stays with the account that has it now, and the other
 //! files are refused whole; one that nobody has yet is given to nobody. Neither the order of files nor their names
 //! matter.
+//!
+//! Where it can be looked up who has what, only the files that are not as what is in force are judged: all others have
+//! what they had, and no two of them the same.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt;
@@ -25,10 +28,29 @@ pub struct Settled {
     pub problems: Vec<Problem>,
 }
 
+/// The accounts as they are in force now.
+pub trait Owners {
+    /// An account as it is in force.
+    fn account(&self, id: &AccountId) -> Option<&Arc<AccountConfig>>;
+
+    /// Where it is looked up who has what, if it can be. What can be looked up is settled: no two accounts have the same.
+    fn holders(&self) -> Option<&dyn Holders> {
+        None
+    }
+}
+
+/// Who has which domain and pixel now.
+pub trait Holders {
+    /// The account that has it.
+    fn holder(&self, claim: Claim<'_>) -> Option<&AccountId>;
+}
+
 /// What only one account may have.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-enum Claim<'a> {
+pub enum Claim<'a> {
+    /// One of `domains`.
     Domain(&'a ServerName),
+    /// The id of a pixel.
     Pixel(PixelId),
 }
 
@@ -43,8 +65,10 @@ enum Standing<'a> {
 
 /// The accounts in effect so far. An account only ever falls from written to before to absent, so settling ends.
 struct Settlement<'a> {
-    owners: &'a Accounts,
+    owners: &'a dyn Owners,
     standings: BTreeMap<&'a AccountId, Standing<'a>>,
+    /// Those that are not as they are in force, or all where nobody can tell: each conflict has one of them.
+    suspects: Vec<&'a AccountId>,
     problems: Vec<Problem>,
 }
 
@@ -64,7 +88,7 @@ struct Conflict<'a> {
 pub fn settle(
     gateway: &GatewayConfig,
     candidates: &BTreeMap<AccountId, Candidate>,
-    owners: &Accounts,
+    owners: &dyn Owners,
     refused: &BTreeSet<AccountId>,
 ) -> Settled {
     let mut settlement = Settlement::new(candidates, owners, refused);
@@ -85,21 +109,29 @@ pub fn settle(
 impl<'a> Settlement<'a> {
     fn new(
         candidates: &'a BTreeMap<AccountId, Candidate>,
-        owners: &'a Accounts,
+        owners: &'a dyn Owners,
         refused: &BTreeSet<AccountId>,
     ) -> Self {
-        let standing = |(id, candidate): (&'a AccountId, &'a Candidate)| match candidate {
-            Candidate::Good(config) if !refused.contains(id) => Some((id, Standing::Written(config))),
-            _ => owners.get(id).map(|config| (id, Standing::Before(config))),
+        let (all, mut suspects) = (owners.holders().is_none(), Vec::new());
+        let standing = |(id, candidate): (&'a AccountId, &'a Candidate)| {
+            let owner = owners.account(id);
+            let standing = match candidate {
+                Candidate::Good(config) if !refused.contains(id) => Standing::Written(config),
+                _ => Standing::Before(owner?),
+            };
+            if all || owner.is_none_or(|owner| owner.digest != standing.config().digest) {
+                suspects.push(id);
+            }
+            Some((id, standing))
         };
-        Self { owners, standings: candidates.iter().filter_map(standing).collect(), problems: Vec::new() }
+        let standings = candidates.iter().filter_map(standing).collect();
+        Self { owners, standings, suspects, problems: Vec::new() }
     }
 
     /// Refuses files that claim the host's domain for an account that does not have it.
     fn protect_host_domain(&mut self, gateway: &'a GatewayConfig) {
         let claim = Claim::Domain(&gateway.host.domain);
-        let losers: Vec<_> = self.claimants(claim).filter(|id| !self.holds(id, claim)).collect();
-        for id in losers {
+        for id in self.claimants(claim).into_iter().filter(|id| !self.holds(id, claim)).collect::<Vec<_>>() {
             let reason = format!("{claim} is host.domain of {}", gateway.file.display());
             self.refuse(id, claim, reason, "give the account a domain of its own, or none to use the host's");
             self.demote(id);
@@ -108,7 +140,7 @@ impl<'a> Settlement<'a> {
 
     fn report_lost_host_domain(&mut self, gateway: &'a GatewayConfig) {
         let claim = Claim::Domain(&gateway.host.domain);
-        let Some(config) = self.claimants(claim).next().and_then(|id| self.config(id)) else {
+        let Some(config) = self.claimants(claim).first().copied().and_then(|id| self.config(id)) else {
             return;
         };
         let reason = format!("{claim} is {} of {}, which has it now", key(config, claim), config.file.display());
@@ -118,17 +150,28 @@ impl<'a> Settlement<'a> {
 
     /// Every claim that more than one account makes, and who keeps it.
     fn conflicts(&self) -> Vec<Conflict<'a>> {
-        let count = self.standings.values().map(|standing| claims(standing.config()).count()).sum();
+        let suspects = || self.suspects.iter().filter_map(|id| Some((*id, self.config(id)?)));
+        let count = suspects().map(|(_, config)| claims(config).count()).sum();
         let mut first: HashMap<Claim<'a>, &'a AccountId> = HashMap::with_capacity(count);
         let mut several: BTreeMap<Claim<'a>, Vec<&'a AccountId>> = BTreeMap::new();
-        for (id, standing) in &self.standings {
-            for claim in claims(standing.config()) {
+        for (id, config) in suspects() {
+            for claim in claims(config) {
                 match first.get(&claim) {
-                    Some(other) => several.entry(claim).or_insert_with(|| vec![*other]).push(*id),
-                    None => drop(first.insert(claim, *id)),
+                    Some(other) => several.entry(claim).or_insert_with(|| vec![*other]).push(id),
+                    None => drop(first.insert(claim, id)),
                 }
             }
         }
+        for (claim, suspect) in &first {
+            if let Some(holder) = self.holder(*claim) {
+                let claimants = several.entry(*claim).or_insert_with(|| vec![*suspect]);
+                if !claimants.contains(&holder) {
+                    claimants.push(holder);
+                    claimants.sort_unstable();
+                }
+            }
+        }
+        several.retain(|_, claimants| claimants.len() > 1);
         let conflict = |(claim, claimants): (Claim<'a>, Vec<&'a AccountId>)| {
             let keeper = self.keeper(claim, &claimants);
             Conflict { claim, claimants, keeper }
@@ -187,20 +230,32 @@ impl<'a> Settlement<'a> {
 
     /// Puts an account one step back: to how it was before, or out of effect.
     fn demote(&mut self, id: &'a AccountId) {
-        match (self.standings.get(id), self.owners.get(id)) {
+        match (self.standings.get(id), self.owners.account(id)) {
             (Some(Standing::Written(_)), Some(before)) => drop(self.standings.insert(id, Standing::Before(before))),
             _ => drop(self.standings.remove(id)),
         }
     }
 
-    fn claimants(&self, claim: Claim<'a>) -> impl Iterator<Item = &'a AccountId> {
-        let claiming = self.standings.iter().filter(move |(_, standing)| claims(standing.config()).any(|c| c == claim));
-        claiming.map(|(id, _)| *id)
+    /// Who makes a claim, in the order of ids.
+    fn claimants(&self, claim: Claim<'a>) -> BTreeSet<&'a AccountId> {
+        let suspects = self.suspects.iter().copied().filter(|id| self.makes(id, claim));
+        suspects.chain(self.holder(claim)).collect()
+    }
+
+    /// Who has a claim in force and makes it still, if that can be looked up.
+    fn holder(&self, claim: Claim<'a>) -> Option<&'a AccountId> {
+        let holder = self.owners.holders()?.holder(claim)?;
+        self.makes(holder, claim).then_some(holder)
+    }
+
+    /// Whether an account makes a claim as it stands.
+    fn makes(&self, id: &AccountId, claim: Claim<'a>) -> bool {
+        self.config(id).is_some_and(|config| claims(config).any(|made| made == claim))
     }
 
     /// Whether an account has it now.
     fn holds(&self, id: &AccountId, claim: Claim<'a>) -> bool {
-        self.owners.get(id).is_some_and(|config| claims(config).any(|held| held == claim))
+        self.owners.account(id).is_some_and(|config| claims(config).any(|held| held == claim))
     }
 
     fn config(&self, id: &AccountId) -> Option<&'a Arc<AccountConfig>> {
@@ -237,6 +292,14 @@ impl<'a> Standing<'a> {
         match self {
             Self::Written(config) | Self::Before(config) => config,
         }
+    }
+}
+
+// === impl Owners ===
+
+impl Owners for Accounts {
+    fn account(&self, id: &AccountId) -> Option<&Arc<AccountConfig>> {
+        self.get(id)
     }
 }
 

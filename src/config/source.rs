@@ -1,6 +1,6 @@
 //! The folder that an operator writes, and reading it again and again.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
@@ -8,16 +8,19 @@ use std::sync::Arc;
 
 use crate::account::AccountId;
 use crate::clock::now_ms;
-use crate::config::disk::{Disk, FileError, Need};
+use crate::config::disk::{Disk, FileError, Files, Need};
 use crate::config::file::FILE_BYTES_MAX;
 use crate::config::model::{AccountConfig, GatewayConfig};
 use crate::config::problem::Problem;
 use crate::config::resolve::{self, Rules, Surroundings};
+use crate::parallel;
 
 /// The host's file.
 pub(super) const GATEWAY_FILE: &str = "pixelgate.toml";
 /// The folder of the accounts' files.
 const ACCOUNTS_DIR: &str = "accounts";
+/// Accounts of one piece of work.
+pub(super) const FILES_PIECE: usize = 64;
 
 /// A configuration's folder. What did not change since the last reading is not read again.
 #[derive(Debug)]
@@ -80,20 +83,17 @@ impl Source {
         }
     }
 
-    /// Every account that had a file at the last reading.
-    pub fn accounts(&self) -> BTreeSet<AccountId> {
-        self.known.keys().cloned().collect()
-    }
-
     /// The path of `pixelgate.toml`.
     pub fn gateway_file(&self) -> PathBuf {
         self.dir.join(GATEWAY_FILE)
     }
 
-    /// Reads what changed, secrets and filters included.
+    /// Reads what changed, secrets and filters included, on all cores.
     pub fn read(&mut self) -> Reading {
         let mut problems = Vec::new();
         let (gateway, rules) = self.read_gateway(&mut problems);
+        // While the file cannot be read its limits hold as they were: a slip in it lifts none.
+        let rules = rules.unwrap_or(self.rules);
         if rules != self.rules {
             self.known.clear();
             self.rules = rules;
@@ -103,18 +103,21 @@ impl Source {
         let files = account_files(&accounts_dir, &mut problems);
         let gateway = gateway.filter(|_| files.is_some());
         let mut before = std::mem::take(&mut self.known);
-        for (id, path) in files.unwrap_or_default() {
-            let unchanged = before.remove(&id).filter(|known| self.disk.unchanged(&known.needs));
-            let known = unchanged.unwrap_or_else(|| self.read_account(&id, &path));
-            problems.extend(known.problems.iter().cloned());
-            self.known.insert(id, known);
-        }
+        let files: Vec<_> = files.unwrap_or_default();
+        let files: Vec<_> = files.into_iter().map(|(id, path)| (before.remove(&id), id, path)).collect();
+        let read = parallel::map(&files, FILES_PIECE, |(known, id, path)| {
+            let unchanged = known.as_ref().is_some_and(|known| self.disk.unchanged(&known.needs));
+            (!unchanged).then(|| self.read_account(id, path))
+        });
+        let known = files.into_iter().zip(read).filter_map(|((known, id, _), read)| Some((id, read.or(known)?)));
+        self.known = known.collect();
+        problems.extend(self.known.values().flat_map(|known| known.problems.iter().cloned()));
         problems.sort();
         let accounts = self.known.iter().map(|(id, known)| (id.clone(), known.candidate.clone())).collect();
         Reading { gateway: gateway.map(Arc::new), accounts, problems }
     }
 
-    fn read_gateway(&mut self, problems: &mut Vec<Problem>) -> (Option<GatewayConfig>, Rules) {
+    fn read_gateway(&mut self, problems: &mut Vec<Problem>) -> (Option<GatewayConfig>, Option<Rules>) {
         let path = self.gateway_file();
         match crate::config::disk::read_file(&path, FILE_BYTES_MAX) {
             Ok(bytes) => {
@@ -124,18 +127,19 @@ impl Source {
             }
             Err(error) => {
                 problems.push(unreadable(&path, error));
-                (None, Rules::LENIENT)
+                (None, None)
             }
         }
     }
 
-    fn read_account(&mut self, id: &AccountId, path: &Path) -> Known {
-        let (config, problems) = match self.disk.file(path, FILE_BYTES_MAX) {
-            Ok(bytes) => resolve::account(id, path, &bytes, self.rules, &self.surroundings, &mut self.disk),
+    fn read_account(&self, id: &AccountId, path: &Path) -> Known {
+        let mut files = Files::new(&self.disk);
+        let (config, problems) = match files.file(path, FILE_BYTES_MAX) {
+            Ok(bytes) => resolve::account(id, path, &bytes, self.rules, &self.surroundings, &mut files),
             Err(error) => (None, vec![unreadable(path, error).of_account(id)]),
         };
         let candidate = config.map_or(Candidate::Bad, |config| Candidate::Good(Arc::new(config)));
-        Known { candidate, problems, needs: self.disk.take_needs() }
+        Known { candidate, problems, needs: files.into_needs() }
     }
 }
 
@@ -149,8 +153,8 @@ fn unreadable(path: &Path, error: FileError) -> Problem {
     Problem::error(path, "", format!("the file {error}"), remedy)
 }
 
-/// The accounts' files by id; `None` if the folder cannot be read, which must not look like "no accounts".
-fn account_files(dir: &Path, problems: &mut Vec<Problem>) -> Option<BTreeMap<AccountId, PathBuf>> {
+/// The accounts' files; `None` if the folder cannot be read, which must not look like "no accounts".
+fn account_files(dir: &Path, problems: &mut Vec<Problem>) -> Option<Vec<(AccountId, PathBuf)>> {
     let entries = std::fs::read_dir(dir).and_then(|entries| entries.collect::<Result<Vec<_>, _>>());
     let entries = entries.map_err(|error| {
         let reason = match error.kind() {
@@ -160,10 +164,10 @@ fn account_files(dir: &Path, problems: &mut Vec<Problem>) -> Option<BTreeMap<Acc
         let remedy = "make it, readable for the gateway's user; it may be empty";
         problems.push(Problem::error(dir, "", reason, remedy));
     });
-    let mut files = BTreeMap::new();
+    let mut files = Vec::new();
     for path in entries.ok()?.into_iter().map(|entry| entry.path()).filter(|path| is_toml(path)) {
         match path.file_stem().and_then(OsStr::to_str).unwrap_or_default().parse() {
-            Ok(id) => drop(files.insert(id, path)),
+            Ok(id) => files.push((id, path)),
             Err(error) => {
                 let reason = format!("the file's name is no account id: {error}");
                 problems.push(Problem::error(&path, "", reason, "rename it to <account id>.toml"));

@@ -1,6 +1,7 @@
 //! Certificates over the control socket: each name's state, what comes next, and taking up what was imported.
 
 use std::collections::HashMap;
+use std::fmt;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -14,6 +15,7 @@ use crate::account::{AccountId, ServerName};
 use crate::clock::now_ms;
 use crate::console::Console;
 use crate::console::control::Refused;
+use crate::console::peer::Peer;
 use crate::console::status::ExpiringName;
 use crate::snapshot::{Route, Snapshot};
 use crate::tls::chain::{Chain, rfc3339};
@@ -21,6 +23,8 @@ use crate::tls::keep::IMPORTED;
 use crate::tls::probe::over_loopback;
 use crate::tls::{CertificateFault, CertificateState, CredentialError, Lookup, Origin};
 
+/// Names that one line of the log names.
+const LOGGED: usize = 10;
 /// Names that one answer lists, unless it is asked for more.
 const LISTED: usize = 1_000;
 /// What is left of a certificate's validity, in seconds, below which it is said to expire soon; never more than a
@@ -144,6 +148,15 @@ pub(super) struct Changed {
     names: Vec<ServerName>,
 }
 
+/// All names, after their certificates were looked at again. The keys are stable.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CertificatesRefreshed {
+    /// Names that are served now.
+    pub served: usize,
+    /// Names that are not; `pixelgate cert list --problems` shows them.
+    pub not_served: usize,
+}
+
 pub(super) async fn list(
     State(console): State<Console>,
     Query(query): Query<HashMap<String, String>>,
@@ -190,19 +203,50 @@ pub(super) async fn show(
 
 pub(super) async fn refresh(
     State(console): State<Console>,
+    peer: Peer,
     Json(changed): Json<Changed>,
 ) -> Result<Json<Vec<CertificateView>>, Refused> {
-    blocking(move || {
+    let names = changed.to_string();
+    let done = blocking(move || {
         console.reloader.refresh_certificates(&changed.names, now_ms());
         let snapshot = console.reloader.published().load_full();
         let known = changed.names.iter().filter(|name| snapshot.route(name.as_str()).is_some());
-        Json(known.map(|name| view(&snapshot, name, now_ms())).collect())
+        known.map(|name| view(&snapshot, name, now_ms())).collect::<Vec<_>>()
     })
-    .await
+    .await;
+    let served = |views: &[CertificateView]| views.iter().filter(|view| view.state == "valid").count();
+    peer.log("cert reload", names, &done, |views| format!("{} served", served(views)));
+    done.map(Json)
 }
 
-pub(super) async fn issue(State(console): State<Console>, Path(name): Path<String>) -> Result<Json<Ordered>, Refused> {
-    let name = known(&console, &name)?;
+pub(super) async fn refresh_all(
+    State(console): State<Console>,
+    peer: Peer,
+) -> Result<Json<CertificatesRefreshed>, Refused> {
+    let done = blocking(move || {
+        console.reloader.refresh_all_certificates(now_ms());
+        let summary = console.reloader.published().load().certificates.summary();
+        CertificatesRefreshed { served: summary.valid, not_served: summary.names() - summary.valid }
+    })
+    .await;
+    peer.log("cert reload", "all names", &done, |all| format!("{} served", all.served));
+    done.map(Json)
+}
+
+pub(super) async fn issue(
+    State(console): State<Console>,
+    Path(name): Path<String>,
+    peer: Peer,
+) -> Result<Json<Ordered>, Refused> {
+    let done = order(console, &name).await;
+    peer.log("cert issue", &name, &done, |Json(ordered)| {
+        ordered.reason.clone().unwrap_or_else(|| "ordered".to_owned())
+    });
+    done
+}
+
+async fn order(console: Console, name: &str) -> Result<Json<Ordered>, Refused> {
+    let name = known(&console, name)?;
     // It is written down durably first.
     blocking(move || {
         let refused = |error: DeskError| Refused(StatusCode::CONFLICT, error.to_string());
@@ -317,6 +361,20 @@ impl CaAccountStatus {
         match &self.paused_until {
             Some(until) => format!("{} at {}: left alone until {until}{reason}; {orders}", self.name, self.directory),
             None => format!("{} at {}: {orders}", self.name, self.directory),
+        }
+    }
+}
+
+// === impl Changed ===
+
+impl fmt::Display for Changed {
+    /// As the log says it.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let first: Vec<_> = self.names.iter().take(LOGGED).map(ServerName::as_str).collect();
+        f.write_str(&first.join(" "))?;
+        match self.names.len().saturating_sub(LOGGED) {
+            0 => Ok(()),
+            more => write!(f, " and {more} more"),
         }
     }
 }

@@ -3,6 +3,7 @@
 use std::path::{Path as FilePath, PathBuf};
 
 use axum::Router;
+use axum::body::Bytes;
 use axum::extract::{Path, State};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Json, Response};
@@ -10,10 +11,10 @@ use axum::routing::{get, post};
 use serde::Deserialize;
 use serde_json::json;
 
-use crate::account::AccountId;
+use crate::account::{AccountId, PixelId};
+use crate::console::peer::Peer;
 use crate::console::{Console, certificates, dead_letters, status};
-use crate::outbox::PausedBy;
-use crate::reload::{Reloader, Report};
+use crate::reload::Report;
 
 /// Why something was not done; the command line prints it.
 pub(super) struct Refused(pub(super) StatusCode, pub(super) String);
@@ -22,13 +23,14 @@ pub(super) fn routes(console: Console) -> Router {
     Router::new()
         .route("/status", get(|State(console): State<Console>| async move { Json(status::status(&console)) }))
         .route("/check", post(check))
-        .route("/reload", post(|State(console): State<Console>| judge(console, Reloader::reload)))
+        .route("/reload", post(reload))
         .route("/accounts", get(|State(console): State<Console>| async move { Json(status::accounts(&console)) }))
         .route("/accounts/{id}", get(show))
         .route("/accounts/{id}/pause", post(pause))
         .route("/accounts/{id}/resume", post(resume))
         .route("/certificates", get(certificates::list))
         .route("/certificates/refresh", post(certificates::refresh))
+        .route("/certificates/refresh/all", post(certificates::refresh_all))
         .route("/certificates/{name}", get(certificates::show))
         .route("/certificates/{name}/issue", post(certificates::issue))
         .route("/dead-letters", get(dead_letters::list))
@@ -38,19 +40,46 @@ pub(super) fn routes(console: Console) -> Router {
         .with_state(console)
 }
 
+/// Of which folder a check or a reload is wanted.
 #[derive(Deserialize)]
-struct CheckOrder {
+struct FolderOrder {
     folder: PathBuf,
 }
 
 /// Judges this gateway's own folder; another one has other accounts, and is not this gateway's to judge.
-async fn check(State(console): State<Console>, Json(order): Json<CheckOrder>) -> Result<Json<Report>, Refused> {
-    let own = &console.config_dir;
-    if !same_folder(own, &order.folder) {
-        let error = format!("this gateway runs on {}, not on {}", own.display(), order.folder.display());
-        return Err(Refused(StatusCode::CONFLICT, error));
+async fn check(State(console): State<Console>, Json(order): Json<FolderOrder>) -> Result<Json<Report>, Refused> {
+    is_own(&console, &order)?;
+    judge(move || console.reloader.check(crate::clock::now_ms())).await
+}
+
+/// Reloads this gateway's own folder; who means another one must not take the answer for that one's. Without a body it is
+/// whatever this gateway runs on.
+async fn reload(State(console): State<Console>, peer: Peer, body: Bytes) -> Result<Json<Report>, Refused> {
+    let wanted = || -> Result<(), Refused> {
+        if body.is_empty() {
+            return Ok(());
+        }
+        let malformed = |error: serde_json::Error| Refused(StatusCode::BAD_REQUEST, error.to_string());
+        is_own(&console, &serde_json::from_slice(&body).map_err(malformed)?)
+    };
+    let done = match wanted() {
+        Ok(()) => judge(move || (console.reload)()).await,
+        Err(refused) => Err(refused),
+    };
+    match &done {
+        Ok(Json(report)) => report.log(peer.uid),
+        Err(_) => peer.log("reload", "", &done, |_| String::new()),
     }
-    judge(console, Reloader::check).await
+    done
+}
+
+fn is_own(console: &Console, order: &FolderOrder) -> Result<(), Refused> {
+    let own = &console.config_dir;
+    if same_folder(own, &order.folder) {
+        return Ok(());
+    }
+    let error = format!("this gateway runs on {}, not on {}", own.display(), order.folder.display());
+    Err(Refused(StatusCode::CONFLICT, error))
 }
 
 /// Whether two paths lead to the same folder.
@@ -59,8 +88,8 @@ fn same_folder(one: &FilePath, other: &FilePath) -> bool {
 }
 
 /// Compiles the configuration away from the threads that serve.
-async fn judge(console: Console, act: fn(&Reloader, i64) -> Report) -> Result<Json<Report>, Refused> {
-    let report = tokio::task::spawn_blocking(move || act(&console.reloader, crate::clock::now_ms())).await;
+async fn judge(act: impl FnOnce() -> Report + Send + 'static) -> Result<Json<Report>, Refused> {
+    let report = tokio::task::spawn_blocking(act).await;
     report
         .map(Json)
         .map_err(|error| Refused(StatusCode::INTERNAL_SERVER_ERROR, format!("the reload broke off: {error}")))
@@ -79,38 +108,47 @@ struct PauseOrder {
 async fn pause(
     State(console): State<Console>,
     Path(id): Path<String>,
+    peer: Peer,
     Json(order): Json<PauseOrder>,
 ) -> Result<Json<serde_json::Value>, Refused> {
-    for lane in lanes_of(&console, &id)? {
-        let pause = console.outbox.pause(&lane, &order.reason, PausedBy::Operator, crate::clock::now_ms());
-        pause.await.map_err(|error| Refused(StatusCode::SERVICE_UNAVAILABLE, error.to_string()))?;
-    }
-    Ok(Json(json!({ "account": id, "paused": true })))
+    let done = pause_account(&console, &id, &order).await;
+    peer.log("accounts pause", &id, &done, |()| order.reason.clone());
+    done.map(|()| Json(json!({ "account": id, "paused": true })))
 }
 
-async fn resume(State(console): State<Console>, Path(id): Path<String>) -> Result<Json<serde_json::Value>, Refused> {
-    for lane in lanes_of(&console, &id)? {
-        let resume = console.outbox.resume(&lane, PausedBy::Operator);
-        resume.await.map_err(|error| Refused(StatusCode::SERVICE_UNAVAILABLE, error.to_string()))?;
-    }
-    Ok(Json(json!({ "account": id, "paused": false })))
+async fn pause_account(console: &Console, id: &str, order: &PauseOrder) -> Result<(), Refused> {
+    let (account, pixels) = account_of(console, id)?;
+    let pause = console.outbox.pause_account(&account, &pixels, &order.reason, crate::clock::now_ms());
+    pause.await.map_err(|error| Refused(StatusCode::SERVICE_UNAVAILABLE, error.to_string()))
 }
 
-/// The lanes of an account: those of its pixels, and those that still hold events.
-fn lanes_of(console: &Console, id: &str) -> Result<Vec<crate::account::LaneKey>, Refused> {
+async fn resume(
+    State(console): State<Console>,
+    Path(id): Path<String>,
+    peer: Peer,
+) -> Result<Json<serde_json::Value>, Refused> {
+    let done = resume_account(&console, &id).await;
+    peer.log("accounts resume", &id, &done, |()| "resumed".to_owned());
+    done.map(|()| Json(json!({ "account": id, "paused": false })))
+}
+
+async fn resume_account(console: &Console, id: &str) -> Result<(), Refused> {
+    let (account, _) = account_of(console, id)?;
+    let resume = console.outbox.resume_account(&account);
+    resume.await.map_err(|error| Refused(StatusCode::SERVICE_UNAVAILABLE, error.to_string()))
+}
+
+/// An account and its pixels; one that left the configuration is known as long as there are lanes of it.
+fn account_of(console: &Console, id: &str) -> Result<(AccountId, Vec<PixelId>), Refused> {
     let account: AccountId = id.parse().map_err(|_| unknown(id))?;
-    let snapshot = console.reloader.published().load_full();
-    let mut lanes: Vec<_> =
-        console.outbox.lanes().into_iter().map(|lane| lane.lane).filter(|lane| lane.account == account).collect();
-    if let Some(tenant) = snapshot.tenant(&account) {
-        lanes.extend(tenant.config.pixels.iter().map(|pixel| tenant.lane(pixel.id)));
+    match console.reloader.published().load().tenant(&account) {
+        Some(tenant) => Ok((account, tenant.config.pixels.iter().map(|pixel| pixel.id).collect())),
+        None if console.outbox.lanes().iter().any(|lane| lane.lane.account == account) => Ok((account, Vec::new())),
+        None => Err(unknown(id)),
     }
-    lanes.sort();
-    lanes.dedup();
-    if lanes.is_empty() { Err(unknown(id)) } else { Ok(lanes) }
 }
 
-fn unknown(id: &str) -> Refused {
+pub(super) fn unknown(id: &str) -> Refused {
     Refused(StatusCode::NOT_FOUND, format!("no account {id}; `pixelgate accounts list` shows those there are"))
 }
 

@@ -1,6 +1,7 @@
 //! Dead letters over the control socket.
 
 use std::collections::{HashMap, HashSet};
+use std::fmt;
 
 use axum::extract::{Path, Query, State};
 use axum::http::StatusCode;
@@ -12,9 +13,13 @@ use serde_json::{Value, json};
 use crate::account::{AccountId, PixelId};
 use crate::clock::now_ms;
 use crate::console::Console;
-use crate::console::control::Refused;
+use crate::console::control::{self, Refused};
+use crate::console::peer::Peer;
 use crate::console::status::rfc3339;
 use crate::outbox::DeadLetter;
+
+/// Ids of letters that one line of the log names.
+const LOGGED: usize = 10;
 
 /// One dead letter as it is listed. The keys are stable.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -57,6 +62,7 @@ pub(super) async fn list(
         Ok(account) => account,
         Err(error) => return Err(Refused(StatusCode::BAD_REQUEST, error.to_string())),
     };
+    is_known(&console, account.as_ref())?;
     let limit = query.get("limit").and_then(|limit| limit.parse().ok()).unwrap_or(1_000);
     let letters = reading(move || console.outbox.dead_letters(account.as_ref(), limit)).await?;
     Ok(Json(letters.iter().map(DeadLetterView::of).collect()))
@@ -76,21 +82,35 @@ pub(super) async fn show(State(console): State<Console>, Path(id): Path<String>)
 
 pub(super) async fn replay(
     State(console): State<Console>,
+    peer: Peer,
     Json(selection): Json<Selection>,
 ) -> Result<Json<Value>, Refused> {
-    let ids = selection.ids(&console)?;
+    let done = replay_selected(&console, &selection).await;
+    peer.log("dead-letters replay", &selection, &done, Value::to_string);
+    done.map(Json)
+}
+
+async fn replay_selected(console: &Console, selection: &Selection) -> Result<Value, Refused> {
+    let ids = selection.ids(console)?;
     let snapshot = console.reloader.published().load_full();
     let replayed = console.ingest.replay(&snapshot, &ids, now_ms()).await;
-    replayed.map(|replayed| Json(json!(replayed))).map_err(|error| unavailable(&error))
+    replayed.map(|replayed| json!(replayed)).map_err(|error| unavailable(&error))
 }
 
 pub(super) async fn drop_selected(
     State(console): State<Console>,
+    peer: Peer,
     Json(selection): Json<Selection>,
 ) -> Result<Json<Value>, Refused> {
-    let ids = selection.ids(&console)?;
+    let done = drop_letters(&console, &selection).await;
+    peer.log("dead-letters drop", &selection, &done, Value::to_string);
+    done.map(Json)
+}
+
+async fn drop_letters(console: &Console, selection: &Selection) -> Result<Value, Refused> {
+    let ids = selection.ids(console)?;
     let dropped = console.outbox.drop_dead_letters(&ids).await.map_err(|error| unavailable(&error))?;
-    Ok(Json(json!({ "dropped": dropped, "held": ids.len() - dropped })))
+    Ok(json!({ "dropped": dropped, "held": ids.len() - dropped }))
 }
 
 // === impl Selection ===
@@ -98,6 +118,7 @@ pub(super) async fn drop_selected(
 impl Selection {
     /// The numbers of those that are meant; an id that is not there is an error.
     fn ids(&self, console: &Console) -> Result<Vec<u64>, Refused> {
+        is_known(console, self.account.as_ref())?;
         let there = console.outbox.dead_letter_ids(self.account.as_ref());
         if self.all || self.account.is_some() {
             return Ok(there);
@@ -105,6 +126,18 @@ impl Selection {
         let there: HashSet<_> = there.into_iter().collect();
         let known = |id: &String| id.parse().ok().filter(|number| there.contains(number)).ok_or_else(|| unknown(id));
         self.ids.iter().map(known).collect()
+    }
+}
+
+impl fmt::Display for Selection {
+    /// As the log says it.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match (&self.account, self.ids.split_at_checked(LOGGED)) {
+            _ if self.all => f.write_str("all"),
+            (Some(account), _) => write!(f, "account {account}"),
+            (None, Some((first, more))) if !more.is_empty() => write!(f, "{} and {} more", first.join(" "), more.len()),
+            (None, _) => f.write_str(&self.ids.join(" ")),
+        }
     }
 }
 
@@ -123,6 +156,18 @@ impl DeadLetterView {
             attempts: letter.attempts,
             accepted_at: rfc3339(letter.accepted_ms),
         }
+    }
+}
+
+/// An account that is named must be one, of the configuration or of letters that are still there.
+fn is_known(console: &Console, account: Option<&AccountId>) -> Result<(), Refused> {
+    let known = |account: &AccountId| {
+        let configured = console.reloader.published().load().tenant(account).is_some();
+        configured || !console.outbox.dead_letter_ids(Some(account)).is_empty()
+    };
+    match account.filter(|account| !known(account)) {
+        None => Ok(()),
+        Some(account) => Err(control::unknown(account.as_str())),
     }
 }
 

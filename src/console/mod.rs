@@ -4,6 +4,7 @@ mod certificates;
 mod control;
 mod dead_letters;
 mod ops;
+mod peer;
 mod status;
 
 use std::net::SocketAddr;
@@ -19,13 +20,15 @@ use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
 use crate::config::Problem;
+use crate::console::peer::Peer;
 use crate::ingest::Ingest;
 use crate::outbox::{Health, Outbox};
-use crate::reload::Reloader;
+use crate::reload::{Reloader, Report};
 use crate::telemetry::Metrics;
 
 pub use certificates::{
-    CaAccountStatus, CertificateDesk, CertificateDetail, CertificateView, DeskError, Door, Ordered, views,
+    CaAccountStatus, CertificateDesk, CertificateDetail, CertificateView, CertificatesRefreshed, DeskError, Door,
+    Ordered, views,
 };
 pub use dead_letters::DeadLetterView;
 pub use status::{AccountStatus, CertificatesStatus, ExpiringName, OutboxStatus, PixelStatus, Status};
@@ -42,8 +45,10 @@ const EXHAUSTED_WAIT: Duration = Duration::from_millis(100);
 pub struct Console {
     /// The folder of `pixelgate.toml`, absolute.
     pub config_dir: PathBuf,
-    /// Reloads and checks.
+    /// Checks, and what is in force.
     pub reloader: Arc<Reloader>,
+    /// Reloads, as the process does it.
+    pub reload: Arc<dyn Fn() -> Report + Send + Sync>,
     /// Replays.
     pub ingest: Arc<Ingest>,
     /// Lanes and dead letters.
@@ -87,7 +92,8 @@ impl Console {
     /// # Errors
     /// What the operating system says of the socket.
     pub async fn serve_control(self, listener: UnixListener, stop: CancellationToken) -> std::io::Result<()> {
-        axum::serve(listener, control::routes(self)).with_graceful_shutdown(stop.cancelled_owned()).await
+        let routes = control::routes(self).into_make_service_with_connect_info::<Peer>();
+        axum::serve(listener, routes).with_graceful_shutdown(stop.cancelled_owned()).await
     }
 
     /// Answers on the ops listener until told to stop. It may be reachable by others: connections are few and short.

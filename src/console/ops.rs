@@ -1,5 +1,7 @@
 //! The ops listener: health, metrics and status for monitoring. GET only; nothing here changes anything.
 
+use std::collections::HashMap;
+
 use axum::Router;
 use axum::extract::State;
 use axum::http::{StatusCode, header};
@@ -7,8 +9,10 @@ use axum::response::{IntoResponse, Json, Response};
 use axum::routing::get;
 use serde_json::json;
 
+use crate::account::AccountId;
 use crate::console::{CaAccountStatus, Console, status};
-use crate::telemetry::exposition;
+use crate::outbox::Counts;
+use crate::telemetry::{Activity, exposition};
 
 pub(super) fn routes(console: Console) -> Router {
     Router::new()
@@ -29,7 +33,11 @@ async fn metrics(State(console): State<Console>) -> Response {
     let stats = console.outbox.stats();
     console.metrics.outbox(stats.log_bytes + stats.dead_letter_bytes, stats.free_bytes);
     let now_ms = crate::clock::now_ms();
+    let mut events = HashMap::<AccountId, u64>::new();
     for lane in console.outbox.lanes() {
+        let Counts { delivered, tested, uncounted, dead, expired, .. } = lane.counts;
+        let settled = delivered + tested + uncounted + dead + expired;
+        *events.entry(lane.lane.account.clone()).or_default() += settled + lane.pending + lane.in_flight;
         let oldest = lane.oldest_accepted_ms.map_or(0, |at| u64::try_from((now_ms - at) / 1_000).unwrap_or_default());
         console.metrics.lane(&lane.lane, lane.pending, lane.in_flight, lane.paused.is_some(), oldest);
     }
@@ -40,7 +48,14 @@ async fn metrics(State(console): State<Console>) -> Response {
     let ca_account =
         |account: &CaAccountStatus| (account.name.clone(), account.paused_until.is_some(), account.orders_left);
     console.metrics.ca_accounts(ca_accounts.iter().map(ca_account));
-    match exposition(&console.metrics, snapshot.gateway.metrics_per_account_max) {
+    let all = snapshot.tenants().count() <= snapshot.gateway.metrics_per_account_max;
+    for config in snapshot.tenants().map(|tenant| &tenant.config) {
+        if all || console.metrics.has_own_series(&config.id) {
+            console.metrics.begin_account(&config.id, config.pixels.iter().map(|pixel| pixel.id));
+        }
+    }
+    let activity = Activity { accounts: snapshot.tenants().count().max(events.len()), events };
+    match exposition(&console.metrics, &activity, snapshot.gateway.metrics_per_account_max) {
         Ok(text) => ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], text).into_response(),
         Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()).into_response(),
     }

@@ -10,7 +10,7 @@ use crate::clock::now_ms;
 use crate::config::{PixelConfig, Problem};
 use crate::console::Console;
 use crate::console::certificates::{CaAccountStatus, expiring};
-use crate::outbox::LaneStatus;
+use crate::outbox::{Counts, LaneStatus, Pause};
 use crate::snapshot::{Snapshot, Tenant};
 
 /// Names with a certificate that expires soon that are named in the status; `pixelgate cert list` shows all.
@@ -29,7 +29,7 @@ pub struct Status {
     pub ready: bool,
     /// Why not.
     pub why: Vec<String>,
-    /// What is wrong with the configuration in force.
+    /// What is wrong with the configuration in force, and with one that a reload refused since.
     pub problems: Vec<Problem>,
     /// Certificates in sum.
     pub certificates: CertificatesStatus,
@@ -111,6 +111,16 @@ pub struct PixelStatus {
     pub delivered: u64,
     /// Events buried since the first start.
     pub dead: u64,
+    /// Events that Meta took as tests (`test_event_code`) since the first start; they are not among `delivered`.
+    pub tested: u64,
+    /// Events in requests that Meta took, and that it did not count, since the first start.
+    pub uncounted: u64,
+    /// Events that grew too old to be sent, and were dropped, since the first start.
+    pub expired: u64,
+    /// Dead letters that were dropped for their age, since the first start.
+    pub purged: u64,
+    /// Events that could not be read any more, since the first start; what is left of them is in quarantine.
+    pub damaged: u64,
     /// When the oldest event that waits was accepted, RFC 3339.
     pub oldest_at: Option<String>,
     /// Failed requests since the last success.
@@ -130,8 +140,16 @@ impl PixelStatus {
             (failures, None) => format!(", failed {failures} times in a row"),
             (failures, Some(time)) => format!(", failed {failures} times in a row, tries again {time}"),
         };
+        let rare = [
+            (self.tested, "tested"),
+            (self.uncounted, "not counted by Meta"),
+            (self.expired, "expired"),
+            (self.purged, "purged"),
+            (self.damaged, "damaged"),
+        ];
+        let rare: String = rare.iter().filter(|(n, _)| *n > 0).map(|(n, what)| format!(", {n} {what}")).collect();
         format!(
-            "{:<20} {}{reason}{retries} · events: {} pending, {} in flight, {} delivered, {} dead",
+            "{:<20} {}{reason}{retries} · events: {} pending, {} in flight, {} delivered, {} dead{rare}",
             self.id, self.state, self.pending, self.in_flight, self.delivered, self.dead
         )
     }
@@ -148,7 +166,7 @@ pub(super) fn status(console: &Console) -> Status {
         uptime_seconds: console.started.elapsed().as_secs(),
         ready: why.is_empty(),
         why,
-        problems: snapshot.problems().into_iter().chain((console.further_problems)()).collect(),
+        problems: console.reloader.problems().into_iter().chain((console.further_problems)()).collect(),
         certificates: certificates(&snapshot, console.desk.ca_accounts()),
         outbox: OutboxStatus { bytes: stats.log_bytes + stats.dead_letter_bytes, free_bytes: stats.free_bytes },
         accounts: accounts(console),
@@ -175,12 +193,14 @@ pub(super) fn accounts(console: &Console) -> Vec<AccountStatus> {
     let snapshot = console.reloader.published().load_full();
     let lanes: HashMap<LaneKey, LaneStatus> =
         console.outbox.lanes().into_iter().map(|lane| (lane.lane.clone(), lane)).collect();
-    let mut accounts: Vec<_> = snapshot.tenants().map(|tenant| account(tenant, &lanes)).collect();
+    let held = console.outbox.held_accounts();
+    let mut accounts: Vec<_> =
+        snapshot.tenants().map(|tenant| account(tenant, &lanes, held.get(&tenant.config.id))).collect();
     let mut left: Vec<_> =
         lanes.values().filter(|lane| snapshot.pixel(&lane.lane).is_none() && lane.pending > 0).collect();
     left.sort_by(|a, b| a.lane.cmp(&b.lane));
     for lane in left {
-        let pixel = pixel(lane.lane.pixel, None, true, Some(lane));
+        let pixel = pixel(lane.lane.pixel, None, true, Some(lane), None);
         match accounts.iter_mut().find(|account| account.id == lane.lane.account) {
             Some(account) => account.pixels.push(pixel),
             None => accounts.push(AccountStatus {
@@ -196,12 +216,13 @@ pub(super) fn accounts(console: &Console) -> Vec<AccountStatus> {
     accounts
 }
 
-fn account(tenant: &Tenant, lanes: &HashMap<LaneKey, LaneStatus>) -> AccountStatus {
+/// `held` is the pause that a new lane of the account begins with.
+fn account(tenant: &Tenant, lanes: &HashMap<LaneKey, LaneStatus>, held: Option<&Pause>) -> AccountStatus {
     let config = &tenant.config;
-    let pixels = config
-        .pixels
-        .iter()
-        .map(|written| pixel(written.id, Some(written), config.active, lanes.get(&tenant.lane(written.id))));
+    let status = |written: &PixelConfig| {
+        pixel(written.id, Some(written), config.active, lanes.get(&tenant.lane(written.id)), held)
+    };
+    let pixels = config.pixels.iter().map(status);
     AccountStatus {
         id: config.id.clone(),
         name: config.name.clone(),
@@ -212,28 +233,37 @@ fn account(tenant: &Tenant, lanes: &HashMap<LaneKey, LaneStatus>) -> AccountStat
     }
 }
 
-fn pixel(id: PixelId, written: Option<&PixelConfig>, account_active: bool, lane: Option<&LaneStatus>) -> PixelStatus {
-    let (state, reason) = state(written, account_active, lane);
+fn pixel(
+    id: PixelId,
+    written: Option<&PixelConfig>,
+    account_active: bool,
+    lane: Option<&LaneStatus>,
+    held: Option<&Pause>,
+) -> PixelStatus {
+    let pause = lane.map_or(held, |lane| lane.paused.as_ref());
+    let (state, reason) = state(written, account_active, pause);
+    let counts = lane.map_or_else(Counts::default, |lane| lane.counts);
     PixelStatus {
         id,
         state: state.to_owned(),
         reason,
         pending: lane.map_or(0, |lane| lane.pending),
         in_flight: lane.map_or(0, |lane| lane.in_flight),
-        delivered: lane.map_or(0, |lane| lane.delivered),
-        dead: lane.map_or(0, |lane| lane.dead),
+        delivered: counts.delivered,
+        dead: counts.dead,
+        tested: counts.tested,
+        uncounted: counts.uncounted,
+        expired: counts.expired,
+        purged: counts.purged,
+        damaged: counts.damaged,
         oldest_at: lane.and_then(|lane| lane.oldest_accepted_ms).map(rfc3339),
         failures: lane.map_or(0, |lane| lane.failures),
         waits_until: lane.map(|lane| lane.not_before_ms).filter(|time_ms| *time_ms > 0).map(rfc3339),
     }
 }
 
-fn state(
-    written: Option<&PixelConfig>,
-    account_active: bool,
-    lane: Option<&LaneStatus>,
-) -> (&'static str, Option<String>) {
-    if let Some(pause) = lane.and_then(|lane| lane.paused.as_ref()) {
+fn state(written: Option<&PixelConfig>, account_active: bool, pause: Option<&Pause>) -> (&'static str, Option<String>) {
+    if let Some(pause) = pause {
         return ("paused", Some(pause.reason.clone()));
     }
     match written {

@@ -5,15 +5,59 @@ use std::sync::Arc;
 
 use crate::account::ServerName;
 use crate::clock::now_ms;
+use crate::config::Problem;
 use crate::console::{CaAccountStatus, CertificateDesk, CertificateView, DeskError, Ordered, views};
-use crate::issuance::{AccountView, Issuance, NextAction, Refusal};
+use crate::issuance::{AccountView, Issuance, IssuanceError, NextAction, Refusal};
 use crate::reload::Reloader;
 
-/// The desk of a gateway that may order.
-pub(super) struct OrderingDesk {
-    pub(super) reloader: Arc<Reloader>,
-    pub(super) issuance: Issuance,
+/// What to do where issuance could not be started.
+const CLOSED_REMEDY: &str = "restore it from a backup, or move it away to begin anew, and restart the gateway; meanwhile events are \
+                             taken, and the certificates that are there are served";
+
+/// What the console learns of certificates.
+pub(super) struct Desk {
+    pub(super) certificates: Arc<dyn CertificateDesk>,
+    /// What is wrong with names whose certificates are ordered, or with ordering itself, as warnings.
+    pub(super) problems: Arc<dyn Fn() -> Vec<Problem> + Send + Sync>,
 }
+
+/// The desk of a gateway that may order.
+struct OrderingDesk {
+    reloader: Arc<Reloader>,
+    issuance: Issuance,
+}
+
+/// The desk of a gateway whose issuance could not be started.
+struct ClosedDesk {
+    reloader: Arc<Reloader>,
+    why: String,
+}
+
+// === impl Desk ===
+
+impl Desk {
+    /// The desk of what issuance there is. That there is none is a warning in the status, and an error in the log now.
+    pub(super) fn new(reloader: &Arc<Reloader>, issuance: &Result<Issuance, IssuanceError>) -> Self {
+        let reloader = reloader.clone();
+        match issuance {
+            Ok(issuance) => {
+                let ordering = issuance.clone();
+                let desk = OrderingDesk { reloader, issuance: issuance.clone() };
+                Self { certificates: Arc::new(desk), problems: Arc::new(move || ordering.problems()) }
+            }
+            Err(error) => {
+                let why = format!("no certificate is ordered or renewed: {error}");
+                tracing::error!("{why}");
+                let folder = reloader.published().load().gateway.host.data_dir.join("acme");
+                let problem = Problem::warning(&folder, "", why.clone(), CLOSED_REMEDY);
+                let desk = ClosedDesk { reloader, why };
+                Self { certificates: Arc::new(desk), problems: Arc::new(move || vec![problem.clone()]) }
+            }
+        }
+    }
+}
+
+// === impl OrderingDesk ===
 
 impl CertificateDesk for OrderingDesk {
     fn list(&self) -> Vec<CertificateView> {
@@ -53,7 +97,7 @@ impl CertificateDesk for OrderingDesk {
             Refusal::Disabled => DeskError::Disabled,
             // The console knows the name.
             Refusal::UnknownName => DeskError::Refused(inactive()),
-            Refusal::State(_) => DeskError::Refused(refusal.to_string()),
+            Refusal::Operators | Refusal::State(_) => DeskError::Refused(refusal.to_string()),
         })?;
         Ok(Ordered {
             name: name.clone(),
@@ -63,6 +107,22 @@ impl CertificateDesk for OrderingDesk {
                 _ => view.next_why,
             }),
         })
+    }
+}
+
+// === impl ClosedDesk ===
+
+impl CertificateDesk for ClosedDesk {
+    fn list(&self) -> Vec<CertificateView> {
+        views(&self.reloader.published().load(), now_ms())
+    }
+
+    fn ca_accounts(&self) -> Vec<CaAccountStatus> {
+        Vec::new()
+    }
+
+    fn issue(&self, _: &ServerName) -> Result<Ordered, DeskError> {
+        Err(DeskError::Refused(self.why.clone()))
     }
 }
 

@@ -8,7 +8,7 @@ use tokio::task::JoinSet;
 
 use crate::clock::now_ms;
 use crate::config::Problem;
-use crate::reload::Reloader;
+use crate::reload::{Reloader, Report};
 use crate::server::systemd;
 use crate::server::watch::Changes;
 
@@ -59,22 +59,26 @@ async fn reload_wanted(hangup: &mut Signal, changes: Option<&mut Changes>) {
     }
 }
 
+/// Takes up what is on disk, whoever asked for it; systemd is told. Blocks while filters compile.
+pub(super) fn take_up(reloader: &Reloader) -> Report {
+    systemd::reloading();
+    let report = reloader.reload(now_ms());
+    systemd::ready();
+    report
+}
+
 /// Compiles away from the threads that serve, and says in the log what `pixelgate reload` would print.
 async fn reload(reloader: Arc<Reloader>) {
-    systemd::reloading();
-    match tokio::task::spawn_blocking(move || reloader.reload(now_ms())).await {
+    match tokio::task::spawn_blocking(move || take_up(&reloader)).await {
         Ok(report) => {
             log_problems(&report.problems);
-            let (revision, problems) = (report.revision, report.problems.len());
-            if report.applied {
-                tracing::info!(revision, problems, "reloaded");
-            } else {
-                tracing::error!(revision, problems, "the reload was refused; all stays as it was");
-            }
+            report.log(None);
         }
-        Err(error) => tracing::error!(%error, "the reload broke off; all stays as it was"),
+        Err(error) => {
+            systemd::ready();
+            tracing::error!(%error, "the reload broke off; all stays as it was");
+        }
     }
-    systemd::ready();
 }
 
 // === impl Signals ===

@@ -65,7 +65,11 @@ impl Listeners {
         };
         let https = config.https.iter().map(|address| open("https", address)).collect::<Result<_, _>>()?;
         let http = config.http.iter().map(|address| open("http", address)).collect::<Result<_, _>>()?;
-        Ok(Self { edge: EdgeListeners { https, http }, ops: open("ops", &config.ops)? })
+        let ops = open("ops", &config.ops)?;
+        for address in inherited.iter().filter_map(|listener| listener.local_addr().ok()) {
+            tracing::warn!("no address of [listen] is {address}, a socket that systemd passed: nobody answers there");
+        }
+        Ok(Self { edge: EdgeListeners { https, http }, ops })
     }
 
     /// What is listened on, with the ports that the system chose.

@@ -30,11 +30,12 @@ use crate::issuance::{self, Issuance, IssuanceError};
 use crate::outbox::{self, Outbox};
 use crate::proxy::{Edge, EdgeError, EdgeListeners};
 use crate::reload::{Reloader, Report, Unusable};
-use crate::server::desk::OrderingDesk;
+use crate::server::desk::Desk;
 use crate::server::life::Signals;
 use crate::server::listen::Listeners;
 use crate::server::observers::Counting;
-use crate::snapshot::{self, Inputs};
+use crate::server::ready_file::ReadyFile;
+use crate::snapshot::{self, Before, Inputs};
 use crate::telemetry::{LogError, Metrics, start_log};
 use crate::tls::{Challenges, Wanted};
 
@@ -74,9 +75,6 @@ pub enum RunError {
     /// The Graph API's client could not be made.
     #[error(transparent)]
     Delivery(#[from] DeliveryError),
-    /// Certificates cannot be had.
-    #[error(transparent)]
-    Issuance(#[from] IssuanceError),
     /// A folder or file of the gateway's own.
     #[error("{path}: {error}")]
     File {
@@ -95,6 +93,9 @@ pub enum RunError {
 /// # Errors
 /// What kept it from starting, or which part of it broke off.
 pub fn run(options: &RunOptions) -> Result<(), RunError> {
+    if let Some(path) = &options.ready_file {
+        ReadyFile::remove(path).map_err(|error| RunError::File { path: path.clone(), error })?;
+    }
     let mut source = Source::new(&options.config_dir);
     let mut reading = source.read();
     let Some(config) = reading.gateway.clone() else {
@@ -130,13 +131,13 @@ pub fn run(options: &RunOptions) -> Result<(), RunError> {
 pub fn check(config_dir: &Path) -> Result<Report, RunError> {
     let reading = Source::new(config_dir).read();
     let Some(config) = reading.gateway.clone() else {
-        return Ok(Report::unapplied(0, reading.problems));
+        return Ok(Report::alone(reading.problems));
     };
     let filters = FilterHost::start(filter_options(&config.filters, None), Arc::new(Silent))?;
     let last_good = LastGood::open(&config.host.data_dir);
-    let (previous, now_ms) = (None, now_ms());
-    let inputs = Inputs { gateway: config, reading, previous, last_good: &last_good, filters: &filters, now_ms };
-    Ok(Report::unapplied(0, snapshot::compile(inputs).problems()))
+    let (before, now_ms) = (Before::Kept(&last_good), now_ms());
+    let inputs = Inputs { gateway: config, reading, before, filters: &filters, now_ms };
+    Ok(Report::alone(snapshot::compile(inputs).snapshot.problems()))
 }
 
 /// Every part, built and connected, not yet serving.
@@ -155,6 +156,7 @@ struct Gateway {
 impl Gateway {
     fn build(config: &GatewayConfig, source: Source, reading: Reading) -> Result<Self, RunError> {
         let metrics = Arc::new(Metrics::new().map_err(|error| RunError::Process(error.into()))?);
+        metrics.begin();
         let counting = Arc::new(Counting(metrics.clone()));
         private_folder(&config.host.data_dir)?;
         let (outbox, recovered) = Outbox::open(options::outbox_options(config, &metrics))?;
@@ -165,19 +167,18 @@ impl Gateway {
         let last_good = LastGood::open(&config.host.data_dir);
         let reloader = Reloader::start(source, reading, last_good, filters, metrics.clone(), now_ms());
         let reloader = Arc::new(reloader.map_err(|Unusable(problems)| RunError::Configuration(problems))?);
-        life::log_problems(&reloader.published().load().problems());
         let ingest = Arc::new(Ingest::new(outbox.clone(), metrics.clone()));
         let delivery = Delivery::new(outbox.clone(), reloader.published().clone(), counting.clone())?;
         Ok(Self { metrics, counting, outbox, reloader, ingest, delivery, started: Instant::now() })
     }
 
-    /// The edge, and issuance, which answer a CA together.
+    /// The edge, and issuance, which answer a CA together. Without issuance events are taken all the same.
     fn edge(
         &self,
         listeners: EdgeListeners,
         config: &GatewayConfig,
         https: &[SocketAddr],
-    ) -> Result<(Edge, Issuance), RunError> {
+    ) -> Result<(Edge, Result<Issuance, IssuanceError>), RunError> {
         let (challenges, wanted) = (Arc::new(Challenges::default()), Arc::new(Wanted::default()));
         let issuance = Issuance::open(issuance::Parts {
             data_dir: config.host.data_dir.clone(),
@@ -186,13 +187,14 @@ impl Gateway {
             wanted: wanted.clone(),
             edge: https.to_owned(),
             observer: self.counting.clone(),
-        })?;
+        });
         let (reloader, ingest) = (self.reloader.clone(), self.ingest.clone());
         let edge = Edge::new(listeners, reloader, ingest, challenges, wanted, self.counting.clone())?;
         Ok((edge, issuance))
     }
 
-    /// Serves until a signal says stop, and then ends what was begun: first the edge, then delivery, then the outbox.
+    /// Serves until a signal says stop, and then ends what was begun: first issuance, while the edge still answers CAs, then
+    /// the edge, then delivery, then the outbox.
     async fn serve(self, options: &RunOptions, config: &GatewayConfig, signals: Signals) -> Result<(), RunError> {
         let listeners = Listeners::open(&config.listen)?;
         let ready_file = listeners.ready_file(self.reloader.published().load().revision);
@@ -200,24 +202,26 @@ impl Gateway {
         let control = listen::control(&config.host.control)?;
         let ops = tokio::net::TcpListener::from_std(listeners.ops).map_err(|error| RunError::Process(error.into()))?;
         let (phase, followed) = phases::channel(Phase::Starting);
-        let (stop_edge, stop_delivery, stop_console) =
-            (CancellationToken::new(), CancellationToken::new(), CancellationToken::new());
+        let [stop_issuance, stop_edge, stop_delivery, stop_console] = std::array::from_fn(|_| CancellationToken::new());
 
         let (edge, issuance) = self.edge(listeners.edge, config, &ready_file.https)?;
-        let ordering = issuance.clone();
+        let desk = Desk::new(&self.reloader, &issuance);
+        let issuing = issuance.map(|issuance| tokio::spawn(issuance.run(stop_issuance.clone())));
         let mut edge = tokio::spawn(edge.run(stop_edge.clone()));
         let mut delivery = tokio::spawn(self.delivery.run(stop_delivery.clone()));
         let config_dir = std::path::absolute(&options.config_dir).unwrap_or_else(|_| options.config_dir.clone());
+        let reloading = self.reloader.clone();
         let console = Console {
             config_dir,
             reloader: self.reloader.clone(),
+            reload: Arc::new(move || life::take_up(&reloading)),
             ingest: self.ingest,
             outbox: self.outbox.clone(),
             metrics: self.metrics,
             readiness: Readiness::new(followed),
-            further_problems: Arc::new(move || ordering.problems()),
+            further_problems: desk.problems,
             started: self.started,
-            desk: Arc::new(OrderingDesk { reloader: self.reloader.clone(), issuance: issuance.clone() }),
+            desk: desk.certificates,
             https: ready_file.https.clone(),
             http: ready_file.http.clone(),
         };
@@ -226,14 +230,17 @@ impl Gateway {
         tokio::spawn(systemd::watchdog(stop_console.clone()));
         tokio::spawn(housekeeping::run(self.outbox.clone(), self.reloader.clone(), stop_console.clone()));
 
-        let issuing = tokio::spawn(issuance.run(stop_delivery.clone()));
-
         phase.send_replace(Phase::Serving);
         if let Some(path) = &options.ready_file {
             ready_file.write(path).map_err(|error| RunError::File { path: path.clone(), error })?;
         }
         systemd::ready();
         tracing::info!(https = ?ready_file.https, http = ?ready_file.http, ops = %ready_file.ops, "serving");
+        let started = self.reloader.clone();
+        tokio::task::spawn_blocking(move || {
+            life::log_problems(&started.published().load().problems());
+            started.keep();
+        });
 
         // Neither part ends by itself; one that did must not leave a process behind that looks as if it worked.
         let broken = tokio::select! {
@@ -245,6 +252,10 @@ impl Gateway {
         phase.send_replace(Phase::Stopping);
         systemd::stopping();
         tracing::info!("stopping");
+        stop_issuance.cancel();
+        if let Ok(issuing) = issuing {
+            let _ = issuing.await;
+        }
         stop_edge.cancel();
         if !edge.is_finished() {
             let _ = edge.await;
@@ -253,11 +264,11 @@ impl Gateway {
         if !delivery.is_finished() {
             let _ = delivery.await;
         }
-        let _ = issuing.await;
         stop_console.cancel();
         let reloader = self.reloader;
         let closed = tokio::task::spawn_blocking(move || {
-            reloader.keep_certificate_index();
+            // Waits for what is being kept.
+            reloader.keep();
             self.outbox.close();
         })
         .await;
@@ -283,9 +294,19 @@ struct Silent;
 
 impl filter::Observer for Silent {}
 
-/// A folder that only we may enter, also where it was there already: tokens and people are in it.
+/// A folder that only we may enter, also where it was there already: tokens and people are in it. Its name is durable, like
+/// what will be in it.
 fn private_folder(path: &Path) -> Result<(), RunError> {
+    let new: Vec<_> =
+        path.ancestors().take_while(|folder| !folder.as_os_str().is_empty() && !folder.exists()).collect();
     let made = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(path);
     let private = made.and_then(|()| std::fs::set_permissions(path, Permissions::from_mode(0o700)));
-    private.map_err(|error| RunError::File { path: path.to_owned(), error })
+    let durable = private.and_then(|()| new.into_iter().filter_map(Path::parent).try_for_each(sync_folder));
+    durable.map_err(|error| RunError::File { path: path.to_owned(), error })
+}
+
+/// Makes the names in a folder durable.
+fn sync_folder(path: &Path) -> std::io::Result<()> {
+    let path = if path.as_os_str().is_empty() { Path::new(".") } else { path };
+    std::fs::File::open(path)?.sync_all()
 }

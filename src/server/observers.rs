@@ -44,6 +44,14 @@ impl delivery::Observer for Counting {
         self.0.delivered(lane, events, after);
     }
 
+    fn tested(&self, lane: &LaneKey, events: u64, after: Duration) {
+        self.0.tested(lane, events, after);
+    }
+
+    fn uncounted(&self, lane: &LaneKey, events: u64) {
+        self.0.uncounted(lane, events);
+    }
+
     fn dead(&self, lane: &LaneKey, reason: &'static str, events: u64) {
         self.0.dead(lane, reason, events);
     }
@@ -67,13 +75,14 @@ impl issuance::Observer for Counting {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
+    use crate::telemetry::Activity;
 
     #[test]
     fn an_event_that_no_filter_was_called_for_counts_as_a_fault() {
         let metrics = Arc::new(Metrics::new().unwrap());
         let account = "shop".parse().unwrap();
         filter::Observer::on_fault(&Counting(metrics.clone()), &account, "first", filter::FaultKind::Overloaded);
-        let text = crate::telemetry::exposition(&metrics, 1).unwrap();
+        let text = crate::telemetry::exposition(&metrics, &Activity::default(), 1).unwrap();
         let expected = "pixelgate_filter_faults_total{account=\"shop\",kind=\"overloaded\"} 1";
         assert!(text.contains(expected), "{text}");
     }

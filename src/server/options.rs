@@ -27,7 +27,7 @@ pub(crate) fn filter_options(limits: &FilterLimits, cache_dir: Option<PathBuf>) 
 
 /// Where events are kept, and how many.
 pub(super) fn outbox_options(config: &GatewayConfig, metrics: &Arc<Metrics>) -> outbox::Options {
-    let metrics = metrics.clone();
+    let (metrics, lost) = (metrics.clone(), metrics.clone());
     outbox::Options {
         dir: config.host.data_dir.join("outbox"),
         segment_bytes: config.outbox.segment_bytes,
@@ -37,6 +37,7 @@ pub(super) fn outbox_options(config: &GatewayConfig, metrics: &Arc<Metrics>) -> 
         dead_letter_bytes_max: config.outbox.dead_letter_bytes_max,
         leases_per_lane_max: config.delivery.requests_in_flight_per_lane_max,
         on_sync: Box::new(move |took| metrics.fsync(took)),
+        on_lost: Box::new(move |lane, why, events| lost.dead(lane, why.as_str(), events)),
     }
 }
 

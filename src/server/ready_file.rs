@@ -1,5 +1,6 @@
 //! `--ready-file`: where a program finds the ports that were chosen.
 
+use std::io::ErrorKind;
 use std::net::SocketAddr;
 use std::path::Path;
 
@@ -18,6 +19,14 @@ pub(super) struct ReadyFile {
 // === impl ReadyFile ===
 
 impl ReadyFile {
+    /// Removes what an earlier process wrote: who waits for the file must not take that one's.
+    pub(super) fn remove(path: &Path) -> std::io::Result<()> {
+        match std::fs::remove_file(path) {
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
+            done => done,
+        }
+    }
+
     /// Writes it whole: who sees the file sees all of it.
     pub(super) fn write(&self, path: &Path) -> std::io::Result<()> {
         let beside = path.with_extension("tmp");

@@ -1,16 +1,18 @@
 //! The only way to a snapshot. All that can fail, fails here.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use crate::account::AccountId;
+use crate::account::{AccountId, PixelId, ServerName};
 use crate::config::{
-    self, AccountConfig, Accounts, FilterConfig, FilterProgram, GatewayConfig, LastGood, Problem, Reading,
+    self, AccountConfig, Accounts, Candidate, FilterConfig, FilterProgram, GatewayConfig, LastGood, Owners, Problem,
+    Reading,
 };
 use crate::filter::{Chain, FilterHost, LoadError, Program, Stage};
 use crate::snapshot::budget::Budget;
+use crate::snapshot::shards::Shards;
 use crate::snapshot::websites::WebsiteRules;
-use crate::snapshot::{Snapshot, Tenant};
+use crate::snapshot::{Changes, Snapshot, Tenant};
 use crate::tls::{CertFolders, CertStore};
 
 /// What a snapshot is made from.
@@ -19,26 +21,64 @@ pub struct Inputs<'a> {
     pub gateway: Arc<GatewayConfig>,
     /// The accounts as read now, and what is wrong with their files.
     pub reading: Reading,
-    /// What is in force; `None` at a start.
-    pub previous: Option<&'a Snapshot>,
-    /// What was in force before a restart.
-    pub last_good: &'a LastGood,
+    /// What was in force before.
+    pub before: Before<'a>,
     /// Where filters are compiled.
     pub filters: &'a FilterHost,
     /// Now, Unix milliseconds.
     pub now_ms: i64,
 }
 
+/// What was in force before: an account that cannot be compiled as it is written stays as it was there.
+#[derive(Clone, Copy)]
+pub enum Before<'a> {
+    /// At a start: the accounts that were kept for it.
+    Kept(&'a LastGood),
+    /// At a reload: what runs.
+    Running(&'a Snapshot),
+}
+
+/// What compiling came to.
+pub struct Compiled {
+    /// The configuration, ready to be published. Of names that were there before with an account that did not change, the
+    /// certificates are as they were when they were last looked at.
+    pub snapshot: Snapshot,
+    /// What it changes of what runs; `None` at a start.
+    pub changes: Option<Changes>,
+}
+
+/// The accounts' tenants in the making.
+struct Making<'a> {
+    previous: Option<&'a Snapshot>,
+    filters: &'a FilterHost,
+    tenants: BTreeMap<AccountId, Arc<Tenant>>,
+    /// Those that are not, or were not all the time, as they are in `previous`.
+    touched: BTreeSet<AccountId>,
+}
+
+/// Tenants that are there before and not after, and the other way round.
+struct Difference<'a> {
+    gone: Vec<&'a Arc<Tenant>>,
+    new: Vec<&'a Arc<Tenant>>,
+}
+
 /// Compiles. An account that cannot be compiled as it is written stays as it was.
-pub fn compile(inputs: Inputs<'_>) -> Snapshot {
-    let Inputs { gateway, reading, previous, last_good, filters, now_ms } = inputs;
-    let mut problems = reading.problems.clone();
-    let mut owners = owners(&reading, previous, last_good);
+pub fn compile(inputs: Inputs<'_>) -> Compiled {
+    let Inputs { gateway, mut reading, before, filters, now_ms } = inputs;
+    let mut problems = std::mem::take(&mut reading.problems);
+    let (previous, mut kept) = match before {
+        Before::Kept(last_good) => (None, last_good.owners(&reading.accounts)),
+        Before::Running(snapshot) => (Some(snapshot), Accounts::new()),
+    };
     let mut refused = BTreeSet::new();
-    let mut tenants = BTreeMap::new();
+    let mut making = Making::new(previous, filters);
     let accounts = loop {
-        let settled = config::settle(&gateway, &reading.accounts, &owners, &refused);
-        let failed = compile_tenants(&settled.accounts, previous, filters, &mut tenants);
+        let owners: &dyn Owners = match previous {
+            Some(snapshot) => snapshot,
+            None => &kept,
+        };
+        let settled = config::settle(&gateway, &reading.accounts, owners, &refused);
+        let failed = making.compile(&settled.accounts);
         if failed.is_empty() {
             problems.extend(settled.problems);
             break settled.accounts;
@@ -47,52 +87,132 @@ pub fn compile(inputs: Inputs<'_>) -> Snapshot {
             problems.extend(account_problems);
             // What fails as it is written is refused; what fails as it was kept is given up.
             if !refused.insert(id.clone()) {
-                owners.remove(&id);
+                kept.remove(&id);
             }
         }
     };
-    tenants.retain(|id, tenant: &mut Arc<Tenant>| {
-        accounts.get(id).is_some_and(|config| config.digest == tenant.config.digest)
-    });
-    let certificates = certificates(&gateway, &accounts, previous, now_ms);
+    problems.extend(further_problems(&reading, &accounts, &refused, filters));
     problems.sort();
     problems.dedup();
-    let revision = previous.map_or(1, |previous| previous.revision + 1);
-    assemble(revision, gateway, certificates, problems, tenants)
-}
-
-/// Who has which domains and pixels now: the accounts in force, or at a start those kept from before it.
-fn owners(reading: &Reading, previous: Option<&Snapshot>, last_good: &LastGood) -> Accounts {
-    let Some(snapshot) = previous else {
-        return last_good.owners(&reading.accounts);
+    let (tenants, touched) = making.finish(&accounts);
+    let changes = previous.map(|previous| Changes::between(previous, &reading, &accounts, &touched));
+    let all_in_force = reading.accounts.len() == accounts.len();
+    let files = reading.accounts.into_keys().filter(|_| !all_in_force);
+    let left_out = files.filter(|id| !accounts.contains_key(id)).collect();
+    let difference = Difference::between(previous, &tenants, &touched);
+    let certificates = certificates(&gateway, &accounts, previous, &difference, now_ms);
+    let (names, pixels) = difference.routes(previous);
+    let snapshot = Snapshot {
+        revision: previous.map_or(1, |previous| previous.revision + 1),
+        gateway,
+        certificates: Arc::new(certificates),
+        file_problems: Arc::new(problems),
+        left_out: Arc::new(left_out),
+        names,
+        pixels,
+        tenants: Arc::new(tenants),
     };
-    let ids = reading.accounts.keys();
-    ids.filter_map(|id| Some((id.clone(), snapshot.tenant(id)?.config.clone()))).collect()
+    Compiled { snapshot, changes }
 }
 
-/// Compiles the accounts that have no tenant yet into `tenants`, and says which could not be.
-fn compile_tenants(
+/// What compiling would find wrong: for a reading that changes nothing, because its `pixelgate.toml` is bad. Another one
+/// stands in for that.
+pub fn judge(inputs: Inputs<'_>) -> Vec<Problem> {
+    compile(inputs).snapshot.file_problems.to_vec()
+}
+
+/// What else is wrong with files that lost a claim: they were not compiled as they are written.
+fn further_problems(
+    reading: &Reading,
     accounts: &Accounts,
-    previous: Option<&Snapshot>,
+    refused: &BTreeSet<AccountId>,
     filters: &FilterHost,
-    tenants: &mut BTreeMap<AccountId, Arc<Tenant>>,
-) -> BTreeMap<AccountId, Vec<Problem>> {
-    let mut failed = BTreeMap::new();
-    for (id, config) in accounts {
-        if tenants.get(id).is_some_and(|tenant| tenant.config.digest == config.digest) {
-            continue;
-        }
-        let running = previous.and_then(|snapshot| snapshot.tenant(id));
-        if let Some(unchanged) = running.filter(|tenant| tenant.config.digest == config.digest) {
-            tenants.insert(id.clone(), unchanged.clone());
-            continue;
-        }
-        match compile_tenant(config, running, filters) {
-            Ok(tenant) => drop(tenants.insert(id.clone(), Arc::new(tenant))),
-            Err(problems) => drop(failed.insert(id.clone(), problems)),
+) -> Vec<Problem> {
+    let mut problems = Vec::new();
+    for (id, candidate) in reading.accounts.iter().filter(|(id, _)| !refused.contains(*id)) {
+        if let Candidate::Good(config) = candidate
+            && accounts.get(id).is_none_or(|in_effect| in_effect.digest != config.digest)
+        {
+            problems.extend(compile_chain(config, filters).err().into_iter().flatten());
         }
     }
-    failed
+    problems
+}
+
+// === impl Making ===
+
+impl<'a> Making<'a> {
+    fn new(previous: Option<&'a Snapshot>, filters: &'a FilterHost) -> Self {
+        let tenants = previous.map(|previous| BTreeMap::clone(&previous.tenants)).unwrap_or_default();
+        Self { previous, filters, tenants, touched: BTreeSet::new() }
+    }
+
+    /// Compiles the accounts that have no tenant yet, and says which could not be.
+    fn compile(&mut self, accounts: &Accounts) -> BTreeMap<AccountId, Vec<Problem>> {
+        let mut failed = BTreeMap::new();
+        for (id, config) in accounts {
+            if self.tenants.get(id).is_some_and(|tenant| tenant.config.digest == config.digest) {
+                continue;
+            }
+            self.touched.insert(id.clone());
+            let running = self.previous.and_then(|snapshot| snapshot.tenant(id));
+            // It was compiled as it is written, and is to stay as it was all the same.
+            if let Some(unchanged) = running.filter(|tenant| tenant.config.digest == config.digest) {
+                self.tenants.insert(id.clone(), unchanged.clone());
+                continue;
+            }
+            match compile_tenant(config, running, self.filters) {
+                Ok(tenant) => drop(self.tenants.insert(id.clone(), Arc::new(tenant))),
+                Err(problems) => drop(failed.insert(id.clone(), problems)),
+            }
+        }
+        failed
+    }
+
+    /// The tenants of these accounts, which all have one, and those that were touched.
+    fn finish(mut self, accounts: &Accounts) -> (BTreeMap<AccountId, Arc<Tenant>>, BTreeSet<AccountId>) {
+        if self.tenants.len() > accounts.len() {
+            self.touched.extend(self.tenants.keys().filter(|id| !accounts.contains_key(id)).cloned());
+            self.tenants.retain(|id, _| accounts.contains_key(id));
+        }
+        (self.tenants, self.touched)
+    }
+}
+
+// === impl Difference ===
+
+impl<'a> Difference<'a> {
+    fn between(
+        previous: Option<&'a Snapshot>,
+        tenants: &'a BTreeMap<AccountId, Arc<Tenant>>,
+        touched: &BTreeSet<AccountId>,
+    ) -> Self {
+        let mut difference = Self { gone: Vec::new(), new: Vec::new() };
+        for id in touched {
+            let (before, now) = (previous.and_then(|previous| previous.tenant(id)), tenants.get(id));
+            if before.map(Arc::as_ptr) != now.map(Arc::as_ptr) {
+                difference.gone.extend(before);
+                difference.new.extend(now);
+            }
+        }
+        difference
+    }
+
+    /// Whose each name and each pixel is.
+    fn routes(&self, previous: Option<&Snapshot>) -> (Shards<ServerName, Arc<Tenant>>, Shards<PixelId, Arc<Tenant>>) {
+        let gone_names = self.gone.iter().flat_map(|tenant| &tenant.config.domains);
+        let gone_pixels = self.gone.iter().flat_map(|tenant| tenant.config.pixels.iter().map(|pixel| &pixel.id));
+        let names = self
+            .new
+            .iter()
+            .flat_map(|tenant| tenant.config.domains.iter().map(|name| (name.clone(), Arc::clone(tenant))));
+        let pixels =
+            self.new.iter().flat_map(|tenant| tenant.config.pixels.iter().map(|pixel| (pixel.id, Arc::clone(tenant))));
+        match previous {
+            Some(previous) => (previous.names.changed(gone_names, names), previous.pixels.changed(gone_pixels, pixels)),
+            None => (names.collect(), pixels.collect()),
+        }
+    }
 }
 
 fn compile_tenant(
@@ -149,39 +269,38 @@ fn key_of(filter: Option<&FilterConfig>, error: &LoadError) -> &'static str {
     }
 }
 
-/// Judges the certificate of every name. What is wrong with one is a warning on that name.
-fn certificates(gateway: &GatewayConfig, accounts: &Accounts, previous: Option<&Snapshot>, now_ms: i64) -> CertStore {
+/// Judges the certificate of every name; of those that did not change since `previous`, it is known. What is wrong with
+/// one is a warning on that name.
+fn certificates(
+    gateway: &GatewayConfig,
+    accounts: &Accounts,
+    previous: Option<&Snapshot>,
+    difference: &Difference<'_>,
+    now_ms: i64,
+) -> CertStore {
     let data_dir = &gateway.host.data_dir;
     let folders = CertFolders {
         certs_dir: gateway.tls.certs_dir.clone(),
         issued_dir: data_dir.join("certs"),
         index: data_dir.join("certificates.index"),
     };
-    let names = accounts.values().flat_map(|account| &account.domains).chain([&gateway.host.domain]);
-    let running = previous.map(|snapshot| &*snapshot.certificates);
-    CertStore::load(&folders, names, running, now_ms / 1_000)
-}
-
-fn assemble(
-    revision: u64,
-    gateway: Arc<GatewayConfig>,
-    certificates: CertStore,
-    problems: Vec<Problem>,
-    tenants: BTreeMap<AccountId, Arc<Tenant>>,
-) -> Snapshot {
-    let mut names = HashMap::new();
-    let mut pixels = HashMap::new();
-    for tenant in tenants.values() {
-        names.extend(tenant.config.domains.iter().map(|name| (name.clone(), tenant.clone())));
-        pixels.extend(tenant.config.pixels.iter().map(|pixel| (pixel.id, tenant.clone())));
-    }
-    Snapshot {
-        revision,
-        gateway,
-        certificates: Arc::new(certificates),
-        file_problems: Arc::new(problems),
-        tenants: Arc::new(tenants),
-        names: Arc::new(names),
-        pixels: Arc::new(pixels),
+    let now = now_ms / 1_000;
+    let (host, running) = (&gateway.host.domain, previous.map(|snapshot| &*snapshot.certificates));
+    let of = |tenants: &[&'_ Arc<Tenant>]| -> Vec<ServerName> {
+        tenants.iter().flat_map(|tenant| &tenant.config.domains).cloned().collect()
+    };
+    match (previous, running) {
+        (Some(previous), Some(store)) if store.is_of(&folders) => {
+            let (mut gone, mut new) = (of(&difference.gone), of(&difference.new));
+            if previous.gateway.host.domain != *host {
+                gone.push(previous.gateway.host.domain.clone());
+                new.push(host.clone());
+            }
+            store.changed(&gone, &new, now)
+        }
+        _ => {
+            let names = accounts.values().flat_map(|account| &account.domains).chain([host]);
+            CertStore::load(&folders, names, running, now)
+        }
     }
 }

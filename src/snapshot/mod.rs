@@ -1,27 +1,29 @@
 //! The configuration compiled to what a request reads: immutable, swapped whole, shared by all threads.
 //!
 //! [`compile`] is the only way to make one, and all that can fail fails there. A request takes one snapshot when it
-//! begins and ends on it, whatever is published meanwhile.
+//! begins and ends on it, whatever is published meanwhile. One that is made after another shares with it all that did not
+//! change, so it costs what changed.
 
 mod budget;
+mod changes;
 mod compile;
+mod published;
+mod shards;
 mod tenant;
 mod websites;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use arc_swap::ArcSwap;
-
 use crate::account::{AccountId, LaneKey, PixelId, ServerName};
-use crate::config::{GatewayConfig, PixelConfig, Problem};
-use crate::tls::{CertStore, CertificateProblem};
+use crate::config::{AccountConfig, Claim, GatewayConfig, Holders, Owners, PixelConfig, Problem};
+use crate::snapshot::shards::Shards;
+use crate::tls::{CertStore, CertificateProblem, DirectoryProblem};
 
-pub use compile::{Inputs, compile};
+pub use changes::Changes;
+pub use compile::{Before, Compiled, Inputs, compile, judge};
+pub use published::Published;
 pub use tenant::Tenant;
-
-/// The snapshot that requests take now.
-pub type Published = ArcSwap<Snapshot>;
 
 /// All that a request, a handshake or a sender needs to know of the configuration. A clone shares everything.
 #[derive(Clone)]
@@ -35,9 +37,11 @@ pub struct Snapshot {
     /// What is wrong with the files that this was made from, warnings included. What is wrong with certificates is
     /// known by the store: see [`Snapshot::problems`].
     pub file_problems: Arc<Vec<Problem>>,
+    /// The accounts that have a file and are not in force: an error in it, and nothing to stay as it was.
+    pub left_out: Arc<BTreeSet<AccountId>>,
     tenants: Arc<BTreeMap<AccountId, Arc<Tenant>>>,
-    names: Arc<HashMap<ServerName, Arc<Tenant>>>,
-    pixels: Arc<HashMap<PixelId, Arc<Tenant>>>,
+    names: Shards<ServerName, Arc<Tenant>>,
+    pixels: Shards<PixelId, Arc<Tenant>>,
 }
 
 /// Whose request it is, by its Host.
@@ -67,7 +71,13 @@ impl Snapshot {
                 None => made,
             }
         };
+        let directory = |problem: &DirectoryProblem| {
+            let is_operators = problem.directory == self.gateway.tls.certs_dir;
+            let key = if is_operators { "tls.certs_dir" } else { "host.data_dir" };
+            Problem::warning(&problem.directory, key, problem.to_string(), problem.remedy())
+        };
         let mut problems: Vec<_> = self.certificates.problems().map(warning).collect();
+        problems.extend(self.certificates.directory_problems().iter().map(directory));
         problems.extend(self.file_problems.iter().cloned());
         problems.sort();
         problems.dedup();
@@ -106,6 +116,26 @@ impl Snapshot {
     /// The pixel a lane sends to; `None` once the account or the pixel left the configuration.
     pub fn pixel(&self, lane: &LaneKey) -> Option<&PixelConfig> {
         self.tenants.get(&lane.account)?.pixel(lane.pixel)
+    }
+}
+
+impl Owners for Snapshot {
+    fn account(&self, id: &AccountId) -> Option<&Arc<AccountConfig>> {
+        self.tenants.get(id).map(|tenant| &tenant.config)
+    }
+
+    fn holders(&self) -> Option<&dyn Holders> {
+        Some(self)
+    }
+}
+
+impl Holders for Snapshot {
+    fn holder(&self, claim: Claim<'_>) -> Option<&AccountId> {
+        let tenant = match claim {
+            Claim::Domain(name) => self.names.get(name),
+            Claim::Pixel(id) => self.pixels.get(&id),
+        };
+        tenant.map(|tenant| &tenant.config.id)
     }
 }
 

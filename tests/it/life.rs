@@ -21,6 +21,17 @@ async fn health_readiness_metrics_and_status_are_there() {
     let standin = Standin::start().await;
     let site = shop(&standin);
     let gateway = Gateway::start(&site).await;
+    let (_, fresh) = gateway.ops("/metrics").await;
+    let of_shoes = |name: &str, more: &str| format!("pixelgate_{name}{{account=\"shoes\"{more}}} 0");
+    for series in [
+        of_shoes("events_accepted_total", ",format=\"gateway\""),
+        of_shoes("events_delivered_total", ",pixel=\"7001\""),
+        of_shoes("lane_pending", ",pixel=\"7001\""),
+        "pixelgate_reloads_total{result=\"ok\"} 0".to_owned(),
+        "pixelgate_events_rejected_total{reason=\"bad_request\"} 0".to_owned(),
+    ] {
+        assert!(fresh.lines().any(|line| line == series), "{series}: {fresh}");
+    }
     assert_eq!(gateway.ops("/healthz").await.0, 200);
     let (code, ready) = gateway.ops("/readyz").await;
     assert_eq!((code, serde_json::from_str::<Value>(&ready).unwrap()), (200, json!({ "ready": true, "why": [] })));
@@ -85,6 +96,40 @@ async fn stopping_takes_under_ten_seconds_and_loses_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_stop_right_after_the_start_waits_until_the_accounts_are_kept() {
+    let standin = Standin::start().await;
+    let site = shop(&standin);
+    for n in 0..300 {
+        site.write(&format!("accounts/more-{n}.toml"), format!("domains = [\"events.more{n}.example\"]\n"));
+    }
+    let mut gateway = Gateway::start(&site).await;
+    assert!(gateway.stop().await.success());
+    assert_eq!(std::fs::read_dir(site.path("data/last-good/accounts")).unwrap().count(), 301);
+    site.write("accounts/shoes.toml", "nonsense");
+    let gateway = Gateway::start(&site).await;
+    assert_eq!(gateway.browser().send(NAME, &page_view(PIXEL, "as-it-was")).await.0, 200);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_issuance_events_are_taken_and_the_operator_is_told() {
+    let standin = Standin::start().await;
+    let site = shop(&standin);
+    site.write("data/acme", "a file where a folder should be");
+    let gateway = Gateway::start(&site).await;
+    assert_eq!(gateway.browser().send(NAME, &page_view(PIXEL, "taken")).await.0, 200);
+    standin.took(PIXEL, &["taken"]).await;
+    let status = gateway.json(&["status", "--json"]);
+    let problems = status["problems"].as_array().unwrap();
+    let told = problems.iter().find(|problem| problem["file"].as_str().unwrap().ends_with("data/acme"));
+    assert_eq!(told.unwrap_or_else(|| panic!("{status:#}"))["severity"], "warning");
+    assert_eq!(gateway.json(&["cert", "list", "--json"]).as_array().unwrap().len(), 2);
+    let issue = gateway.command(&["cert", "issue", NAME]);
+    assert_eq!(issue.status.code(), Some(1));
+    assert!(String::from_utf8_lossy(&issue.stderr).contains("no certificate is ordered"), "{issue:?}");
+    assert!(gateway.log().contains("no certificate is ordered"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn systemd_hears_ready_reloading_stopping_and_the_watchdog() {
     let standin = Standin::start().await;
     let site = shop(&standin);
@@ -110,6 +155,9 @@ async fn systemd_hears_ready_reloading_stopping_and_the_watchdog() {
     gateway.signal(rustix::process::Signal::HUP);
     heard("RELOADING=1");
     heard("READY=1");
+    assert!(gateway.command(&["reload"]).status.success());
+    heard("RELOADING=1");
+    heard("READY=1");
     assert!(gateway.stop().await.success());
     heard("STOPPING=1");
 }
@@ -119,14 +167,15 @@ async fn a_listening_socket_that_systemd_keeps_refuses_nobody_between_two_gatewa
     let standin = Standin::start().await;
     let site = shop(&standin);
     let kept = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let stray = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let address = kept.local_addr().unwrap();
     let toml = std::fs::read_to_string(site.path("pixelgate.toml")).unwrap();
     let https = format!("https = [\"{address}\"]");
     site.write("pixelgate.toml", toml.replace("https = [\"127.0.0.1:0\"]", &https));
     let ready_file = site.path("ready.json");
-    // As systemd passes it (sd_listen_fds(3)): descriptor 3, and the id of the process that it is for.
+    // As systemd passes them (sd_listen_fds(3)): descriptors from 3 on, and the id of the process that they are for.
     let script = format!(
-        "exec 3<&0; LISTEN_FDS=1 LISTEN_PID=$$ exec {} run --config {} --ready-file {}",
+        "exec 3<&0 4<&1 1>&2; LISTEN_FDS=2 LISTEN_PID=$$ exec {} run --config {} --ready-file {}",
         crate::util::process::built("pixelgate").display(),
         site.dir().display(),
         ready_file.display()
@@ -140,13 +189,17 @@ async fn a_listening_socket_that_systemd_keeps_refuses_nobody_between_two_gatewa
         let socket: std::os::fd::OwnedFd = kept.try_clone().unwrap().into();
         let mut command = Command::new("sh");
         let log = std::fs::File::create(site.path("kept.log")).unwrap();
-        command.args(["-c", &script]).stdin(socket).stdout(std::process::Stdio::null()).stderr(log);
+        let other: std::os::fd::OwnedFd = stray.try_clone().unwrap().into();
+        command.args(["-c", &script]).stdin(socket).stdout(other).stderr(log);
         let mut gateway = command.spawn().unwrap();
         assert_eq!(waiting.await.unwrap(), 200);
         standin.took(PIXEL, &[&id]).await;
         let id = rustix::process::Pid::from_child(&gateway);
         rustix::process::kill_process(id, rustix::process::Signal::TERM).unwrap();
         assert!(gateway.wait().unwrap().success());
+        let log = std::fs::read_to_string(site.path("kept.log")).unwrap();
+        let warned = |address: std::net::SocketAddr| log.contains(&format!("no address of [listen] is {address}"));
+        assert!(warned(stray.local_addr().unwrap()) && !warned(address), "{log}");
     }
 }
 
@@ -161,7 +214,9 @@ async fn the_log_is_text_or_json_and_holds_neither_secrets_nor_people() {
     assert_eq!(request.send().await.unwrap().status(), 200);
     let refused = gateway.browser().post(NAME, &format!("/v26.0/{PIXEL}/events?access_token=very-secret")).body("{}");
     assert_eq!(refused.send().await.unwrap().status(), 401);
-    standin.took(PIXEL, &["private"]).await;
+    let image = format!("/tr?id={PIXEL}&ev=PageView&eid=image");
+    assert_eq!(gateway.browser().get(crate::util::site::HOST_DOMAIN, &image).send().await.unwrap().status(), 200);
+    standin.took(PIXEL, &["private", "image"]).await;
     assert!(gateway.stop().await.success());
     let log = gateway.log();
     assert!(log.lines().count() > 2);
@@ -171,7 +226,16 @@ async fn the_log_is_text_or_json_and_holds_neither_secrets_nor_people() {
     for private in ["jane.doe", "844 412", "448444124653", "very-secret", "token-7001"] {
         assert!(!log.contains(private), "{private} is in the log");
     }
-    assert!(log.contains("\"request_id\"") && log.contains("\"account\":\"shoes\""), "{log}");
+    let said = |path: &str, text: &str| log.lines().any(|line| line.contains(path) && line.contains(text));
+    assert!(
+        said("\"/events\"", "\"request_id\"") && said("\"/events\"", "\"account\":\"shoes\",\"pixel\":\"7001\""),
+        "{log}"
+    );
+    assert!(
+        said("/v26.0/7001/events", "\"rejected\":\"key\"") && said("/v26.0/7001/events", "\"pixel\":\"7001\""),
+        "{log}"
+    );
+    assert!(said("\"/tr\"", "\"account\":\"shoes\",\"pixel\":\"7001\""), "on the host's domain too: {log}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -204,6 +268,15 @@ fn a_file_in_the_place_of_the_control_socket_is_left_alone() {
     let said = String::from_utf8_lossy(&run.stderr).into_owned();
     assert!(!run.status.success() && said.contains("precious") && said.contains("no socket"), "{said}");
     assert_eq!(std::fs::read_to_string(site.path("precious")).unwrap(), "data");
+}
+
+#[test]
+fn a_ready_file_of_an_earlier_gateway_tells_of_none() {
+    let site = Site::new("http://127.0.0.1:9").host("nonsense = 1");
+    site.write("ready.json", "{}");
+    let path = site.path("ready.json");
+    let start = crate::util::gateway::pixelgate(site.dir(), &["run", "--ready-file", path.to_str().unwrap()]);
+    assert_eq!((start.status.code(), path.exists()), (Some(1), false), "{start:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -320,16 +393,26 @@ async fn all_wait_and_none_is_taken(ready: &crate::util::gateway::Ready, answere
 
 #[test]
 fn the_systemd_unit_is_sound() {
-    let unit = Path::new(env!("CARGO_MANIFEST_DIR")).join("conf/systemd/pixelgate.service");
+    let units = Path::new(env!("CARGO_MANIFEST_DIR")).join("conf/systemd");
     let folder = tempfile::tempdir().unwrap();
-    let copy = folder.path().join("pixelgate.service");
     let binary = crate::util::process::built("pixelgate");
-    let text = std::fs::read_to_string(unit).unwrap().replace("/usr/local/bin/pixelgate", binary.to_str().unwrap());
-    std::fs::write(&copy, text).unwrap();
-    let verify = Command::new("systemd-analyze").arg("verify").arg(&copy).output().expect("systemd-analyze runs");
-    let said = String::from_utf8_lossy(&verify.stderr).into_owned() + &String::from_utf8_lossy(&verify.stdout);
-    let about_us: Vec<_> = said.lines().filter(|line| line.contains("pixelgate")).collect();
-    assert!(about_us.is_empty(), "{about_us:#?}");
+    for unit in ["pixelgate.service", "pixelgate.socket"] {
+        let text = std::fs::read_to_string(units.join(unit)).unwrap();
+        let text = text.replace("/usr/local/bin/pixelgate", binary.to_str().unwrap());
+        std::fs::write(folder.path().join(unit), text).unwrap();
+        let copy = folder.path().join(unit);
+        let verify = Command::new("systemd-analyze").arg("verify").arg(&copy).output().expect("systemd-analyze runs");
+        let said = String::from_utf8_lossy(&verify.stderr).into_owned() + &String::from_utf8_lossy(&verify.stdout);
+        let about_us: Vec<_> = said.lines().filter(|line| line.contains("pixelgate")).collect();
+        assert!(about_us.is_empty(), "{about_us:#?}");
+    }
+    let copy = folder.path().join("pixelgate.service");
+    // What the sample configuration listens on is what systemd holds for it.
+    let sample = std::fs::read_to_string(units.join("../pixelgate.toml")).unwrap();
+    let held = std::fs::read_to_string(units.join("pixelgate.socket")).unwrap();
+    let held: Vec<_> = held.lines().filter_map(|line| line.strip_prefix("ListenStream=")).collect();
+    assert_eq!(held.len(), 4);
+    assert!(held.iter().all(|address| sample.contains(&format!("\"{address}\""))), "{held:?}");
     let security = Command::new("systemd-analyze")
         .args(["security", "--offline=true", "--threshold=25"])
         .arg(&copy)

@@ -101,8 +101,25 @@ async fn a_problem_in_the_gateways_own_file_keeps_everything_and_ends_a_start() 
     let said = String::from_utf8_lossy(&reload.stdout).into_owned();
     assert!(said.contains("hosts") && said.contains("refused") && !said.contains("reloaded"), "{said}");
     assert_eq!(gateway.json(&["reload", "--json"])["applied"], false);
-    assert!(gateway.metric("pixelgate_config_problems", "error").await >= 1.0);
+    let errors = async || gateway.metric("pixelgate_config_problems", "error").await;
+    let told = || problems(&gateway.json(&["status", "--json"])).iter().any(|problem| problem["key"] == "hosts");
+    assert!(told() && errors().await == 1.0);
+    // As an issued certificate comes in.
+    let names = json!({ "names": [NAME] }).to_string();
+    let refresh = std::process::Command::new("curl")
+        .args(["-sSf", "-H", "content-type: application/json", "-d", &names, "--unix-socket"])
+        .args([site.path("data/control.sock").to_str().unwrap(), "http://pixelgate/certificates/refresh"])
+        .output()
+        .expect("curl runs");
+    assert!(refresh.status.success(), "{refresh:?}");
+    assert!(told() && errors().await == 1.0, "new certificates change nothing of it");
     assert_eq!(gateway.browser().send(NAME, &page_view(PIXEL, "unchanged")).await.0, 200);
+    site.write("pixelgate.toml", &good);
+    gateway.command(&["reload"]);
+    assert!(!told() && errors().await == 0.0, "a reload that is taken up ends it");
+    std::fs::remove_file(site.path("accounts/hats.toml")).unwrap();
+    gateway.command(&["reload"]);
+    site.write("pixelgate.toml", format!("{good}\n[hosts]\n"));
     assert!(gateway.browser().try_send("events.hats.example", &page_view(6002, "x")).await.is_err());
     assert!(gateway.stop().await.success());
     let start = pixelgate(site.dir(), &["run"]);
@@ -141,6 +158,39 @@ async fn a_domain_claimed_twice_stays_with_the_account_that_has_it() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn all_that_is_wrong_is_told_at_once() {
+    let standin = Standin::start().await;
+    let site = Site::new(&standin.url).account(shoes());
+    let gateway = Gateway::start(&site).await;
+    let told = |command: &str| {
+        let report = gateway.json(&[command, "--json"]);
+        let keys = |problem: &Value| {
+            (problem["account"].as_str().map(str::to_owned), problem["key"].as_str().map(str::to_owned))
+        };
+        let errors =
+            problems(&report).iter().filter(|problem| problem["severity"] == "error").map(keys).collect::<Vec<_>>();
+        (report["applied"].as_bool().unwrap(), errors)
+    };
+    let of = |account: &str, key: &str| (Some(account.to_owned()), Some(key.to_owned()));
+    // One file with a claim that another account has and a filter that is none.
+    site.write("none.wasm", "no component");
+    let broken = "[[filters]]\nname = \"f\"\ncomponent = \"../none.wasm\"";
+    site.write_account(&Account::new("hats", 6002).domain(NAME).tables(broken));
+    let both = [of("hats", "domains[0]"), of("hats", "filters[0].component")];
+    assert_eq!(told("check"), (false, both.to_vec()));
+    assert_eq!(told("reload"), (true, both.to_vec()));
+    // A slip in the gateway's own file hides neither.
+    let toml = std::fs::read_to_string(site.path("pixelgate.toml")).unwrap();
+    site.write("pixelgate.toml", format!("{toml}\n[nonsense]\n"));
+    for command in ["check", "reload"] {
+        let (applied, errors) = told(command);
+        assert!(!applied && both.iter().all(|error| errors.contains(error)), "{command}: {errors:?}");
+        assert!(errors.iter().any(|(_, key)| key.as_deref() == Some("nonsense")), "{command}: {errors:?}");
+    }
+    assert_eq!(gateway.browser().send(NAME, &page_view(PIXEL, "unchanged")).await.0, 200);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn signals_and_changed_files_reload_too() {
     let standin = Standin::start().await;
     let site = Site::new(&standin.url).account(shoes());
@@ -154,6 +204,11 @@ async fn signals_and_changed_files_reload_too() {
         })
         .await;
     };
+    // Another folder takes the place of the one that was there.
+    std::fs::rename(site.path("accounts"), site.path("accounts-before")).unwrap();
+    site.write_account(&shoes());
+    site.write_account(&Account::new("moved", 6005).domain("events.moved.example"));
+    served("events.moved.example", 6005).await;
     site.write_account(&Account::new("seen", 6003).domain("events.seen.example"));
     served("events.seen.example", 6003).await;
     std::fs::remove_file(site.path("accounts/seen.toml")).unwrap();
@@ -161,6 +216,28 @@ async fn signals_and_changed_files_reload_too() {
     gateway.signal(Signal::HUP);
     served("events.told.example", 6004).await;
     assert!(gateway.browser().try_send("events.seen.example", &page_view(6003, "x")).await.is_err());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_letter_stays_one_while_its_account_or_its_pixel_is_gone() {
+    let standin = Standin::start().await;
+    standin.bad_events(&["bad"]).await;
+    let site = Site::new(&standin.url).account(shoes());
+    let gateway = Gateway::start(&site).await;
+    assert_eq!(gateway.browser().send(NAME, &page_view(PIXEL, "bad")).await.0, 200);
+    let letters = || gateway.json(&["dead-letters", "list", "--json"]).as_array().map_or(0, Vec::len);
+    eventually("it is buried", async || (letters() == 1).then_some(())).await;
+    let replayed = || {
+        gateway.json(&["reload", "--json"]);
+        let done = gateway.json(&["dead-letters", "replay", "--all", "--json"]);
+        (done["replayed"].as_u64().unwrap(), done["held"].as_u64().unwrap())
+    };
+    std::fs::remove_file(site.path("accounts/shoes.toml")).unwrap();
+    assert_eq!((replayed(), letters()), ((0, 1), 1), "without the account");
+    site.write_account(&Account::new("shoes", 6020).domain(NAME));
+    assert_eq!((replayed(), letters()), ((0, 1), 1), "without the pixel");
+    site.write_account(&shoes());
+    assert_eq!(replayed(), (1, 0));
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -194,6 +271,55 @@ async fn certificates_are_warnings_and_taken_up_by_a_reload() {
     for name in &names {
         assert_eq!(gateway.browser().send(name, &page_view(6005, name)).await.0, 200);
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn certificates_alone_are_taken_up_by_name_or_all_at_once() {
+    let standin = Standin::start().await;
+    let names = ["one", "two", "three"].map(|name| format!("events.{name}.example"));
+    let account = names.iter().fold(Account::new("certs", 6005), |account, name| account.bare_domain(name));
+    let site = Site::new(&standin.url).account(account);
+    let gateway = Gateway::start(&site).await;
+    for name in &names {
+        site.authority.issue(&site.path("certs"), name, 90);
+    }
+    // What waits to be reloaded goes on waiting.
+    site.write_account(&Account::new("hats", 6002).domain("events.hats.example"));
+    let one = gateway.command(&["cert", "reload", &names[0]]);
+    let said = String::from_utf8_lossy(&one.stdout).into_owned();
+    assert!(one.status.success() && said.contains("events.one.example: valid, until "), "{one:?}");
+    assert_eq!(gateway.browser().send(&names[0], &page_view(6005, "one")).await.0, 200);
+    assert!(gateway.browser().try_send(&names[1], &page_view(6005, "x")).await.is_err(), "nobody named it");
+    let unknown = gateway.command(&["cert", "reload", "--json", &names[1], "events.hats.example"]);
+    let report: Value = serde_json::from_slice(&unknown.stdout).unwrap();
+    assert_eq!((unknown.status.code(), &report["unknown"]), (Some(1), &json!(["events.hats.example"])));
+    assert_eq!(report["certificates"][0]["state"], "valid");
+    assert_eq!(gateway.json(&["cert", "reload", "--json"]), json!({ "served": 4, "not_served": 0 }));
+    assert_eq!(gateway.browser().send(&names[2], &page_view(6005, "three")).await.0, 200);
+    let status = gateway.json(&["status", "--json"]);
+    assert_eq!((&status["revision"], status["accounts"].as_array().unwrap().len()), (&json!(1), 1));
+    std::fs::remove_file(site.path("certs").join(&names[2]).join("key.pem")).unwrap();
+    assert_eq!(gateway.command(&["cert", "reload", &names[2]]).status.code(), Some(1), "it is not served");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_reload_says_what_became_of_which_account() {
+    let standin = Standin::start().await;
+    let site = Site::new(&standin.url).account(shoes());
+    let gateway = Gateway::start(&site).await;
+    site.write_account(&Account::new("hats", 6002).domain("events.hats.example"));
+    site.write("accounts/shoes.toml", "name = 3\n");
+    let reload = gateway.command(&["reload"]);
+    let said = String::from_utf8_lossy(&reload.stdout).into_owned();
+    assert!(
+        said.contains("added: hats\n") && said.contains("kept as before, for there is an error: shoes\n"),
+        "{said}"
+    );
+    std::fs::remove_file(site.path("accounts/hats.toml")).unwrap();
+    site.write_account(&shoes().top("# mended"));
+    let report = gateway.json(&["reload", "--json"]);
+    let expected = json!({ "added": [], "changed": ["shoes"], "removed": ["hats"], "kept": [], "left_out": [] });
+    assert_eq!(report["accounts"], expected);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -9,7 +9,7 @@ use std::str::FromStr;
 use sha2::{Digest, Sha256};
 
 use crate::account::{AccountId, IngestKey, Secret};
-use crate::config::disk::Disk;
+use crate::config::disk::Files;
 use crate::config::file::{self, Table, Value};
 use crate::config::model::{AccountConfig, AccountMode, Cookies, FilterConfig, PixelConfig, Upstream, Websites};
 use crate::config::problem::Problem;
@@ -29,9 +29,9 @@ pub(in crate::config) fn account(
     bytes: &[u8],
     rules: Rules,
     surroundings: &Surroundings,
-    disk: &mut Disk,
+    files: &mut Files<'_>,
 ) -> (Option<AccountConfig>, Vec<Problem>) {
-    let (account, problems) = file::read(path, Some(id), bytes, |table| read(id, table, rules, surroundings, disk));
+    let (account, problems) = file::read(path, Some(id), bytes, |table| read(id, table, rules, surroundings, files));
     let refused = problems.iter().any(Problem::is_error);
     (account.filter(|_| !refused), problems)
 }
@@ -42,16 +42,16 @@ pub(in crate::config) fn read(
     table: &mut Table<'_>,
     rules: Rules,
     surroundings: &Surroundings,
-    disk: &mut Disk,
+    files: &mut Files<'_>,
 ) -> AccountConfig {
-    Reader { rules, surroundings, disk }.account(id, table)
+    Reader { rules, surroundings, files }.account(id, table)
 }
 
 /// What reading an account needs beside its file.
-struct Reader<'r> {
+struct Reader<'r, 'd> {
     rules: Rules,
     surroundings: &'r Surroundings,
-    disk: &'r mut Disk,
+    files: &'r mut Files<'d>,
 }
 
 /// What stands in a list once.
@@ -61,7 +61,7 @@ struct Once<T> {
 
 // === impl Reader ===
 
-impl Reader<'_> {
+impl Reader<'_, '_> {
     fn account(&mut self, id: &AccountId, table: &mut Table<'_>) -> AccountConfig {
         let modes = [("managed", AccountMode::Managed), ("unmanaged", AccountMode::Unmanaged)];
         let mut account = AccountConfig {
@@ -76,7 +76,7 @@ impl Reader<'_> {
             upstream: self.upstreams(table),
             pixels: self.pixels(table),
             ingest_keys: self.ingest_keys(table),
-            filters: filters::read(table, self.disk),
+            filters: filters::read(table, self.files),
             websites: table.table("websites", websites),
             cookies: table.table("cookies", cookies),
             consent_sources: table.table("privacy", consent_sources),
@@ -131,7 +131,7 @@ impl Reader<'_> {
         let value = value?;
         let place = value.place.clone();
         let origin = Origin::read(value)?;
-        let token = origin.fetch(self.surroundings, self.disk);
+        let token = origin.fetch(self.surroundings, self.files);
         let token = token.map_err(|error| {
             place.warning(format!("{origin} {error}; events of this pixel wait"), origin.remedy());
         });
@@ -149,7 +149,7 @@ impl Reader<'_> {
             let value = table.required("secret", secret::REMEDY)?;
             let place = value.place.clone();
             let origin = Origin::read(value)?;
-            let secret = origin.fetch(self.surroundings, self.disk).map_err(|error| {
+            let secret = origin.fetch(self.surroundings, self.files).map_err(|error| {
                 place.warning(format!("{origin} {error}; requests with this key are refused"), origin.remedy());
             });
             Some(IngestKey { name: name?, secret: secret.ok()? })

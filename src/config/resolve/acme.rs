@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::config::acme::{AcmeAccount, AcmeBudget, AcmeBudgets, AcmeConfig, ExternalAccount, KeyType};
-use crate::config::disk::Disk;
+use crate::config::disk::{Disk, Files};
 use crate::config::file::{Table, Value};
 use crate::config::findings::shown;
 use crate::config::resolve::Surroundings;
@@ -73,6 +73,7 @@ pub(super) fn acme(table: &mut Table<'_>, surroundings: &Surroundings) -> AcmeCo
         orders_in_flight_max: table.count("orders_in_flight_max", 8, 1..=256),
         retry_min: table.duration("retry_min", MINUTE, Duration::from_millis(10)..=DAY),
         retry_max: table.duration("retry_max", 12 * HOUR, Duration::from_millis(10)..=30 * DAY),
+        reissue_min: table.duration("reissue_min", HOUR, SECOND..=7 * DAY),
         renewal_info_interval_max: table.duration("renewal_info_interval_max", DAY, SECOND..=7 * DAY),
         accounts: accounts(table, own, surroundings),
     };
@@ -177,7 +178,7 @@ fn external_account(value: Value<'_>, surroundings: &Surroundings) -> Option<Ext
         let value = table.required("secret", secret::REMEDY)?;
         let place = value.place.clone();
         let origin = Origin::read(value)?;
-        let secret = origin.fetch(surroundings, &mut Disk::new()).map_err(|error| {
+        let secret = origin.fetch(surroundings, &mut Files::new(&Disk::new())).map_err(|error| {
             place.warning(format!("{origin} {error}; no account can be made at this CA"), origin.remedy());
         });
         Some(ExternalAccount { key_id: key_id?, secret: secret.ok() })

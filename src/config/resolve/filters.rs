@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use crate::config::disk::{Disk, Program, ProgramKind};
+use crate::config::disk::{Files, Program, ProgramKind};
 use crate::config::file::{Table, Value};
 use crate::config::model::FilterConfig;
 use crate::event::OnFault;
@@ -24,11 +24,11 @@ struct Named {
 }
 
 /// Reads all filters of an account. One that is wrong is reported and left out.
-pub(super) fn read(account: &mut Table<'_>, disk: &mut Disk) -> Vec<FilterConfig> {
+pub(super) fn read(account: &mut Table<'_>, files: &mut Files<'_>) -> Vec<FilterConfig> {
     let mut names: Vec<String> = Vec::new();
     let filters = account.tables("filters", |table| {
         let name = table.required("name", "give the filter a name").and_then(|value| name(&value, &mut names));
-        let program = program(table, disk);
+        let program = program(table, files);
         let on_fault = [("hold", OnFault::Hold), ("drop", OnFault::Drop), ("pass", OnFault::Pass)];
         let on_fault = table.choice("on_fault", OnFault::Hold, &on_fault);
         let settings = table.value("settings").and_then(|value| settings(&value)).unwrap_or_else(|| "{}".to_owned());
@@ -58,7 +58,7 @@ fn name(value: &Value<'_>, names: &mut Vec<String>) -> Option<String> {
     Some(name.to_owned())
 }
 
-fn program(table: &mut Table<'_>, disk: &mut Disk) -> Option<Named> {
+fn program(table: &mut Table<'_>, files: &mut Files<'_>) -> Option<Named> {
     let component = table.value("component").map(|value| (value, ProgramKind::Component));
     let script = table.value("script").map(|value| (value, ProgramKind::Script));
     let ((value, kind), None) = (match (component, script) {
@@ -73,7 +73,7 @@ fn program(table: &mut Table<'_>, disk: &mut Disk) -> Option<Named> {
         return None;
     };
     let path = value.path()?;
-    match disk.program(&path, kind) {
+    match files.program(&path, kind) {
         Ok(program) => Some(Named { path, program }),
         Err(error) => {
             let remedy =

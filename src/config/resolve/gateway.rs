@@ -18,7 +18,7 @@ use crate::config::model::{
 use crate::config::problem::Problem;
 use crate::config::resolve::acme::acme;
 use crate::config::resolve::address::{GraphUrl, Network};
-use crate::config::resolve::{Rules, Surroundings};
+use crate::config::resolve::{PROGRAM_BYTES_MAX, Rules, Surroundings};
 
 const KIB: u64 = 1024;
 const MIB: u64 = 1024 * KIB;
@@ -42,6 +42,7 @@ pub(in crate::config) struct Written {
     config: Option<GatewayConfig>,
     rules: Rules,
     control: PathBuf,
+    filters: FilterLimits,
 }
 
 /// `[host]` as far as it could be read.
@@ -56,17 +57,17 @@ struct Host {
 }
 
 /// Reads `pixelgate.toml`. There is a configuration only if none of the problems is an error; the rules for the
-/// accounts' files are those that could be read.
+/// accounts' files are those that could be read; `None` where the text is no TOML at all.
 pub(in crate::config) fn gateway(
     path: &Path,
     bytes: &[u8],
     surroundings: &Surroundings,
-) -> (Option<GatewayConfig>, Rules, Vec<Problem>) {
+) -> (Option<GatewayConfig>, Option<Rules>, Vec<Problem>) {
     let (written, problems) = file::read(path, None, bytes, |table| read(table, surroundings));
     let refused = problems.iter().any(Problem::is_error);
     match written {
-        Some(Written { config, rules, .. }) => (config.filter(|_| !refused), rules, problems),
-        None => (None, Rules::LENIENT, problems),
+        Some(Written { config, rules, .. }) => (config.filter(|_| !refused), Some(rules), problems),
+        None => (None, None, problems),
     }
 }
 
@@ -74,6 +75,12 @@ pub(in crate::config) fn gateway(
 pub(in crate::config) fn control_socket(path: &Path) -> PathBuf {
     let bytes = read_file(path, FILE_BYTES_MAX).unwrap_or_default();
     file::read_in_part(path, &bytes, |table| read(table, &Surroundings::default())).control
+}
+
+/// `[filters]` of this file, whatever else is wrong with it; where it says nothing, what holds without it.
+pub(in crate::config) fn filter_limits(path: &Path, surroundings: &Surroundings) -> FilterLimits {
+    let bytes = read_file(path, FILE_BYTES_MAX).unwrap_or_default();
+    file::read_in_part(path, &bytes, |table| read(table, surroundings)).filters
 }
 
 /// Reads the root table.
@@ -90,7 +97,7 @@ pub(in crate::config) fn read(table: &mut Table<'_>, surroundings: &Surroundings
     let log = table.table("log", log);
 
     let rules = Rules { upstream_private: host.upstream_private, program_bytes_max: filters.file_bytes_max };
-    let control = host.control.clone();
+    let (control, filter_limits) = (host.control.clone(), filters.clone());
     let file = table.place.file().to_owned();
     let config = host.named().map(|host| GatewayConfig {
         file,
@@ -105,7 +112,7 @@ pub(in crate::config) fn read(table: &mut Table<'_>, surroundings: &Surroundings
         log,
         metrics_per_account_max,
     });
-    Written { config, rules, control }
+    Written { config, rules, control, filters: filter_limits }
 }
 
 fn host(table: &mut Table<'_>) -> Host {
@@ -206,7 +213,7 @@ fn filters(table: &mut Table<'_>, surroundings: &Surroundings) -> FilterLimits {
     FilterLimits {
         deadline: table.duration("deadline", default.deadline, Duration::from_millis(1)..=10 * SECOND),
         memory_bytes_max: table.count("memory_bytes_max", default.memory_bytes_max, MIB as usize..=GIB as usize),
-        file_bytes_max: table.size("file_bytes_max", default.file_bytes_max, KIB..=256 * MIB),
+        file_bytes_max: table.size("file_bytes_max", default.file_bytes_max, KIB..=PROGRAM_BYTES_MAX),
         threads: table.count("threads", default.threads, 2..=1_024),
         wait_max: table.duration("wait_max", default.wait_max, Duration::from_millis(1)..=10 * SECOND),
         compile_timeout: table.duration("compile_timeout", default.compile_timeout, SECOND..=10 * MINUTE),
@@ -227,6 +234,7 @@ fn limits(table: &mut Table<'_>) -> Limits {
         handshakes_per_second_per_ip: table.count("handshakes_per_second_per_ip", 500, 1..=1_000_000),
         handshake_timeout: table.duration("handshake_timeout", 10 * SECOND, while_served.clone()),
         header_timeout: table.duration("header_timeout", 10 * SECOND, while_served.clone()),
+        header_bytes_max: table.count("header_bytes_max", 64 * KIB as usize, 8 * KIB as usize..=MIB as usize),
         body_timeout: table.duration("body_timeout", 30 * SECOND, while_served.clone()),
         idle_timeout: table.duration("idle_timeout", MINUTE, while_served),
         bodies_in_memory_max: table.count("bodies_in_memory_max", 256 * MIB as usize, MIB as usize..=TIB as usize),
@@ -372,12 +380,6 @@ impl FilterLimits {
             compile_timeout: 30 * SECOND,
             script_runner: moved.unwrap_or_else(|| installed_script_runner(surroundings)),
         }
-    }
-}
-
-impl Default for FilterLimits {
-    fn default() -> Self {
-        Self::of(&Surroundings::of_process())
     }
 }
 

@@ -17,9 +17,12 @@ use std::path::PathBuf;
 
 pub(super) use account::account;
 pub use address::is_reachable;
-pub(super) use gateway::{control_socket, gateway};
+pub(super) use gateway::{control_socket, filter_limits, gateway};
 #[cfg(test)]
 pub(super) use {account::read as read_account, gateway::read as read_gateway};
+
+/// Bytes of a filter's file that can be allowed.
+pub(super) const PROGRAM_BYTES_MAX: u64 = 256 * 1024 * 1024;
 
 /// What a process has beside its files, and a configuration may refer to.
 #[derive(Clone, Default)]
@@ -71,6 +74,6 @@ impl std::fmt::Debug for Surroundings {
 // === impl Rules ===
 
 impl Rules {
-    /// Allows all: for a file that was judged before, or where the rules cannot be read.
-    pub(super) const LENIENT: Self = Self { upstream_private: true, program_bytes_max: u64::MAX };
+    /// Allows all that can be allowed: for a file that was judged before, or where no rules were read yet.
+    pub(super) const LENIENT: Self = Self { upstream_private: true, program_bytes_max: PROGRAM_BYTES_MAX };
 }

@@ -4,7 +4,7 @@ use std::fmt;
 use std::path::PathBuf;
 
 use crate::account::Secret;
-use crate::config::disk::{Disk, FileError};
+use crate::config::disk::{FileError, Files};
 use crate::config::file::{Table, Value};
 use crate::config::resolve::Surroundings;
 
@@ -69,13 +69,13 @@ impl Origin {
     }
 
     /// The secret itself.
-    pub(super) fn fetch(&self, surroundings: &Surroundings, disk: &mut Disk) -> Result<Secret, SecretError> {
+    pub(super) fn fetch(&self, surroundings: &Surroundings, files: &mut Files<'_>) -> Result<Secret, SecretError> {
         match self {
-            Self::File(path) => clean(&disk.secret(path)?),
+            Self::File(path) => clean(&files.secret(path)?),
             Self::Environment(name) => clean(surroundings.environment.get(name).ok_or(SecretError::Unset)?.as_bytes()),
             Self::Credential(name) => {
                 let folder = surroundings.credentials_dir.as_ref().ok_or(SecretError::NoCredentials)?;
-                clean(&disk.secret(&folder.join(name))?)
+                clean(&files.secret(&folder.join(name))?)
             }
         }
     }

@@ -6,9 +6,9 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::account::AccountId;
-use crate::config::disk::Disk;
+use crate::config::disk::{Disk, Files};
 use crate::config::resolve::{self, Rules};
-use crate::config::{Accounts, GatewayConfig, Settled, settle};
+use crate::config::{Accounts, Claim, GatewayConfig, Holders, Owners, Settled, settle};
 
 fn id(text: &str) -> AccountId {
     text.parse().unwrap()
@@ -28,8 +28,14 @@ fn config(account: &str, domains: &[&str], pixels: &[u64]) -> Arc<AccountConfig>
     let text = format!("domains = {domains:?}\n{pixels}");
     let file = PathBuf::from(format!("accounts/{account}.toml"));
     let surroundings = Surroundings::default();
-    let (config, problems) =
-        resolve::account(&id(account), &file, text.as_bytes(), Rules::LENIENT, &surroundings, &mut Disk::new());
+    let (config, problems) = resolve::account(
+        &id(account),
+        &file,
+        text.as_bytes(),
+        Rules::LENIENT,
+        &surroundings,
+        &mut Files::new(&Disk::new()),
+    );
     Arc::new(config.unwrap_or_else(|| panic!("{problems:#?}")))
 }
 
@@ -177,6 +183,29 @@ fn claims() -> impl Strategy<Value = (BTreeSet<usize>, BTreeSet<u64>)> {
     (prop::collection::btree_set(0..6usize, 0..3), prop::collection::btree_set(1..5u64, 0..3))
 }
 
+/// Owners of which it can be looked up who has what.
+struct LookedUp(Accounts);
+
+impl Owners for LookedUp {
+    fn account(&self, id: &AccountId) -> Option<&Arc<AccountConfig>> {
+        self.0.get(id)
+    }
+
+    fn holders(&self) -> Option<&dyn Holders> {
+        Some(self)
+    }
+}
+
+impl Holders for LookedUp {
+    fn holder(&self, claim: Claim<'_>) -> Option<&AccountId> {
+        let has = |account: &AccountConfig| match claim {
+            Claim::Domain(name) => account.domains.contains(name),
+            Claim::Pixel(id) => account.pixels.iter().any(|pixel| pixel.id == id),
+        };
+        self.0.iter().find_map(|(id, account)| has(account).then_some(id))
+    }
+}
+
 fn made(account: &str, (domains, pixels): &(BTreeSet<usize>, BTreeSet<u64>)) -> Arc<AccountConfig> {
     let names: Vec<_> = domains.iter().map(|domain| ["p", "q", "r", "s", "t", "u"][*domain]).collect();
     config(account, &names, &pixels.iter().copied().collect::<Vec<_>>())
@@ -253,9 +282,14 @@ proptest! {
             prop_assert_eq!(told, matches!(candidate, Candidate::Good(_)) && !as_written);
         }
 
+        // Looking up who has what comes to the same as comparing all with all.
+        let looked_up = settle(&gateway, &candidates, &LookedUp(owners.clone()), &BTreeSet::new());
+        prop_assert_eq!(&looked_up.accounts, &accounts);
+        prop_assert_eq!(&looked_up.problems, &problems);
+
         // Other names, and so another order, change nothing.
         let names: BTreeMap<_, _> = IDS.iter().zip(["z", "m", "k", "b", "a"]).map(|(old, new)| (id(old), new)).collect();
-        let other_owners = owners.iter().map(|(old, config)| (id(names[old]), under(config, names[old]))).collect();
+        let other_owners: Accounts = owners.iter().map(|(old, config)| (id(names[old]), under(config, names[old]))).collect();
         let other = settle(&gateway, &renamed(&candidates, &names), &other_owners, &BTreeSet::new());
         let expected: Accounts = accounts.iter().map(|(old, config)| (id(names[old]), under(config, names[old]))).collect();
         prop_assert_eq!(other.accounts, expected);

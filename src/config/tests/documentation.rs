@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use super::*;
-use crate::config::disk::Disk;
+use crate::config::disk::{Disk, Files};
 use crate::config::file::keys_asked;
 use crate::config::resolve::{self, Rules};
 
@@ -48,7 +48,7 @@ fn every_key_is_documented_and_every_documented_key_exists() {
     let account = "[[pixels]]\naccess_token = {}\n[[ingest_keys]]\nsecret = {}\n[[filters]]\nname = \"f\"\n";
     let id = "shoes".parse().unwrap();
     known.extend(keys_asked(account, |table| {
-        resolve::read_account(&id, table, Rules::LENIENT, &surroundings, &mut Disk::new())
+        resolve::read_account(&id, table, Rules::LENIENT, &surroundings, &mut Files::new(&Disk::new()))
     }));
     let secret = |key: String| {
         // A further account of [acme] has the keys of the first.

@@ -1,7 +1,7 @@
 //! Reading a folder, and reading it again.
 
 use super::*;
-use crate::config::{FilterProgram, Upstream, control_socket};
+use crate::config::{FilterProgram, Upstream, control_socket, filter_limits};
 
 /// A clock by which every file was written long ago.
 fn much_later() -> i64 {
@@ -109,6 +109,11 @@ fn paths_begin_at_the_file_and_the_environment_moves_the_script_runner() {
     assert_eq!(folder.read().gateway.unwrap().filters.script_runner, Path::new("/moved.wasm"));
     folder.write("pixelgate.toml", format!("{GATEWAY}[filters]\nscript_runner = \"named.wasm\"\n"));
     assert_eq!(folder.read().gateway.unwrap().filters.script_runner, folder.path("named.wasm"));
+    let limits = |folder: &Folder| filter_limits(folder.dir.path(), &folder.surroundings);
+    folder.write("pixelgate.toml", "nonsense = 1\n[filters]\nthreads = 3\nscript_runner = \"named.wasm\"\n");
+    assert_eq!((limits(&folder).threads, limits(&folder).script_runner), (3, folder.path("named.wasm")));
+    fs::remove_file(folder.path("pixelgate.toml")).unwrap();
+    assert_eq!((limits(&folder).threads, limits(&folder).script_runner), (8, "/moved.wasm".into()));
 }
 
 #[test]
@@ -261,4 +266,61 @@ fn a_rule_of_the_host_judges_all_accounts_anew() {
     assert_eq!(source.read().accounts.values().next(), Some(&Candidate::Bad));
     folder.write("pixelgate.toml", format!("{GATEWAY}upstream_private = true\n"));
     assert!(matches!(source.read().accounts.values().next(), Some(Candidate::Good(_))));
+}
+
+#[test]
+fn many_files_are_read_as_each_by_itself() {
+    let folder = Folder::new();
+    let (count, bad) = (700, |n: usize| n % 7 == 3);
+    folder.write("token", "EAAtoken");
+    folder.write("f.js", "script");
+    for n in 0..count {
+        let filter = "[[filters]]\nname = \"f\"\nscript = \"../f.js\"\n";
+        let pixel = format!("[[pixels]]\nid = \"{}\"\naccess_token = {{ file = \"../token\" }}\n", n + 1);
+        let broken = if bad(n) { "domian = 1\n" } else { "" };
+        folder.write(&format!("accounts/shop-{n:03}.toml"), format!("{broken}{pixel}{filter}"));
+    }
+    let mut source = folder.source();
+    let reading = source.read();
+    let told: Vec<_> = reading.problems.iter().map(|problem| problem.account.as_ref().unwrap().as_str()).collect();
+    let expected: Vec<_> = (0..count).filter(|n| bad(*n)).map(|n| format!("shop-{n:03}")).collect();
+    assert_eq!(told, expected, "in the order of files, each once");
+    for n in (0..count).filter(|n| !bad(*n)) {
+        let account = good(&reading, &format!("shop-{n:03}"));
+        assert_eq!((account.pixels[0].id.as_u64(), account.filters.len()), (n as u64 + 1, 1));
+    }
+    let FilterProgram::Script(_, first) = &good(&reading, "shop-000").filters[0].program else { panic!("a script") };
+    let FilterProgram::Script(_, last) = &good(&reading, "shop-699").filters[0].program else { panic!("a script") };
+    assert!(Arc::ptr_eq(first, last), "a program is read once");
+    // A later reading keeps what did not change, whichever thread looks at it.
+    source.now_ms = much_later;
+    let again = source.read();
+    folder.write("accounts/shop-600.toml", "name = \"Other\"\n");
+    let changed = source.read();
+    for n in (0..count).filter(|n| !bad(*n) && *n != 600) {
+        let id = format!("shop-{n:03}");
+        assert!(Arc::ptr_eq(&good(&again, &id), &good(&changed, &id)), "{id}");
+    }
+    assert_eq!(good(&changed, "shop-600").name, "Other");
+}
+
+#[test]
+fn a_slip_in_the_gateways_file_lifts_no_limit_of_filters() {
+    let filter = "[[pixels]]\nid = \"1\"\naccess_token = { env = \"T\" }\n[[filters]]\nname = \"f\"\ncomponent = \"../f.wasm\"\n";
+    let slip = format!("{GATEWAY}[filters\n");
+    let larger_than = |reading: &Reading, bytes: u64| {
+        let told = format!("is larger than {bytes} bytes");
+        reading.problems.iter().any(|problem| problem.reason.contains(&told))
+    };
+    let folder = Folder::new();
+    folder.write("pixelgate.toml", format!("{GATEWAY}[filters]\nfile_bytes_max = 1_024\n"));
+    folder.write("accounts/shoes.toml", filter);
+    folder.write("f.wasm", vec![7; 2_000]);
+    let mut source = folder.source();
+    assert!(larger_than(&source.read(), 1_024));
+    folder.write("pixelgate.toml", &slip);
+    assert!(larger_than(&source.read(), 1_024), "the limit that was read last");
+    // Where none was read yet it is the largest that there is. The file takes no room: it is a hole.
+    fs::File::create(folder.path("f.wasm")).unwrap().set_len((256 << 20) + 1).unwrap();
+    assert!(larger_than(&folder.read(), 256 << 20));
 }
