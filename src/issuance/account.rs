@@ -63,10 +63,14 @@ impl Accounts {
         Ok(account)
     }
 
-    /// Puts aside the key of an account that its CA does not know any more.
-    pub(super) async fn forget(&self, config: &AcmeAccount) -> Result<(), Trouble> {
+    /// Puts aside the key of an account that its CA does not know any more, unless another was made meanwhile: orders in
+    /// flight hear of it together.
+    pub(super) async fn forget(&self, config: &AcmeAccount, id: Option<&str>) -> Result<(), Trouble> {
         let door = self.door(&config.name);
         let mut open = door.lock().await;
+        if open.as_ref().is_some_and(|open| Some(open.account.id()) != id) {
+            return Ok(());
+        }
         *open = None;
         let file = self.folder(config).join(FILE);
         match fs::rename(&file, file.with_extension("json.gone")) {

@@ -1,12 +1,22 @@
 //! What is known of all names and budgets: in memory, and durable when it is said to be.
 
 use std::collections::{HashMap, HashSet};
+use std::fs;
+use std::io;
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use crate::account::ServerName;
-use crate::issuance::budget::Budgets;
-use crate::issuance::state::{NameState, StateFile};
+use crate::config::AcmeAccount;
+use crate::issuance::budget::{Budgets, Kind, millis};
+use crate::issuance::schedule::Load;
+use crate::issuance::state::{Kept, NameState, OpenError, StateFile, believed};
+
+/// First wait for a DNS server that does not answer.
+const RESOLVER_WAIT_MIN: Duration = Duration::from_secs(5);
+/// Longest wait for it.
+const RESOLVER_WAIT_MAX: Duration = Duration::from_secs(15 * 60);
 
 /// The book.
 pub(super) struct Book {
@@ -21,23 +31,55 @@ pub(super) struct Memory {
     /// Names of which something is known.
     pub(super) names: HashMap<ServerName, NameState>,
     pub(super) budgets: Budgets,
-    /// Names with an order (true) or a look under way: no second one begins.
-    busy: HashMap<ServerName, bool>,
+    /// Names whose DNS led here, and when that was seen. Unix milliseconds.
+    pub(super) looked_up: HashMap<ServerName, i64>,
+    /// How often in a row the DNS server did not answer, and until when it is left alone. Unix milliseconds.
+    resolver: (u32, i64),
+    /// Names with something under way: nothing else begins for them.
+    busy: HashMap<ServerName, Doing>,
     changed: HashSet<ServerName>,
+}
+
+/// What is under way for a name.
+pub(super) enum Doing {
+    /// An order.
+    Order(Bill),
+    /// A question after its renewal window.
+    Window,
+    /// A question after its DNS.
+    Dns,
+}
+
+/// What an order costs.
+pub(super) struct Bill {
+    account: Arc<AcmeAccount>,
+    /// What is kept for an order that was not sent yet.
+    reserved: Option<Kind>,
+    /// What was taken, and counts at the CA only if a certificate comes of it.
+    paid: Vec<Kind>,
 }
 
 // === impl Book ===
 
 impl Book {
-    /// Opens what was kept.
-    pub(super) fn open(path: &Path) -> rusqlite::Result<Self> {
-        let (file, kept) = StateFile::open(path)?;
-        let memory = Memory {
-            names: kept.names.into_iter().collect(),
-            budgets: Budgets::restored(kept.budgets),
-            ..Memory::default()
+    /// Opens what was kept. A file that is damaged is put aside, and the book begins anew: then the second is true.
+    pub(super) fn open(path: &Path) -> Result<(Self, bool), OpenError> {
+        let (opened, anew) = match StateFile::open(path) {
+            Err(OpenError::Damaged(error)) => {
+                let aside = put_aside(path)
+                    .map_err(|error| OpenError::Unusable(rusqlite::Error::ToSqlConversionFailure(Box::new(error))))?;
+                tracing::error!(
+                    path = %path.display(), %error, aside,
+                    "what was known of certificates' orders is damaged and was put aside; new orders begin slowly"
+                );
+                (StateFile::open(path)?, true)
+            }
+            opened => (opened?, false),
         };
-        Ok(Self { file: Mutex::new(file), memory: Mutex::new(memory) })
+        let (file, Kept { names, budgets }) = opened;
+        let memory =
+            Memory { names: names.into_iter().collect(), budgets: Budgets::restored(budgets), ..Memory::default() };
+        Ok((Self { file: Mutex::new(file), memory: Mutex::new(memory) }, anew))
     }
 
     /// Looks at it, or changes it.
@@ -65,10 +107,32 @@ impl Book {
         });
         let written = file.save(&names, &budgets);
         if written.is_err() {
-            self.with(|memory| memory.changed.extend(names.into_iter().map(|(name, _)| name)));
+            self.with(|memory| {
+                memory.changed.extend(names.into_iter().map(|(name, _)| name));
+                memory.budgets.mark_changed(budgets.into_iter().map(|(key, _)| key));
+            });
         }
         written
     }
+}
+
+/// Renames a file that cannot be read, with what SQLite keeps beside it, to a name that is free.
+fn put_aside(path: &Path) -> io::Result<String> {
+    let with = |suffix: &str| {
+        let mut name = path.as_os_str().to_owned();
+        name.push(suffix);
+        name
+    };
+    let free = (1..).map(|n| format!(".damaged-{n}")).find(|suffix| !Path::new(&with(suffix)).exists());
+    let suffix = free.unwrap_or_default();
+    fs::rename(path, with(&suffix))?;
+    for beside in ["-wal", "-shm"] {
+        match fs::rename(with(beside), with(&format!("{suffix}{beside}"))) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+    }
+    Ok(with(&suffix).to_string_lossy().into_owned())
 }
 
 // === impl Memory ===
@@ -80,33 +144,179 @@ impl Memory {
         self.names.entry(name.clone()).or_default()
     }
 
-    /// Whether an order or a look is under way.
+    /// Whether something is to be written.
+    pub(super) fn is_changed(&self) -> bool {
+        !self.changed.is_empty()
+    }
+
+    /// Whether something is under way for a name.
     pub(super) fn is_busy(&self, name: &ServerName) -> bool {
         self.busy.contains_key(name)
     }
 
-    /// Orders under way, and looks.
-    pub(super) fn in_flight(&self) -> (usize, usize) {
-        let orders = self.busy.values().filter(|is_order| **is_order).count();
-        (orders, self.busy.len() - orders)
-    }
-
-    /// An order or a look begins.
-    pub(super) fn begin(&mut self, name: ServerName, is_order: bool) {
-        self.busy.insert(name, is_order);
-    }
-
-    /// It ended.
-    pub(super) fn end(&mut self, name: &ServerName) {
-        self.busy.remove(name);
-    }
-
-    /// Forgets the names that are not asked for any more.
-    pub(super) fn retain(&mut self, wanted: impl Fn(&ServerName) -> bool) {
-        let gone: Vec<_> = self.names.keys().filter(|name| !wanted(name)).cloned().collect();
-        for name in gone {
-            self.names.remove(&name);
-            self.changed.insert(name);
+    /// What is under way.
+    pub(super) fn load(&self) -> Load {
+        let mut load = Load::default();
+        for doing in self.busy.values() {
+            match doing {
+                Doing::Order(bill) => load.orders.push(bill.account.name.as_str().into()),
+                Doing::Window => load.windows += 1,
+                Doing::Dns => load.look_ups += 1,
+            }
         }
+        load
+    }
+
+    /// From when on the DNS server may be asked. Unix milliseconds.
+    pub(super) fn resolver_free_at(&self, now_ms: i64) -> i64 {
+        believed(self.resolver.1, millis(RESOLVER_WAIT_MAX), now_ms)
+    }
+
+    /// The DNS server answered, or did not: then it is left alone, longer each time. Says whether this is news.
+    pub(super) fn resolver_answers(&mut self, answers: bool, now_ms: i64) -> bool {
+        let (failures, until) = self.resolver;
+        if answers {
+            self.resolver = (0, 0);
+        } else if until <= now_ms {
+            // Those that were asked together fail together.
+            let wait = RESOLVER_WAIT_MIN.saturating_mul(2u32.saturating_pow(failures)).min(RESOLVER_WAIT_MAX);
+            self.resolver = (failures.saturating_add(1), now_ms.saturating_add(millis(wait)));
+        }
+        answers == (failures > 0)
+    }
+
+    /// Something begins.
+    pub(super) fn begin(&mut self, name: ServerName, doing: Doing) {
+        self.busy.insert(name, doing);
+    }
+
+    /// An order begins; one that will be sent has room kept for it in the budgets.
+    pub(super) fn begin_order(&mut self, name: ServerName, account: Arc<AcmeAccount>, reserved: Option<Kind>) {
+        if let Some(kind) = reserved {
+            self.budgets.reserve(&account, name.as_str(), kind);
+        }
+        self.begin(name, Doing::Order(Bill { account, reserved, paid: Vec::new() }));
+    }
+
+    /// An order is about to be sent.
+    pub(super) fn pay(&mut self, name: &ServerName, kind: Kind, now_ms: i64) {
+        if let Some(Doing::Order(bill)) = self.busy.get_mut(name) {
+            if let Some(reserved) = bill.reserved.take() {
+                self.budgets.release(&bill.account, name.as_str(), reserved);
+            }
+            self.budgets.take(&bill.account, name.as_str(), kind, now_ms);
+            bill.paid.push(kind);
+        }
+    }
+
+    /// A certificate came of what was paid so far.
+    pub(super) fn received(&mut self, name: &ServerName) {
+        if let Some(Doing::Order(bill)) = self.busy.get_mut(name) {
+            bill.paid.clear();
+        }
+    }
+
+    /// Nothing will come of what was paid since the last certificate.
+    pub(super) fn give_back(&mut self, name: &ServerName) {
+        if let Some(Doing::Order(bill)) = self.busy.get_mut(name) {
+            for kind in bill.paid.drain(..) {
+                self.budgets.give_back(&bill.account, name.as_str(), kind);
+            }
+        }
+    }
+
+    /// What was under way ended, however.
+    pub(super) fn end(&mut self, name: &ServerName) {
+        if let Some(Doing::Order(Bill { account, reserved: Some(kind), .. })) = self.busy.remove(name) {
+            self.budgets.release(&account, name.as_str(), kind);
+        }
+    }
+
+    /// Forgets a name that is not asked for any more.
+    pub(super) fn forget(&mut self, name: &ServerName) {
+        self.looked_up.remove(name);
+        if self.names.remove(name).is_some() {
+            self.changed.insert(name.clone());
+        }
+    }
+
+    /// Forgets all names but those that are asked for.
+    pub(super) fn retain(&mut self, wanted: impl Fn(&ServerName) -> bool) {
+        let gone: Vec<_> =
+            self.names.keys().chain(self.looked_up.keys()).filter(|name| !wanted(name)).cloned().collect();
+        gone.iter().for_each(|name| self.forget(name));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use crate::issuance::tests::{NOW_MS, account};
+
+    #[test]
+    fn damage_is_put_aside_and_the_book_begins_anew() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("state.sqlite");
+        let name: ServerName = "a.example".parse().unwrap();
+        for n in 1..3 {
+            let text =
+                "no database, and long enough to be one; SQLite looks at the first hundred bytes or so of it ........";
+            fs::write(&path, text).unwrap();
+            let (book, anew) = Book::open(&path).unwrap();
+            assert!(anew && book.with(|memory| memory.names.is_empty()));
+            assert_eq!(fs::read_to_string(dir.path().join(format!("state.sqlite.damaged-{n}"))).unwrap(), text);
+            book.with(|memory| memory.change(&name).failures = 3);
+            book.write(NOW_MS).unwrap();
+            drop(book);
+            let (book, anew) = Book::open(&path).unwrap();
+            assert!(!anew && book.with(|memory| memory.names.contains_key(&name)));
+        }
+    }
+
+    #[test]
+    fn what_could_not_be_written_is_written_later() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("state.sqlite");
+        let (book, _) = Book::open(&path).unwrap();
+        let ca = account("a");
+        let other = rusqlite::Connection::open(&path).unwrap();
+        other
+            .execute_batch("CREATE TRIGGER full BEFORE INSERT ON budgets BEGIN SELECT RAISE(ABORT, 'full'); END")
+            .unwrap();
+        book.with(|memory| memory.budgets.take(&ca, "a.example", Kind::New, NOW_MS));
+        assert!(book.write(NOW_MS).is_err());
+        other.execute_batch("DROP TRIGGER full").unwrap();
+        book.write(NOW_MS).unwrap();
+        drop(book);
+        let kept = StateFile::open(&path).unwrap().1;
+        assert_eq!(kept.budgets.len(), 3);
+    }
+
+    #[test]
+    fn what_was_reserved_and_not_sent_costs_nothing_and_what_was_issued_is_never_given_back() {
+        let (ca, name) = (account("a"), "a.example.com".parse::<ServerName>().unwrap());
+        let mut memory = Memory::default();
+        let duplicates = |memory: &Memory| {
+            let mut budgets = memory.budgets.clone();
+            let mut left = 0;
+            while budgets.ready_at(&ca, name.as_str(), Kind::Renewal, NOW_MS) <= NOW_MS {
+                budgets.take(&ca, name.as_str(), Kind::Renewal, NOW_MS);
+                left += 1;
+            }
+            left
+        };
+        memory.begin_order(name.clone(), ca.clone(), Some(Kind::New));
+        assert_eq!(duplicates(&memory), 4);
+        memory.end(&name);
+        assert_eq!(duplicates(&memory), 5);
+        memory.begin_order(name.clone(), ca.clone(), Some(Kind::New));
+        memory.pay(&name, Kind::New, NOW_MS);
+        memory.received(&name);
+        memory.pay(&name, Kind::Renewal, NOW_MS);
+        assert_eq!(duplicates(&memory), 3, "two keys, two orders");
+        memory.give_back(&name);
+        memory.end(&name);
+        assert_eq!(duplicates(&memory), 4, "one of them was issued");
     }
 }

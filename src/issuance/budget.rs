@@ -1,7 +1,10 @@
-//! How much may still be asked of each CA account. Pure: the time is an argument.
+//! How much may still be asked of each CA. Pure: the time is an argument.
 //!
 //! Let's Encrypt refills its limits evenly ("300 in 3 hours" is one order each 36 s, up to 300 at once), so each budget
 //! is a cell of the generic cell rate algorithm (ITU-T I.371): one number, the time when all that was taken is paid for.
+//!
+//! A CA counts orders and failures by account, but certificates by domain and name over all its accounts: those cells
+//! are kept for the CA, that is for its directory.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -9,17 +12,21 @@ use std::time::Duration;
 
 use crate::config::{AcmeAccount, AcmeBudget};
 
-/// A CA that is in trouble, or says so, is left alone for at most this long at a time.
+/// What a CA says of one name or domain is obeyed for at most this long at a time.
 const PAUSE_MAX: Duration = Duration::from_secs(7 * 24 * 60 * 60);
+/// A whole account is left alone for at most this long at a time: all its names wait for it.
+const ACCOUNT_PAUSE_MAX: Duration = Duration::from_secs(24 * 60 * 60);
 /// First wait after a CA could not be reached; it doubles with each further time.
-const TROUBLE_MIN: Duration = Duration::from_secs(5);
+pub(super) const TROUBLE_MIN: Duration = Duration::from_secs(5);
 /// Longest wait after a CA could not be reached.
 const TROUBLE_MAX: Duration = Duration::from_secs(30 * 60);
 
-/// What was taken of every CA account's budgets.
+/// What was taken of all budgets.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Budgets {
     cells: HashMap<Key, i64>,
+    /// What orders will take that were begun and have not been sent yet.
+    reserved: HashMap<Key, i64>,
     /// How often in a row a CA could not be reached.
     trouble: HashMap<Arc<str>, u32>,
     /// Why a CA is left alone.
@@ -31,8 +38,8 @@ pub(super) struct Budgets {
 /// One cell.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(super) struct Key {
-    /// The CA account, by its name.
-    pub(super) account: Arc<str>,
+    /// Who counts: a CA account by its name, or a CA by its directory.
+    pub(super) scope: Arc<str>,
     /// What is counted.
     pub(super) limit: Limit,
     /// Of what: a name, a registered domain, or nothing.
@@ -42,15 +49,18 @@ pub(super) struct Key {
 /// What is counted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(super) enum Limit {
-    /// Orders for names without a certificate.
+    /// An account's orders for names without a certificate.
     NewOrders,
-    /// Certificates below a registered domain.
+    /// A CA's certificates below a registered domain.
     Domain,
-    /// Certificates for a name.
+    /// A CA's certificates for a name.
     Duplicates,
-    /// Failed validations of a name.
+    /// A CA's certificates for a name that it wanted replaced. Our own limit: a CA that never has enough would be asked
+    /// for ever.
+    Replacements,
+    /// Failed validations of a name, of an account.
     Failures,
-    /// Nothing goes until then: the CA said so, or does not answer. With an empty subject for all names.
+    /// Nothing goes until then: the CA said so, or does not answer. With an empty subject for all names of an account.
     Pause,
 }
 
@@ -68,11 +78,11 @@ pub(super) struct Bound<'a> {
 /// What an order is for, as far as limits go (letsencrypt.org/docs/rate-limits, "Limit Exemptions").
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Kind {
-    /// A certificate that the CA wants replaced now or was told of (RFC 9773, 5): free of all limits.
+    /// A certificate that the CA wants replaced now or was told of (RFC 9773, 5): free of all limits there.
     Replacement,
-    /// The same names again: free of the limits of new orders and of the registered domain.
+    /// The same names again at the same CA: free of the limits of new orders and of the registered domain.
     Renewal,
-    /// A name's first certificate.
+    /// A name's first certificate at this CA.
     New,
 }
 
@@ -84,6 +94,14 @@ impl Budgets {
         Self { cells: cells.into_iter().collect(), ..Self::default() }
     }
 
+    /// What was taken is not known any more: accounts begin with nothing left of their orders, and get it back evenly.
+    pub(super) fn use_up(&mut self, account: &AcmeAccount, now_ms: i64) {
+        let budget = account.budgets.new_orders;
+        let key = Key::new(&account.name, Limit::NewOrders, "");
+        self.cells.insert(key.clone(), now_ms.saturating_add(millis(budget.window)));
+        self.changed.push(key);
+    }
+
     /// From when on an order of this kind may begin; not later than `now_ms` = it may begin now.
     pub(super) fn ready_at(&self, account: &AcmeAccount, name: &str, kind: Kind, now_ms: i64) -> i64 {
         self.bound(account, name, kind, now_ms).until_ms
@@ -91,25 +109,37 @@ impl Budgets {
 
     /// What an order of this kind waits for longest.
     pub(super) fn bound<'a>(&self, account: &AcmeAccount, name: &'a str, kind: Kind, now_ms: i64) -> Bound<'a> {
-        let pause = |subject: &'a str| Bound {
-            until_ms: self.paused_until(&account.name, subject, now_ms),
+        let domain = registered_domain(name);
+        let pause = |scope: &str, subject: &'a str| Bound {
+            until_ms: self.paused_until(scope, subject, now_ms),
             limit: Limit::Pause,
             subject,
         };
-        let cell = |limit, subject: &'a str, budget| Bound {
-            until_ms: self.room_at(&Key::new(&account.name, limit, subject), budget, now_ms),
-            limit,
-            subject,
+        let cell = |key: &Key, budget| {
+            let subject = match key.limit {
+                Limit::NewOrders => "",
+                Limit::Domain => domain,
+                Limit::Duplicates | Limit::Replacements | Limit::Failures | Limit::Pause => name,
+            };
+            Bound { until_ms: self.room_at(key, budget, now_ms), limit: key.limit, subject }
         };
-        let (budgets, domain) = (&account.budgets, registered_domain(name));
-        let always = [pause(name), cell(Limit::Failures, name, budgets.failures)];
-        let again = (kind != Kind::Replacement).then(|| cell(Limit::Duplicates, name, budgets.duplicates));
-        let first = (kind == Kind::New).then(|| {
-            let orders = cell(Limit::NewOrders, "", budgets.new_orders);
-            [orders, cell(Limit::Domain, domain, budgets.domain_certificates), pause(domain)]
-        });
-        let others = always.into_iter().chain(again).chain(first.into_iter().flatten());
-        others.fold(pause(""), |longest, other| if other.until_ms > longest.until_ms { other } else { longest })
+        let failures = cell(&Key::new(&account.name, Limit::Failures, name), account.budgets.failures);
+        let of_name = [pause(&account.name, name), pause(&account.directory, name), failures];
+        let of_domain = (kind == Kind::New).then(|| pause(&account.directory, domain));
+        let cells = costs(account, name, kind).map(|(key, budget)| cell(&key, budget));
+        let others = of_name.into_iter().chain(of_domain).chain(cells);
+        others.fold(
+            pause(&account.name, ""),
+            |longest, other| {
+                if other.until_ms > longest.until_ms { other } else { longest }
+            },
+        )
+    }
+
+    /// From when on an account may be asked for anything that has to do with a name.
+    pub(super) fn free_at(&self, account: &AcmeAccount, name: &str, now_ms: i64) -> i64 {
+        let of_name = [&account.name, &account.directory].map(|scope| self.paused_until(scope, name, now_ms));
+        of_name.into_iter().fold(self.paused_until(&account.name, "", now_ms), i64::max)
     }
 
     /// From when on an account takes new orders at all.
@@ -124,30 +154,38 @@ impl Budgets {
         }
     }
 
-    /// Takes what an order of this kind costs. It is taken when the order begins, so that orders in flight count too.
-    pub(super) fn take(&mut self, account: &AcmeAccount, name: &str, kind: Kind, now_ms: i64) {
-        let budgets = &account.budgets;
-        if kind != Kind::Replacement {
-            self.pay(Key::new(&account.name, Limit::Duplicates, name), budgets.duplicates, now_ms);
+    /// Keeps room for an order of this kind, which is begun and not yet sent.
+    pub(super) fn reserve(&mut self, account: &AcmeAccount, name: &str, kind: Kind) {
+        for (key, _) in costs(account, name, kind) {
+            *self.reserved.entry(key).or_default() += 1;
         }
-        if kind == Kind::New {
-            self.pay(Key::new(&account.name, Limit::NewOrders, ""), budgets.new_orders, now_ms);
-            self.pay(
-                Key::new(&account.name, Limit::Domain, registered_domain(name)),
-                budgets.domain_certificates,
-                now_ms,
-            );
+    }
+
+    /// Gives up what was reserved: the order is sent and takes what it costs, or never will be.
+    pub(super) fn release(&mut self, account: &AcmeAccount, name: &str, kind: Kind) {
+        for (key, _) in costs(account, name, kind) {
+            if let Some(reserved) = self.reserved.get_mut(&key) {
+                *reserved -= 1;
+                if *reserved <= 0 {
+                    self.reserved.remove(&key);
+                }
+            }
+        }
+    }
+
+    /// Takes what an order of this kind costs. It is taken before the order is sent, so that orders in flight count too.
+    pub(super) fn take(&mut self, account: &AcmeAccount, name: &str, kind: Kind, now_ms: i64) {
+        for (key, budget) in costs(account, name, kind) {
+            self.pay(key, budget, now_ms);
         }
     }
 
     /// Gives back what counts only if a certificate is issued: the order came to nothing.
     pub(super) fn give_back(&mut self, account: &AcmeAccount, name: &str, kind: Kind) {
-        let budgets = &account.budgets;
-        if kind != Kind::Replacement {
-            self.unpay(Key::new(&account.name, Limit::Duplicates, name), budgets.duplicates);
-        }
-        if kind == Kind::New {
-            self.unpay(Key::new(&account.name, Limit::Domain, registered_domain(name)), budgets.domain_certificates);
+        for (key, budget) in costs(account, name, kind) {
+            if key.limit != Limit::NewOrders {
+                self.unpay(key, budget);
+            }
         }
     }
 
@@ -179,12 +217,14 @@ impl Budgets {
         self.pay(Key::new(&account.name, Limit::Failures, name), account.budgets.failures, now_ms);
     }
 
-    /// Leaves an account alone until then, for one name or registered domain, or with an empty subject for all.
-    pub(super) fn pause(&mut self, account: &str, subject: &str, until_ms: i64, now_ms: i64) {
-        let until = until_ms.min(now_ms.saturating_add(millis(PAUSE_MAX)));
-        let key = Key::new(account, Limit::Pause, subject);
-        let cell = self.cells.entry(key.clone()).or_insert(until);
-        *cell = until.max(*cell);
+    /// Leaves an account alone until then (`scope` its name), or a CA (`scope` its directory), for one name or registered
+    /// domain, or with an empty subject for all.
+    pub(super) fn pause(&mut self, scope: &str, subject: &str, until_ms: i64, now_ms: i64) {
+        let until = until_ms.min(now_ms.saturating_add(longest_pause(subject)));
+        let key = Key::new(scope, Limit::Pause, subject);
+        // What a clock that went back left there is not kept.
+        let before = self.paused_until(scope, subject, now_ms);
+        self.cells.insert(key.clone(), until.max(before));
         self.changed.push(key);
     }
 
@@ -194,7 +234,7 @@ impl Budgets {
         let wait = TROUBLE_MIN.saturating_mul(2u32.saturating_pow(*trouble)).min(TROUBLE_MAX);
         // Orders in flight fail together: they are one trouble.
         let until = now_ms.saturating_add(millis(wait));
-        if self.cells.get(&Key::new(account, Limit::Pause, "")).is_none_or(|paused| *paused <= now_ms) {
+        if self.paused_until(account, "", now_ms) <= now_ms {
             *self.trouble.entry(account.into()).or_default() += 1;
             self.pause(account, "", until, now_ms);
         }
@@ -205,6 +245,11 @@ impl Budgets {
     pub(super) fn reached(&mut self, account: &str) {
         self.trouble.remove(account);
         self.blamed.remove(account);
+    }
+
+    /// Whether a CA could not be reached the last time.
+    pub(super) fn is_in_trouble(&self, account: &str) -> bool {
+        self.trouble.contains_key(account)
     }
 
     /// The cells that changed since the last call, and what they hold now; `None` = nothing that would limit anybody.
@@ -222,16 +267,24 @@ impl Budgets {
         keys.into_iter().map(state).collect()
     }
 
-    fn paused_until(&self, account: &str, subject: &str, now_ms: i64) -> i64 {
-        let until = self.cells.get(&Key::new(account, Limit::Pause, subject)).copied().unwrap_or(i64::MIN);
-        // A clock that went back must not lock an account out.
-        if until > now_ms.saturating_add(millis(PAUSE_MAX)) { i64::MIN } else { until }
+    /// They could not be written: they are still to be.
+    pub(super) fn mark_changed(&mut self, keys: impl IntoIterator<Item = Key>) {
+        self.changed.extend(keys);
     }
 
-    /// From when on the cell has room for one more.
+    fn paused_until(&self, scope: &str, subject: &str, now_ms: i64) -> i64 {
+        let until = self.cells.get(&Key::new(scope, Limit::Pause, subject)).copied().unwrap_or(i64::MIN);
+        // A clock that went back must not lock an account out.
+        if until > now_ms.saturating_add(longest_pause(subject)) { i64::MIN } else { until }
+    }
+
+    /// From when on the cell has room for one more, beside those that are reserved.
     fn room_at(&self, key: &Key, budget: AcmeBudget, now_ms: i64) -> i64 {
         let window = millis(budget.window);
-        let paid = self.cells.get(key).copied().unwrap_or(i64::MIN).min(now_ms.saturating_add(window));
+        let mut paid = self.cells.get(key).copied().unwrap_or(i64::MIN).min(now_ms.saturating_add(window));
+        if let Some(reserved) = self.reserved.get(key) {
+            paid = paid.max(now_ms).saturating_add(reserved.saturating_mul(cost(budget)));
+        }
         paid.saturating_sub(window - cost(budget))
     }
 
@@ -250,6 +303,23 @@ impl Budgets {
     }
 }
 
+/// The cells that an order of this kind takes from.
+fn costs(account: &AcmeAccount, name: &str, kind: Kind) -> impl Iterator<Item = (Key, AcmeBudget)> {
+    let budgets = &account.budgets;
+    let of_name = match kind {
+        Kind::Replacement => Limit::Replacements,
+        Kind::Renewal | Kind::New => Limit::Duplicates,
+    };
+    let certificate = (Key::new(&account.directory, of_name, name), budgets.duplicates);
+    let first = (kind == Kind::New).then(|| {
+        [
+            (Key::new(&account.name, Limit::NewOrders, ""), budgets.new_orders),
+            (Key::new(&account.directory, Limit::Domain, registered_domain(name)), budgets.domain_certificates),
+        ]
+    });
+    std::iter::once(certificate).chain(first.into_iter().flatten())
+}
+
 /// The domain that a CA counts a name's certificates under: the public suffix and one label.
 pub(super) fn registered_domain(name: &str) -> &str {
     psl::domain_str(name).unwrap_or(name)
@@ -260,22 +330,27 @@ pub(super) fn cost(budget: AcmeBudget) -> i64 {
     millis(budget.window) / i64::from(budget.max.max(1))
 }
 
-fn millis(duration: Duration) -> i64 {
+fn longest_pause(subject: &str) -> i64 {
+    millis(if subject.is_empty() { ACCOUNT_PAUSE_MAX } else { PAUSE_MAX })
+}
+
+pub(super) fn millis(duration: Duration) -> i64 {
     i64::try_from(duration.as_millis()).unwrap_or(i64::MAX)
 }
 
 // === impl Key ===
 
 impl Key {
-    fn new(account: &str, limit: Limit, subject: &str) -> Self {
-        Self { account: account.into(), limit, subject: subject.into() }
+    fn new(scope: &str, limit: Limit, subject: &str) -> Self {
+        Self { scope: scope.into(), limit, subject: subject.into() }
     }
 }
 
 // === impl Limit ===
 
 impl Limit {
-    const ALL: [Self; 5] = [Self::NewOrders, Self::Domain, Self::Duplicates, Self::Failures, Self::Pause];
+    const ALL: [Self; 6] =
+        [Self::NewOrders, Self::Domain, Self::Duplicates, Self::Replacements, Self::Failures, Self::Pause];
 
     /// As it is written to disk.
     pub(super) fn as_str(self) -> &'static str {
@@ -283,6 +358,7 @@ impl Limit {
             Self::NewOrders => "new_orders",
             Self::Domain => "domain",
             Self::Duplicates => "duplicates",
+            Self::Replacements => "replacements",
             Self::Failures => "failures",
             Self::Pause => "pause",
         }

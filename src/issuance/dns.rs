@@ -15,15 +15,13 @@ use hickory_resolver::proto::rr::rdata::CAA;
 use hickory_resolver::proto::rr::{RData, RecordType};
 
 use crate::account::ServerName;
+use crate::issuance::caa;
 
 /// Time for one question to the resolver, which is asked [`ATTEMPTS`] times.
 const TIMEOUT: Duration = Duration::from_secs(3);
 const ATTEMPTS: usize = 2;
 /// CNAMEs that are followed; CAs stop at about as many.
 const CNAMES_MAX: usize = 8;
-/// The ways in which a name is proved here (RFC 8657, 4).
-const VALIDATION_METHODS: [&str; 2] = ["http-01", "tls-alpn-01"];
-
 /// Asks a DNS resolver.
 #[derive(Clone)]
 pub struct Dns {
@@ -46,6 +44,8 @@ pub struct DnsReport {
     pub caa: Vec<String>,
     /// What is wrong and what to change.
     pub findings: Vec<DnsFinding>,
+    /// Why a question was not answered at all, if one was not: by the name's DNS servers, or by our resolver.
+    pub unanswered: Option<String>,
 }
 
 /// One thing wrong.
@@ -57,6 +57,14 @@ pub struct DnsFinding {
     pub reason: String,
     /// What to change.
     pub remedy: String,
+}
+
+/// Why a chain of CNAMEs has no end.
+enum Broken {
+    /// There is no answer about this name.
+    Unanswered(String, String),
+    /// It leads nowhere.
+    Circle(DnsFinding),
 }
 
 /// What one question brought: records, possibly none, or why there is no answer.
@@ -97,7 +105,11 @@ impl Dns {
     /// (RFC 8555, 7.1.1); empty = unknown, and CAA is only shown.
     pub async fn inspect(&self, name: &ServerName, here: &[IpAddr], caa_identities: &[String]) -> DnsReport {
         let mut report = DnsReport::default();
-        if let Err(finding) = self.follow(name.as_str(), &mut report.chain).await {
+        if let Err(broken) = self.follow(name.as_str(), &mut report.chain).await {
+            let finding = match broken {
+                Broken::Unanswered(at, why) => report.unanswered(&at, why),
+                Broken::Circle(finding) => finding,
+            };
             report.findings.push(finding);
             return report;
         }
@@ -110,7 +122,10 @@ impl Dns {
         for records in [a, aaaa] {
             match records {
                 Ok(records) => report.addresses.extend(records.iter().filter_map(RData::ip_addr)),
-                Err(why) => report.findings.push(unanswered(&target, &why)),
+                Err(why) => {
+                    let finding = report.unanswered(&target, why);
+                    report.findings.push(finding);
+                }
             }
         }
         if report.findings.is_empty() {
@@ -118,22 +133,35 @@ impl Dns {
         }
         match caa {
             Ok((at, records)) => {
-                report.findings.extend(judge_caa(&at, &records, caa_identities));
-                report.caa = records.iter().map(shown_caa).collect();
+                report.findings.extend(caa::judge(&at, &records, caa_identities));
+                report.caa = records.iter().map(caa::shown).collect();
             }
-            Err((at, why)) => report.findings.push(DnsFinding::error(
-                format!("the CAA records of {at} cannot be had: {why}"),
-                format!("mend the DNS servers of {at}: a CA refuses to issue where it gets no answer (RFC 8659, 3)"),
-            )),
+            Err((at, why)) => {
+                report.findings.push(DnsFinding::error(
+                    format!("the CAA records of {at} cannot be had: {why}"),
+                    format!(
+                        "mend the DNS servers of {at}: a CA refuses to issue where it gets no answer (RFC 8659, 3)"
+                    ),
+                ));
+                report.unanswered.get_or_insert(why);
+            }
         }
         report
     }
 
+    /// Whether the resolver answers anything: where a name leads that should be known, or where the root is. One that
+    /// does not is not the fault of the names that it was asked for.
+    pub async fn answers(&self, known: &ServerName) -> bool {
+        let (own, root) = tokio::join!(self.ask(known.as_str(), RecordType::A), self.ask("", RecordType::NS));
+        own.is_ok() || root.is_ok()
+    }
+
     /// Follows CNAMEs from a name to the last one.
-    async fn follow(&self, name: &str, chain: &mut Vec<String>) -> Result<(), DnsFinding> {
+    async fn follow(&self, name: &str, chain: &mut Vec<String>) -> Result<(), Broken> {
         let mut at = name.to_owned();
         loop {
-            let records = self.ask(&at, RecordType::CNAME).await.map_err(|why| unanswered(&at, &why))?;
+            let records = self.ask(&at, RecordType::CNAME).await;
+            let records = records.map_err(|why| Broken::Unanswered(at.clone(), why))?;
             let target = records.iter().find_map(|record| match record {
                 RData::CNAME(target) => Some(target.0.to_utf8().trim_end_matches('.').to_lowercase()),
                 _ => None,
@@ -142,10 +170,10 @@ impl Dns {
             let circle = target == name || chain.contains(&target);
             chain.push(target.clone());
             if circle || chain.len() > CNAMES_MAX {
-                return Err(DnsFinding::error(
+                return Err(Broken::Circle(DnsFinding::error(
                     format!("the CNAMEs of {name} lead nowhere: {}", chain.join(" → ")),
                     format!("make {name} a CNAME for one name that has addresses"),
-                ));
+                )));
             }
             at = target;
         }
@@ -185,20 +213,26 @@ impl Dns {
 // === impl DnsFinding ===
 
 impl DnsFinding {
-    fn error(reason: String, remedy: String) -> Self {
+    pub(super) fn error(reason: String, remedy: String) -> Self {
         Self { is_error: true, reason, remedy }
     }
 
-    fn warning(reason: String, remedy: String) -> Self {
+    pub(super) fn warning(reason: String, remedy: String) -> Self {
         Self { is_error: false, reason, remedy }
     }
 }
 
-fn unanswered(name: &str, why: &str) -> DnsFinding {
-    DnsFinding::error(
-        format!("{name} cannot be resolved: {why}"),
-        format!("see that the DNS servers of {name} answer, and that [acme] resolver is one that does"),
-    )
+// === impl DnsReport ===
+
+impl DnsReport {
+    fn unanswered(&mut self, name: &str, why: String) -> DnsFinding {
+        let finding = DnsFinding::error(
+            format!("{name} cannot be resolved: {why}"),
+            format!("see that the DNS servers of {name} answer, and that [acme] resolver is one that does"),
+        );
+        self.unanswered.get_or_insert(why);
+        finding
+    }
 }
 
 /// Whether the addresses lead here.
@@ -288,86 +322,6 @@ fn special_v6(v6: Ipv6Addr) -> Option<&'static str> {
     }
 }
 
-/// Whether the CAA records allow this CA to issue to us (RFC 8659, 4.2). `issuewild` is for wildcard certificates, which
-/// are never ordered here.
-fn judge_caa(at: &str, records: &[CAA], identities: &[String]) -> Vec<DnsFinding> {
-    let known = ["issue", "issuewild", "iodef", "issuemail", "contactemail", "contactphone", "issuevmc"];
-    let is = |record: &CAA, tag: &str| record.tag.eq_ignore_ascii_case(tag);
-    let strange = records.iter().find(|record| record.issuer_critical && !known.iter().any(|tag| is(record, tag)));
-    if let Some(record) = strange {
-        let reason = format!("{at} has a critical CAA record that CAs do not know: {}", shown_caa(record));
-        return vec![DnsFinding::error(reason, "remove it, or clear its critical flag (128)".to_owned())];
-    }
-    let issue: Vec<Issue> = records.iter().filter(|record| is(record, "issue")).map(Issue::of).collect();
-    if issue.is_empty() || identities.is_empty() {
-        return Vec::new();
-    }
-    let ours = |issue: &&Issue| identities.iter().any(|identity| identity.eq_ignore_ascii_case(&issue.domain));
-    let identity = identities.first().map_or("", String::as_str);
-    let allowing: Vec<&Issue> = issue.iter().filter(ours).collect();
-    if allowing.is_empty() {
-        let shown: Vec<_> = records.iter().map(shown_caa).collect();
-        return vec![DnsFinding::error(
-            format!("the CAA records of {at} do not allow {identity} to issue: {}", shown.join(", ")),
-            format!("add to {at}: CAA 0 issue \"{identity}\""),
-        )];
-    }
-    if allowing
-        .iter()
-        .all(|issue| issue.methods.as_ref().is_some_and(|methods| !methods.iter().any(|method| is_ours(method))))
-    {
-        return vec![DnsFinding::error(
-            format!("the CAA record of {at} allows {identity} only by other validation methods (RFC 8657)"),
-            format!("add http-01 to it, as in CAA 0 issue \"{identity}; validationmethods=http-01\""),
-        )];
-    }
-    if allowing.iter().all(|issue| issue.account.is_some()) {
-        let accounts: Vec<_> = allowing.iter().filter_map(|issue| issue.account.as_deref()).collect();
-        return vec![DnsFinding::warning(
-            format!("the CAA record of {at} allows only the CA account {}", accounts.join(", ")),
-            "see that it is this gateway's account at the CA (RFC 8657, 3)".to_owned(),
-        )];
-    }
-    Vec::new()
-}
-
-fn is_ours(method: &str) -> bool {
-    VALIDATION_METHODS.iter().any(|ours| ours.eq_ignore_ascii_case(method))
-}
-
-/// An `issue` property (RFC 8659, 4.2): a CA's domain, or nothing for none, and parameters.
-struct Issue {
-    domain: String,
-    /// `validationmethods`
-    methods: Option<Vec<String>>,
-    /// `accounturi`
-    account: Option<String>,
-}
-
-// === impl Issue ===
-
-impl Issue {
-    fn of(record: &CAA) -> Self {
-        let text = String::from_utf8_lossy(&record.value).into_owned();
-        let mut parts = text.split(';').map(str::trim);
-        let domain = parts.next().unwrap_or_default().to_owned();
-        let parameters: Vec<(&str, &str)> = parts.filter_map(|part| part.split_once('=')).collect();
-        let value = |tag: &str| {
-            parameters.iter().find(|(own, _)| own.trim().eq_ignore_ascii_case(tag)).map(|(_, value)| value.trim())
-        };
-        Self {
-            domain,
-            methods: value("validationmethods")
-                .map(|list| list.split(',').map(|method| method.trim().to_owned()).collect()),
-            account: value("accounturi").map(str::to_owned),
-        }
-    }
-}
-
-fn shown_caa(record: &CAA) -> String {
-    format!("{} {} \"{}\"", record.flags(), record.tag, String::from_utf8_lossy(&record.value).escape_debug())
-}
-
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used, clippy::indexing_slicing)]
@@ -424,44 +378,5 @@ mod tests {
         for good in ["192.0.2.1", "100.128.0.1", "2001:db8::1"] {
             assert_eq!(judged(&[], &[good], &[]), []);
         }
-    }
-
-    fn caa(flags: u8, tag: &str, value: &str) -> CAA {
-        let mut record = CAA::new_issue(flags & 128 != 0, None, Vec::new());
-        record.tag = tag.to_owned();
-        record.value = value.as_bytes().to_vec();
-        record
-    }
-
-    #[test]
-    fn caa_allows_or_forbids() {
-        let judge = |records: &[CAA]| judge_caa("shoes.example", records, &["letsencrypt.org".to_owned()]);
-        for allowed in [
-            &[][..],
-            &[caa(0, "issue", "letsencrypt.org")],
-            &[caa(0, "issue", "other.example"), caa(128, "ISSUE", " LetsEncrypt.org ; x=y")],
-            &[caa(0, "issuewild", ";")],
-            &[caa(0, "iodef", "mailto:a@shoes.example")],
-            &[caa(0, "unknown", "x")],
-            &[caa(0, "issue", "letsencrypt.org; validationmethods=dns-01,http-01")],
-        ] {
-            assert_eq!(judge(allowed), [], "{allowed:?}");
-        }
-        for (forbidden, hint) in [
-            (caa(0, "issue", ";"), "add to shoes.example: CAA 0 issue \"letsencrypt.org\""),
-            (caa(0, "issue", ""), "letsencrypt.org"),
-            (caa(0, "issue", "digicert.com"), "letsencrypt.org"),
-            (caa(128, "unknown", "x"), "critical"),
-            (caa(0, "issue", "letsencrypt.org; validationmethods=dns-01"), "http-01"),
-        ] {
-            let found = judge(std::slice::from_ref(&forbidden));
-            assert!(
-                found.len() == 1 && found[0].is_error && found[0].remedy.contains(hint),
-                "{forbidden:?}: {found:?}"
-            );
-        }
-        let bound = judge(&[caa(0, "issue", "letsencrypt.org;accounturi=https://a/1")]);
-        assert!(!bound[0].is_error && bound[0].reason.contains("https://a/1"));
-        assert_eq!(judge_caa("shoes.example", &[caa(0, "issue", ";")], &[]), [], "the CA is not known");
     }
 }

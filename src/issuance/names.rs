@@ -1,9 +1,11 @@
 //! The names that are to have a certificate, and what each is served with now.
 
+use std::collections::HashMap;
+
 use crate::account::{AccountId, ServerName};
 use crate::issuance::schedule::Present;
-use crate::snapshot::Snapshot;
-use crate::tls::{CertificateFault, Origin};
+use crate::snapshot::{Route, Snapshot};
+use crate::tls::Origin;
 
 /// A name that is to have a certificate.
 #[derive(Clone, Debug)]
@@ -13,6 +15,30 @@ pub(super) struct Listed {
     pub(super) account: Option<AccountId>,
     /// Its place among the names of its account.
     pub(super) rank: usize,
+}
+
+/// The names of one revision of the configuration.
+#[derive(Default)]
+pub(super) struct Names {
+    pub(super) revision: u64,
+    pub(super) listed: Vec<Listed>,
+    places: HashMap<ServerName, usize>,
+}
+
+// === impl Names ===
+
+impl Names {
+    /// The names of this configuration.
+    pub(super) fn of(snapshot: &Snapshot) -> Self {
+        let listed = listed(snapshot);
+        let places = listed.iter().enumerate().map(|(at, listed)| (listed.name.clone(), at)).collect();
+        Self { revision: snapshot.revision, listed, places }
+    }
+
+    /// What is written of a name.
+    pub(super) fn get(&self, name: &ServerName) -> Option<&Listed> {
+        self.listed.get(*self.places.get(name)?)
+    }
 }
 
 /// The host's domain and the names of every active account.
@@ -28,17 +54,26 @@ pub(super) fn listed(snapshot: &Snapshot) -> Vec<Listed> {
     std::iter::once(host).chain(names).collect()
 }
 
-/// What a name is served with.
-pub(super) fn present(snapshot: &Snapshot, name: &ServerName) -> Present {
-    match snapshot.certificates.state(name) {
-        Some(state) => match (state.fault, state.origin) {
-            // It begins to be valid by itself.
-            (None | Some(CertificateFault::NotYetValid), Origin::Issued) => {
-                Present::Issued { not_before: state.not_before, not_after: state.not_after }
-            }
-            (None, _) => Present::Operators,
-            (Some(_), _) => Present::Nothing,
-        },
-        None => Present::Nothing,
+/// Whether a name is to have a certificate.
+pub(super) fn is_listed(snapshot: &Snapshot, name: &ServerName) -> bool {
+    match snapshot.route(name.as_str()) {
+        Some(Route::Host) => true,
+        Some(Route::Tenant(tenant)) => tenant.config.active,
+        None => false,
+    }
+}
+
+/// What a name is served with. What is wrong with a folder that does not serve it counts for nothing here: a new
+/// certificate would not mend it.
+pub(super) fn present(snapshot: &Snapshot, name: &ServerName, now_ms: i64) -> Present {
+    let standing = snapshot.certificates.standing(name);
+    match (standing.serving, standing.issued) {
+        (Some(Origin::Issued), Some((not_before, not_after))) => Present::Issued { not_before, not_after },
+        (Some(_), _) => Present::Operators,
+        // It begins to be valid by itself.
+        (None, Some((not_before, not_after))) if not_before > now_ms / 1_000 => {
+            Present::Issued { not_before, not_after }
+        }
+        (None, _) => Present::Nothing,
     }
 }

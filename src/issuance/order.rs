@@ -1,5 +1,6 @@
 //! One order at a CA: from a name and a key to a chain (RFC 8555, 7.4).
 
+use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,7 +11,10 @@ use instant_acme::{
 use rcgen::{CertificateParams, CustomExtension, DistinguishedName, KeyPair, PKCS_RSA_SHA256, RsaKeySize};
 
 use crate::account::ServerName;
+use crate::issuance::budget::Kind;
+use crate::issuance::state::Proof;
 use crate::issuance::store::KeyKind;
+use crate::issuance::transport::made;
 use crate::issuance::trouble::{Trouble, kind};
 use crate::tls::{Challenges, Credential, Offered};
 
@@ -25,12 +29,14 @@ pub(super) struct Request<'a> {
     pub(super) name: &'a ServerName,
     pub(super) key: &'a KeyPair,
     pub(super) profile: Option<&'a str>,
+    /// What the order is for, if it is not told what it replaces.
+    pub(super) kind: Kind,
     /// The certificate that the new one takes the place of (RFC 9773, 5).
     pub(super) replaces: Option<CertificateIdentifier<'static>>,
     /// An order that was begun before.
     pub(super) begun: Option<&'a str>,
     /// The challenge that is tried, if the CA offers it.
-    pub(super) challenge: ChallengeType,
+    pub(super) proof: Proof,
     pub(super) challenges: &'a Arc<Challenges>,
 }
 
@@ -38,8 +44,17 @@ pub(super) struct Request<'a> {
 pub(super) struct Obtained {
     /// PEM, leaf first.
     pub(super) chain: String,
-    /// Whether the CA took it as the renewal that it was told of.
-    pub(super) replaced: bool,
+    /// How the name was proved; `None` = it was proved before.
+    pub(super) proof: Option<Proof>,
+}
+
+/// Writes down how an order goes, before it goes on.
+pub(super) trait Clerk: Sync {
+    /// An order of this kind is about to be sent: durable when it returns.
+    fn pay(&self, kind: Kind) -> impl Future<Output = Result<(), Trouble>> + Send;
+
+    /// The order has this URL: durable when it returns. Nothing more is asked of the CA before.
+    fn remember(&self, url: &str) -> impl Future<Output = Result<(), Trouble>> + Send;
 }
 
 /// A new key.
@@ -50,22 +65,21 @@ pub(super) fn new_key(kind: KeyKind) -> Result<KeyPair, rcgen::Error> {
     }
 }
 
-/// Orders a certificate. `remember` keeps the order's URL; nothing is asked of the CA before it has.
-pub(super) async fn obtain(
-    request: Request<'_>,
-    remember: impl AsyncFnOnce(&str) -> Result<(), Trouble>,
-) -> Result<Obtained, Trouble> {
-    let (mut order, replaced) = match request.begun {
-        Some(url) => (resumed(request.account, url).await?, false),
+/// Orders a certificate.
+pub(super) async fn obtain(request: Request<'_>, clerk: &impl Clerk) -> Result<Obtained, Trouble> {
+    let mut order = match request.begun {
+        Some(url) => resumed(request.account, url).await?,
         None => {
-            let (order, replaced) = new_order(&request).await?;
-            remember(order.url()).await?;
-            (order, replaced)
+            let order = new_order(&request, clerk).await?;
+            clerk.remember(order.url()).await?;
+            order
         }
     };
+    let mut proof = None;
     let retries = RetryPolicy::new().initial_delay(FIRST_LOOK).backoff(1.6).timeout(PATIENCE);
     if order.state().status == OrderStatus::Pending {
-        let _answered_until_validated = authorise(&mut order, &request).await?;
+        let answered_until_validated = authorise(&mut order, &request).await?;
+        proof = answered_until_validated.first().map(|(proof, _)| *proof);
         match order.poll_ready(&retries).await {
             Ok(OrderStatus::Invalid) => return Err(why_invalid(&mut order).await),
             Ok(_) => {}
@@ -80,7 +94,7 @@ pub(super) async fn obtain(
         order.finalize_csr(&signing_request(&request)?).await.map_err(|error| Trouble::of(&error))?;
     }
     let chain = order.poll_certificate(&retries).await.map_err(|error| Trouble::of(&error))?;
-    Ok(Obtained { chain, replaced })
+    Ok(Obtained { chain, proof })
 }
 
 /// An order that was begun before, if something can still come of it.
@@ -92,7 +106,7 @@ async fn resumed(account: &Account, url: &str) -> Result<Order, Trouble> {
     if order.state().status == OrderStatus::Invalid { Err(Trouble::Lost) } else { Ok(order) }
 }
 
-async fn new_order(request: &Request<'_>) -> Result<(Order, bool), Trouble> {
+async fn new_order(request: &Request<'_>, clerk: &impl Clerk) -> Result<Order, Trouble> {
     let identifiers = [Identifier::Dns(request.name.as_str().to_owned())];
     let plain = || {
         let order = NewOrder::new(&identifiers);
@@ -102,16 +116,27 @@ async fn new_order(request: &Request<'_>) -> Result<(Order, bool), Trouble> {
         }
     };
     if let Some(replaces) = &request.replaces {
+        // The account may have been made in this conversation.
+        let _of_before = made();
+        clerk.pay(Kind::Replacement).await?;
         match request.account.new_order(&plain().replaces(replaces.clone())).await {
-            Ok(order) => return Ok((order, true)),
+            Ok(order) => return Ok(order),
             Err(error @ Error::Api(_)) if !is_about_replacing(&error) => return Err(Trouble::of(&error)),
             // The CA does not know the certificate, or has it replaced already: then it is an order like any other.
             Err(Error::Api(_) | Error::Unsupported(_)) => {}
-            Err(error) => return Err(Trouble::of(&error)),
+            // It made the order, and does not say again what it replaces, as it should (RFC 9773, 5): the library throws
+            // such an order away. It is a good one all the same, but for the limits.
+            Err(error) => match made() {
+                Some(url) => {
+                    clerk.pay(request.kind).await?;
+                    return request.account.order(url).await.map_err(|error| Trouble::of(&error));
+                }
+                None => return Err(Trouble::of(&error)),
+            },
         }
     }
-    let order = request.account.new_order(&plain()).await.map_err(|error| Trouble::of(&error))?;
-    Ok((order, false))
+    clerk.pay(request.kind).await?;
+    request.account.new_order(&plain()).await.map_err(|error| Trouble::of(&error))
 }
 
 /// RFC 9773, 5 and 7.4; other CAs than Let's Encrypt say it in their own words.
@@ -125,7 +150,7 @@ fn is_about_replacing(error: &Error) -> bool {
 
 /// Answers the challenges of all authorisations that are open, and tells the CA to look. The answers stand as long as
 /// the result lives.
-async fn authorise(order: &mut Order, request: &Request<'_>) -> Result<Vec<Offered>, Trouble> {
+async fn authorise(order: &mut Order, request: &Request<'_>) -> Result<Vec<(Proof, Offered)>, Trouble> {
     let mut offered = Vec::new();
     let mut authorizations = order.authorizations();
     while let Some(authorization) = authorizations.next().await {
@@ -140,13 +165,16 @@ async fn authorise(order: &mut Order, request: &Request<'_>) -> Result<Vec<Offer
     Ok(offered)
 }
 
-async fn answer(mut authorization: AuthorizationHandle<'_>, request: &Request<'_>) -> Result<Offered, Trouble> {
-    let offers = |wanted: &ChallengeType| authorization.challenges.iter().any(|challenge| challenge.r#type == *wanted);
-    let wanted = [request.challenge.clone(), ChallengeType::Http01, ChallengeType::TlsAlpn01];
-    let Some(wanted) = wanted.into_iter().find(offers) else {
+async fn answer(
+    mut authorization: AuthorizationHandle<'_>,
+    request: &Request<'_>,
+) -> Result<(Proof, Offered), Trouble> {
+    let offers =
+        |proof: &Proof| authorization.challenges.iter().any(|challenge| challenge.r#type == challenge_type(*proof));
+    let Some(proof) = [request.proof, Proof::Http01, Proof::TlsAlpn01].into_iter().find(offers) else {
         return Err(Trouble::Refused("it offers neither http-01 nor tls-alpn-01".to_owned()));
     };
-    let Some(mut challenge) = authorization.challenge(wanted) else {
+    let Some(mut challenge) = authorization.challenge(challenge_type(proof)) else {
         return Err(Trouble::Refused("it took back a challenge".to_owned()));
     };
     let authorisation = challenge.key_authorization();
@@ -163,7 +191,14 @@ async fn answer(mut authorization: AuthorizationHandle<'_>, request: &Request<'_
             other => Trouble::of(other),
         })?;
     }
-    Ok(offered)
+    Ok((proof, offered))
+}
+
+fn challenge_type(proof: Proof) -> ChallengeType {
+    match proof {
+        Proof::Http01 => ChallengeType::Http01,
+        Proof::TlsAlpn01 => ChallengeType::TlsAlpn01,
+    }
 }
 
 /// The certificate with which a handshake for `acme-tls/1` is answered (RFC 8737, 3).

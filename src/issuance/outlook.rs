@@ -12,7 +12,7 @@ use std::sync::Arc;
 use crate::account::ServerName;
 use crate::config::{AcmeAccount, AcmeConfig};
 use crate::issuance::budget::{Budgets, Kind, Limit, registered_domain};
-use crate::issuance::schedule::{Next, Subject, all_full_until, choose, next};
+use crate::issuance::schedule::{Goal, Load, Next, Subject, all_full_until, choose, kind_at, next};
 
 /// Questions to [`choose`] for each first order, on average. Only accounts whose limits fill up in turn need more than a
 /// few; what is not foreseen by then is told without a time.
@@ -101,7 +101,7 @@ pub(super) fn foresee<'a>(
                 play.later.push(Reverse((at_ms.max(now_ms), index)));
                 Some(Outlook { at_ms: None, wait: None, before: 0 })
             }
-            Next::Order { at_ms, kind } => Some(alone(subject, at_ms.max(now_ms), kind, config, budgets)),
+            Next::Order { at_ms, .. } => Some(alone(subject, at_ms.max(now_ms), config, budgets)),
         };
         play.outlooks.push(outlook);
     }
@@ -110,25 +110,23 @@ pub(super) fn foresee<'a>(
 }
 
 /// An order that no other one keeps waiting.
-fn alone<'a>(subject: &Subject<'a>, at_ms: i64, kind: Kind, config: &AcmeConfig, budgets: &Budgets) -> Outlook<'a> {
+fn alone<'a>(subject: &Subject<'a>, at_ms: i64, config: &AcmeConfig, budgets: &Budgets) -> Outlook<'a> {
     let told = |at_ms: i64, wait| Outlook { at_ms: Some(at_ms).filter(|at| *at < i64::MAX), wait, before: 0 };
-    match choose(subject, kind, config, budgets, at_ms) {
+    match choose(subject, config, budgets, &Load::default(), at_ms) {
         Ok(_) => told(at_ms, None),
-        Err(until_ms) => told(until_ms, wait(subject, kind, config, budgets, at_ms, until_ms)),
+        Err(until_ms) => told(until_ms, wait(subject, config, budgets, at_ms, until_ms)),
     }
 }
 
 /// The limit that [`choose`] meant by this time.
 fn wait<'a>(
     subject: &Subject<'a>,
-    kind: Kind,
     config: &AcmeConfig,
     budgets: &Budgets,
     now_ms: i64,
     until_ms: i64,
 ) -> Option<Wait<'a>> {
-    let kinds = [Kind::Replacement, kind, if kind == Kind::New { kind } else { Kind::Renewal }];
-    let asked = config.accounts.iter().flat_map(|account| kinds.map(|kind| (account, kind)));
+    let asked = config.accounts.iter().map(|account| (account, kind_at(subject, account)));
     let bounds = asked.map(|(account, kind)| (account, budgets.bound(account, subject.name.as_str(), kind, now_ms)));
     let (account, bound) = bounds.into_iter().find(|(_, bound)| bound.until_ms == until_ms)?;
     Some(Wait { until_ms, account: account.clone(), limit: bound.limit, subject: bound.subject })
@@ -181,7 +179,7 @@ impl<'a> Play<'_, 'a> {
             return;
         }
         let Some(outlook) = self.outlooks.get_mut(index).and_then(Option::as_mut) else { return };
-        match choose(subject, Kind::New, self.config, &self.budgets, now_ms) {
+        match choose(subject, self.config, &self.budgets, &Load::default(), now_ms) {
             Ok(start) => {
                 outlook.at_ms = Some(now_ms);
                 outlook.before = self.begun;
@@ -191,7 +189,7 @@ impl<'a> Play<'_, 'a> {
                     let account = start.account.clone();
                     outlook.wait = Some(Wait { until_ms: now_ms, account, limit, subject: "" });
                 }
-                if !start.resumes {
+                if start.goal == Goal::Fresh {
                     self.budgets.take(&start.account, start.name.as_str(), start.kind, now_ms);
                     // Nobody writes them down.
                     self.budgets.take_changed(now_ms);
@@ -200,7 +198,7 @@ impl<'a> Play<'_, 'a> {
             }
             Err(i64::MAX) => self.let_go(domain),
             Err(until_ms) => {
-                outlook.wait = wait(subject, Kind::New, self.config, &self.budgets, now_ms, until_ms);
+                outlook.wait = wait(subject, self.config, &self.budgets, now_ms, until_ms);
                 if outlook.wait.as_ref().is_some_and(|wait| wait.limit == Limit::Domain) {
                     self.behind.entry(domain).or_insert_with(|| Behind { first: index, others: BinaryHeap::new() });
                 }

@@ -1,23 +1,24 @@
 //! What to do next, for all names together. Pure: states, budgets and the time are arguments.
 //!
-//! Renewals go before first orders, the nearest end first; among first orders each account of ours has its turn, so that
-//! one with 5,000 names does not keep another's single name waiting.
+//! Here is what one name waits for, and at which account it is ordered; `survey` puts the names into their order.
 
-use std::cmp::Reverse;
-use std::collections::BinaryHeap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::account::ServerName;
-use crate::config::{AcmeAccount, AcmeConfig};
-use crate::issuance::budget::{Budgets, Kind};
+use crate::config::{AcmeAccount, AcmeConfig, KeyType};
+use crate::issuance::budget::{Budgets, Kind, TROUBLE_MIN, millis};
 use crate::issuance::state::NameState;
 
 /// Of a lifetime, the part after which a certificate is renewed if nobody says otherwise.
 const RENEW_AFTER: (i64, i64) = (2, 3);
 /// Of a lifetime, the part over which renewals are spread before that.
 const SPREAD: i64 = 20;
-/// With less of the lifetime left than one such part, a renewal does not wait for the CA that issued it.
+/// With less of the lifetime left than one such part, a renewal waits neither for the CA that issued it nor for the
+/// moment that the CA wishes.
 const HASTE: i64 = 6;
+/// How long an order that was begun waits for its CA while another one is free.
+const ORDER_WAIT: Duration = Duration::from_secs(4 * 60 * 60);
 
 /// A name and all that a decision on it needs.
 #[derive(Clone, Copy)]
@@ -28,7 +29,7 @@ pub(super) struct Subject<'a> {
     /// The certificate it is served with.
     pub(super) present: Present,
     pub(super) state: &'a NameState,
-    /// An order or a look is under way.
+    /// Something is under way.
     pub(super) busy: bool,
 }
 
@@ -54,157 +55,115 @@ pub(super) enum Next {
     Order { at_ms: i64, kind: Kind },
 }
 
-/// What is to be begun now, and when to ask again.
-#[derive(Debug, Default)]
-pub(super) struct Plan {
-    pub(super) orders: Vec<Start>,
-    /// Names whose renewal window is to be asked for.
-    pub(super) looks: Vec<ServerName>,
-    /// When something is due next, if nothing changes before. Unix milliseconds.
-    pub(super) next_ms: Option<i64>,
-}
-
 /// An order to begin.
 #[derive(Clone, Debug)]
 pub(super) struct Start {
     pub(super) name: ServerName,
     pub(super) account: Arc<AcmeAccount>,
+    /// What it costs, if it is told what it replaces; of `Goal::Fresh` only.
     pub(super) kind: Kind,
-    /// It goes on with an order that was begun before, which costs nothing more.
-    pub(super) resumes: bool,
+    pub(super) goal: Goal,
 }
 
-/// How many may be begun.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Slots {
-    pub(super) orders: usize,
-    pub(super) looks: usize,
+/// What is to come of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Goal {
+    /// A certificate.
+    Fresh,
+    /// The one that is in the making.
+    Resume,
+    /// Only that clients see the one that is there.
+    Show,
 }
 
-/// A due order in its place; the greatest goes first.
-#[derive(PartialEq, Eq, PartialOrd, Ord)]
-struct Urgency<'a>(Reverse<(Class, i64, &'a ServerName)>, usize);
-
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-enum Class {
-    /// A person said so.
-    Asked,
-    /// By the end of the certificate.
-    Renewal,
-    /// By the rank among the account's names.
-    New,
+/// What is under way.
+#[derive(Debug, Default)]
+pub(super) struct Load {
+    /// Orders, by the name of their account.
+    pub(super) orders: Vec<Box<str>>,
+    /// Questions after renewal windows.
+    pub(super) windows: usize,
+    /// Questions after names' DNS.
+    pub(super) look_ups: usize,
 }
 
 /// What a name waits for, whatever the budgets allow.
 pub(super) fn next(subject: &Subject<'_>, config: &AcmeConfig, now_ms: i64) -> Next {
     let state = subject.state;
-    if state.forced {
-        let kind = if subject.present == Present::Nothing { Kind::New } else { kind(subject) };
-        return Next::Order { at_ms: state.not_before_ms, kind };
-    }
+    let waits = state.waits_until(config.retry_max, now_ms);
+    let rests = state.rests_until(config.reissue_min, now_ms).max(waits);
+    let kind = kind(subject);
     match subject.present {
+        _ if state.forced => Next::Order { at_ms: waits, kind },
         Present::Operators => Next::Operator,
+        _ if state.order.is_some() || state.unseen => Next::Order { at_ms: waits, kind },
         Present::Nothing if config.on_demand && !state.asked && state.issued_by.is_none() => Next::Visitor,
-        Present::Nothing if state.issued_by.is_some() => {
-            Next::Order { at_ms: state.not_before_ms, kind: Kind::Renewal }
-        }
-        Present::Nothing => Next::Order { at_ms: state.not_before_ms, kind: Kind::New },
-        Present::Issued { not_before, not_after } => {
-            let at = renew_at(subject.name, not_before, not_after, config);
-            let told = state.renewal.as_ref().filter(|renewal| renewal.of == not_after && renewal.offered);
-            let told = told.map(|renewal| renewal.at_ms);
-            let at_ms = match (told, config.renew_before) {
-                (Some(told), None) => told,
-                (Some(told), Some(_)) => told.min(at),
-                (None, _) => at,
-            };
-            Next::Order { at_ms: clamp(at_ms, now_ms).max(state.not_before_ms), kind: kind(subject) }
+        Present::Nothing => Next::Order { at_ms: rests, kind },
+        Present::Issued { .. } => {
+            let at = renewal_at(subject, config).unwrap_or(i64::MAX);
+            Next::Order { at_ms: clamp(at, now_ms).max(rests), kind }
         }
     }
 }
 
-/// Decides what is begun now. What is begun is taken out of the budgets.
-pub(super) fn plan<'a>(
-    subjects: impl Iterator<Item = Subject<'a>>,
+/// The account at which a name that is due is ordered, or when there will be one.
+pub(super) fn choose(
+    subject: &Subject<'_>,
     config: &AcmeConfig,
-    budgets: &mut Budgets,
-    slots: Slots,
+    budgets: &Budgets,
+    load: &Load,
     now_ms: i64,
-) -> Plan {
-    let mut plan = Plan::default();
-    let mut due = Vec::new();
-    let mut subjects_due = Vec::new();
-    for subject in subjects.filter(|subject| !subject.busy) {
-        let wait = look_at(&subject, now_ms);
-        match wait {
-            Some(at) if at > now_ms => plan.wake(at),
-            Some(_) if plan.looks.len() < slots.looks => plan.looks.push(subject.name.clone()),
-            _ => {}
-        }
-        match next(&subject, config, now_ms) {
-            Next::Order { at_ms, kind } if at_ms <= now_ms => {
-                due.push(Urgency(Reverse(urgency(&subject, kind)), subjects_due.len()));
-                subjects_due.push((subject, kind));
-            }
-            Next::Order { at_ms, .. } => plan.wake(at_ms),
-            Next::Operator | Next::Visitor => {}
-        }
+) -> Result<Start, i64> {
+    let (state, name) = (subject.state, subject.name);
+    let start =
+        |account: &Arc<AcmeAccount>, kind, goal| Start { name: name.clone(), account: account.clone(), kind, goal };
+    let issuer = issuer(state, config);
+    if shows(subject, config, now_ms)
+        && let Some(account) = issuer.or(config.accounts.first())
+    {
+        return Ok(start(account, Kind::Renewal, Goal::Show));
     }
-    let mut due = BinaryHeap::from(due);
-    while let Some(Urgency(Reverse((class, ..)), index)) = due.pop() {
-        if plan.orders.len() >= slots.orders {
-            break;
+    let mut soonest = i64::MAX;
+    if let Some((account, ready)) = resumes(subject, config, budgets, now_ms) {
+        let ready = ready.max(load.free_at(account, budgets, now_ms));
+        if ready <= now_ms {
+            return Ok(start(account, Kind::Renewal, Goal::Resume));
         }
-        if class == Class::New
-            && let Some(at) = all_full_until(config, budgets, now_ms)
-        {
-            plan.wake(at);
-            break;
+        let (begun_ms, part) = state.order.as_ref().map_or((now_ms, false), |order| (order.begun_ms, order.part));
+        // The first of two keys is served already: the other one has time.
+        if part && subject.present != Present::Nothing {
+            return Err(ready);
         }
-        let Some((subject, kind)) = subjects_due.get(index) else { continue };
-        match choose(subject, *kind, config, budgets, now_ms) {
-            Ok(start) => {
-                if !start.resumes {
-                    budgets.take(&start.account, start.name.as_str(), start.kind, now_ms);
-                }
-                // A look at the old certificate's window is of no use now.
-                plan.looks.retain(|name| *name != start.name);
-                plan.orders.push(start);
-            }
-            Err(at) => plan.wake(at),
+        let gives_up = begun_ms.min(now_ms).saturating_add(millis(ORDER_WAIT));
+        if !presses(subject.present, ready) && gives_up > now_ms {
+            return Err(if config.accounts.len() > 1 { ready.min(gives_up) } else { ready });
         }
+        soonest = ready;
     }
-    plan
-}
-
-/// When the renewal window of a name's certificate is to be asked for; `None` = never.
-fn look_at(subject: &Subject<'_>, now_ms: i64) -> Option<i64> {
-    let Present::Issued { not_after, .. } = subject.present else { return None };
-    let renewal = subject.state.renewal.as_ref().filter(|renewal| renewal.of == not_after);
-    Some(renewal.map_or(now_ms, |renewal| renewal.look_ms))
-}
-
-/// What kind of order replaces the certificate that is there.
-fn kind(subject: &Subject<'_>) -> Kind {
-    let Present::Issued { not_after, .. } = subject.present else { return Kind::New };
-    match &subject.state.renewal {
-        Some(renewal) if renewal.of == not_after && renewal.offered => Kind::Replacement,
-        _ => Kind::Renewal,
-    }
-}
-
-fn urgency<'a>(subject: &Subject<'a>, kind: Kind) -> (Class, i64, &'a ServerName) {
-    let rank = i64::try_from(subject.rank).unwrap_or(i64::MAX);
-    let (class, by) = match subject.present {
-        _ if subject.state.forced => (Class::Asked, rank),
-        Present::Issued { not_after, .. } => (Class::Renewal, not_after),
-        // It has expired: nothing is nearer to its end.
-        _ if kind == Kind::Renewal => (Class::Renewal, i64::MIN.saturating_add(rank)),
-        // A visitor waits.
-        _ if subject.state.asked => (Class::New, -1),
-        _ => (Class::New, rank),
+    let ready_at = |account: &AcmeAccount, kind| {
+        let ready = budgets.ready_at(account, name.as_str(), kind, now_ms);
+        ready.max(load.free_at(account, budgets, now_ms))
     };
-    (class, by, subject.name)
+    if let Some(account) = issuer {
+        let kind = kind_at(subject, account);
+        let ready = ready_at(account, kind);
+        if ready <= now_ms {
+            return Ok(start(account, kind, Goal::Fresh));
+        }
+        soonest = soonest.min(ready);
+        if !presses(subject.present, ready) {
+            return Err(soonest);
+        }
+    }
+    for account in config.accounts.iter().filter(|account| issuer.is_none_or(|issuer| issuer.name != account.name)) {
+        let kind = kind_at(subject, account);
+        let ready = ready_at(account, kind);
+        if ready <= now_ms {
+            return Ok(start(account, kind, Goal::Fresh));
+        }
+        soonest = soonest.min(ready);
+    }
+    Err(soonest)
 }
 
 /// Until when no account takes first orders; `None` = one does.
@@ -213,61 +172,116 @@ pub(super) fn all_full_until(config: &AcmeConfig, budgets: &Budgets, now_ms: i64
     (ready > now_ms).then_some(ready)
 }
 
-/// The account at which a name is ordered, or when there will be one.
-pub(super) fn choose(
+/// The account that issued a name's certificate, as far as it is still in the configuration, at the same CA.
+pub(super) fn issuer<'a>(state: &NameState, config: &'a AcmeConfig) -> Option<&'a Arc<AcmeAccount>> {
+    let (by, at) = (state.issued_by.as_deref()?, state.issued_in.as_deref()?);
+    config.accounts.iter().find(|account| account.name == by && account.directory == at)
+}
+
+/// The account with which an order that was begun goes on, and when it can; `None` = there is none to go on with.
+fn resumes<'a>(
     subject: &Subject<'_>,
-    kind: Kind,
-    config: &AcmeConfig,
+    config: &'a AcmeConfig,
     budgets: &Budgets,
     now_ms: i64,
-) -> Result<Start, i64> {
-    let (state, name) = (subject.state, subject.name);
-    let named = |wanted: &str| config.accounts.iter().find(|account| account.name == wanted);
-    let start = |account: &Arc<AcmeAccount>, kind, resumes| Start {
-        name: name.clone(),
-        account: account.clone(),
-        kind,
-        resumes,
-    };
-    if let Some(account) = state.order.as_ref().and_then(|order| named(&order.account)) {
-        let ready = budgets.account_ready_at(account, Kind::Replacement, now_ms);
-        return if ready <= now_ms { Ok(start(account, kind, true)) } else { Err(ready) };
+) -> Option<(&'a Arc<AcmeAccount>, i64)> {
+    let order = subject.state.order.as_ref()?;
+    let at = |account: &&Arc<AcmeAccount>| *account.name == *order.account && *account.directory == *order.directory;
+    let account = config.accounts.iter().find(at)?;
+    let name = subject.name.as_str();
+    if !order.url.is_empty() {
+        return Some((account, budgets.free_at(account, name, now_ms)));
     }
-    let issuer = state.issued_by.as_deref().and_then(named);
-    let mut soonest = i64::MAX;
-    if let Some(account) = issuer {
-        soonest = budgets.ready_at(account, name.as_str(), kind, now_ms);
-        if soonest <= now_ms {
-            return Ok(start(account, kind, false));
-        }
-        if !presses(subject.present, soonest) {
-            return Err(soonest);
-        }
+    // The first of two keys is as old as the certificate that it is served with: both are due again.
+    if renewal_at(subject, config).is_some_and(|at| at <= now_ms) {
+        return None;
     }
-    // To another account it is the first order of this name.
-    for account in config.accounts.iter().filter(|account| issuer.is_none_or(|issuer| issuer.name != account.name)) {
-        let kind = if kind == Kind::New { kind } else { Kind::Renewal };
-        let ready = budgets.ready_at(account, name.as_str(), kind, now_ms);
-        if ready <= now_ms {
-            return Ok(start(account, kind, false));
+    // All that is left to do without the CA is to publish.
+    let ready =
+        if config.key_type == KeyType::Both { budgets.ready_at(account, name, Kind::Renewal, now_ms) } else { now_ms };
+    Some((account, ready))
+}
+
+/// Whether there is a certificate that only has to be seen by clients.
+fn shows(subject: &Subject<'_>, config: &AcmeConfig, now_ms: i64) -> bool {
+    let state = subject.state;
+    state.unseen
+        && !state.forced
+        && state.order.is_none()
+        && match subject.present {
+            Present::Nothing => state.rests_until(config.reissue_min, now_ms) > now_ms,
+            Present::Issued { .. } => renewal_at(subject, config).is_none_or(|at| at > now_ms),
+            Present::Operators => true,
         }
-        soonest = soonest.min(ready);
+}
+
+/// What kind of order a name waits for, as its owner sees it.
+fn kind(subject: &Subject<'_>) -> Kind {
+    match subject.present {
+        Present::Nothing | Present::Operators if subject.state.issued_by.is_none() => Kind::New,
+        Present::Issued { not_after, .. } if is_wanted_back(subject.state, not_after) => Kind::Replacement,
+        _ => Kind::Renewal,
     }
-    Err(soonest)
+}
+
+/// What kind of order it is at this account: only the CA that issued the certificate knows it.
+pub(super) fn kind_at(subject: &Subject<'_>, account: &AcmeAccount) -> Kind {
+    let state = subject.state;
+    if state.issued_in.as_deref() != Some(account.directory.as_str()) {
+        return Kind::New;
+    }
+    match subject.present {
+        Present::Issued { not_after, .. }
+            if is_wanted_back(state, not_after) && state.issued_by.as_deref() == Some(account.name.as_str()) =>
+        {
+            Kind::Replacement
+        }
+        _ => Kind::Renewal,
+    }
+}
+
+/// Whether the CA said when it wants this certificate replaced.
+fn is_wanted_back(state: &NameState, not_after: i64) -> bool {
+    state.renewal.as_ref().is_some_and(|renewal| renewal.of == not_after && renewal.offered)
+}
+
+/// Whether a certificate is of a CA that is not in the configuration any more, as one of the CA's staging is later.
+pub(super) fn is_moved(state: &NameState, config: &AcmeConfig) -> bool {
+    let directory = state.issued_in.as_deref();
+    directory.is_some_and(|directory| config.accounts.iter().all(|account| account.directory != directory))
 }
 
 /// Whether a certificate would be near its end by then, or is not there.
 fn presses(present: Present, at_ms: i64) -> bool {
     match present {
-        Present::Issued { not_before, not_after } => {
-            at_ms / 1_000 > not_after.saturating_sub(not_after.saturating_sub(not_before) / HASTE)
-        }
+        Present::Issued { not_before, not_after } => at_ms / 1_000 > last_part(not_before, not_after),
         Present::Nothing | Present::Operators => true,
     }
 }
 
+fn last_part(not_before: i64, not_after: i64) -> i64 {
+    not_after.saturating_sub(not_after.saturating_sub(not_before) / HASTE)
+}
+
+/// When the certificate that a name is served with is renewed. Unix milliseconds.
+fn renewal_at(subject: &Subject<'_>, config: &AcmeConfig) -> Option<i64> {
+    let Present::Issued { not_before, not_after } = subject.present else { return None };
+    if is_moved(subject.state, config) {
+        return Some(0);
+    }
+    let at = usual_at(subject.name, not_before, not_after, config);
+    let told = subject.state.renewal.as_ref().filter(|renewal| renewal.of == not_after && renewal.offered);
+    // A CA that wishes it later than that, or after the end, gets no such wish.
+    let told = told.map(|renewal| renewal.at_ms.min(last_part(not_before, not_after).saturating_mul(1_000)));
+    Some(match (told, config.renew_before) {
+        (Some(told), None) => told,
+        (Some(told), Some(_)) => told.min(at),
+        (None, _) => at,
+    })
+}
+
 /// When a certificate is renewed unless the CA says otherwise. Unix milliseconds.
-fn renew_at(name: &ServerName, not_before: i64, not_after: i64, config: &AcmeConfig) -> i64 {
+pub(super) fn usual_at(name: &ServerName, not_before: i64, not_after: i64, config: &AcmeConfig) -> i64 {
     let lifetime = not_after.saturating_sub(not_before).max(0);
     let (part, of) = RENEW_AFTER;
     let usual = not_before.saturating_add(lifetime / of * part);
@@ -293,10 +307,13 @@ fn clamp(at_ms: i64, now_ms: i64) -> i64 {
     if at_ms < now_ms { now_ms } else { at_ms }
 }
 
-// === impl Plan ===
+// === impl Load ===
 
-impl Plan {
-    fn wake(&mut self, at_ms: i64) {
-        self.next_ms = Some(self.next_ms.map_or(at_ms, |next| next.min(at_ms)));
+impl Load {
+    /// From when on an account may be given another order: one at a CA that did not answer tells whether it does again,
+    /// and the others are not kept waiting for it.
+    fn free_at(&self, account: &AcmeAccount, budgets: &Budgets, now_ms: i64) -> i64 {
+        let tries = budgets.is_in_trouble(&account.name) && self.orders.iter().any(|order| **order == *account.name);
+        if tries { now_ms.saturating_add(millis(TROUBLE_MIN)) } else { now_ms }
     }
 }

@@ -6,13 +6,20 @@ use std::time::Duration;
 use rusqlite::{Connection, Row, params};
 
 use crate::account::ServerName;
-use crate::issuance::budget::{Key, Limit};
+use crate::config::AcmeAccount;
+use crate::issuance::budget::{Key, Limit, millis};
 
 /// What is known of a name. One of which nothing is known is as the default says.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct NameState {
     /// The CA account that issued its certificate last.
     pub(super) issued_by: Option<Box<str>>,
+    /// The directory of the CA that did.
+    pub(super) issued_in: Option<Box<str>>,
+    /// When it did; 0 = never. Unix milliseconds.
+    pub(super) issued_ms: i64,
+    /// It did, but clients are not seen to be served with it.
+    pub(super) unseen: bool,
     /// An order that was begun and has not ended.
     pub(super) order: Option<OpenOrder>,
     /// Failed orders since the last certificate.
@@ -21,6 +28,11 @@ pub(super) struct NameState {
     pub(super) not_before_ms: i64,
     /// Why the last order failed.
     pub(super) error: Option<Box<str>>,
+    /// What served the name then: the last second of its validity, Unix seconds; 0 = nothing. The error says nothing of a
+    /// name that is served with something else since.
+    pub(super) failed_of: i64,
+    /// How the name was proved last.
+    pub(super) proof: Option<Proof>,
     /// What the CA said of the renewal of the certificate.
     pub(super) renewal: Option<Renewal>,
     /// A person asked for a new certificate.
@@ -29,13 +41,26 @@ pub(super) struct NameState {
     pub(super) asked: bool,
 }
 
-/// An order at a CA.
+/// A certificate in the making.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct OpenOrder {
     /// The CA account, by its name.
     pub(super) account: Box<str>,
-    /// The order (RFC 8555, 7.1.3); empty between the two orders of a name that gets two keys.
+    /// The directory of its CA.
+    pub(super) directory: Box<str>,
+    /// The order there (RFC 8555, 7.1.3); empty = there is none open, and `part` is true.
     pub(super) url: Box<str>,
+    /// A chain came and lies in the stage: all that was ordered, or that of the first of two keys.
+    pub(super) part: bool,
+    /// When the order was begun. Unix milliseconds.
+    pub(super) begun_ms: i64,
+}
+
+/// A way to prove that a name is ours (RFC 8555, 8.3, and RFC 8737).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Proof {
+    Http01,
+    TlsAlpn01,
 }
 
 /// What a CA said of the renewal of a certificate (RFC 9773).
@@ -64,8 +89,22 @@ pub(super) struct Kept {
     pub(super) budgets: Vec<(Key, i64)>,
 }
 
+/// Why a file cannot be opened.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum OpenError {
+    /// It is whole, but of a later version of this program.
+    #[error("it has format {0}, and this version reads formats up to {VERSION}")]
+    Newer(i64),
+    /// It is not what it should be.
+    #[error("it is damaged: {0}")]
+    Damaged(rusqlite::Error),
+    /// It cannot be used for reasons that lie outside of it.
+    #[error(transparent)]
+    Unusable(rusqlite::Error),
+}
+
 /// The format that this code writes, kept as SQLite's `user_version`.
-const VERSION: i64 = 1;
+const VERSION: i64 = 2;
 
 const SCHEMA: &str = "
     CREATE TABLE names (
@@ -83,24 +122,78 @@ const SCHEMA: &str = "
         look_ms       INTEGER NOT NULL,
         offered       INTEGER NOT NULL,
         forced        INTEGER NOT NULL,
-        asked         INTEGER NOT NULL
+        asked         INTEGER NOT NULL,
+        issued_in     TEXT,
+        issued_ms     INTEGER NOT NULL,  -- Unix milliseconds, 0 for never
+        unseen        INTEGER NOT NULL,
+        failed_of     INTEGER NOT NULL,  -- Unix seconds, 0 for nothing
+        proof         TEXT,
+        order_part    INTEGER NOT NULL,
+        order_ms      INTEGER NOT NULL,  -- Unix milliseconds
+        order_at      TEXT
     ) WITHOUT ROWID;
     CREATE TABLE budgets (
-        account TEXT    NOT NULL,
+        scope   TEXT    NOT NULL,        -- a CA account's name, or a CA's directory
         what    TEXT    NOT NULL,
         subject TEXT    NOT NULL,
         paid_ms INTEGER NOT NULL,        -- Unix milliseconds
-        PRIMARY KEY (account, what, subject)
+        PRIMARY KEY (scope, what, subject)
     ) WITHOUT ROWID;
-    PRAGMA user_version = 1;
+    PRAGMA user_version = 2;
+";
+
+/// From format 1, which counted certificates by account and did not know which CA issued one, or has an order.
+const FROM_1: &str = "
+    ALTER TABLE names ADD COLUMN issued_in  TEXT;
+    ALTER TABLE names ADD COLUMN issued_ms  INTEGER NOT NULL DEFAULT 0;
+    ALTER TABLE names ADD COLUMN unseen     INTEGER NOT NULL DEFAULT 0;
+    ALTER TABLE names ADD COLUMN failed_of  INTEGER NOT NULL DEFAULT 0;
+    ALTER TABLE names ADD COLUMN proof      TEXT;
+    ALTER TABLE names ADD COLUMN order_part INTEGER NOT NULL DEFAULT 0;
+    ALTER TABLE names ADD COLUMN order_ms   INTEGER NOT NULL DEFAULT 0;
+    ALTER TABLE names ADD COLUMN order_at   TEXT;
+    ALTER TABLE budgets RENAME COLUMN account TO scope;
+    DELETE FROM budgets WHERE what IN ('domain', 'duplicates');
+    PRAGMA user_version = 2;
 ";
 
 // === impl NameState ===
 
 impl NameState {
-    /// A certificate was issued by this account.
-    pub(super) fn issued(&mut self, account: &str) {
-        *self = Self { issued_by: Some(account.into()), ..Self::default() };
+    /// A certificate was issued by this account. What else was known of the name is of the one before; `order` goes on,
+    /// if there is one.
+    pub(super) fn issued(&mut self, account: &AcmeAccount, order: Option<OpenOrder>, now_ms: i64) {
+        *self = Self {
+            issued_by: Some(account.name.as_str().into()),
+            issued_in: Some(account.directory.as_str().into()),
+            issued_ms: now_ms,
+            proof: self.proof,
+            order,
+            ..Self::default()
+        };
+    }
+
+    /// The order that was begun came to nothing. What came of another key is kept.
+    pub(super) fn drop_order(&mut self) {
+        self.order = self.order.take().filter(|order| order.part).map(|order| OpenOrder { url: "".into(), ..order });
+    }
+
+    /// The name is served with something else since the last order failed: it says nothing any more.
+    pub(super) fn forgive(&mut self) {
+        (self.error, self.failures, self.not_before_ms, self.failed_of) = (None, 0, 0, 0);
+    }
+
+    /// Until when nothing is ordered after a failure. A clock that went back must not lock a name out.
+    pub(super) fn waits_until(&self, retry_max: Duration, now_ms: i64) -> i64 {
+        believed(self.not_before_ms, millis(retry_max), now_ms)
+    }
+
+    /// Until when nothing is ordered after a certificate came, whatever asks for another.
+    pub(super) fn rests_until(&self, reissue_min: Duration, now_ms: i64) -> i64 {
+        if self.issued_ms == 0 {
+            return 0;
+        }
+        believed(self.issued_ms.saturating_add(millis(reissue_min)), millis(reissue_min), now_ms)
     }
 
     /// An order failed; the next one waits, longer each time. `share`, from 0 to 1, spreads those that failed together.
@@ -109,9 +202,59 @@ impl NameState {
         // Between four fifths and the whole of it.
         let wait = wait.mul_f64(1.0 - 0.2 * share.clamp(0.0, 1.0));
         self.failures = self.failures.saturating_add(1);
-        self.not_before_ms = now_ms.saturating_add(i64::try_from(wait.as_millis()).unwrap_or(i64::MAX));
+        self.not_before_ms = now_ms.saturating_add(millis(wait));
         self.error = Some(error.into());
-        self.order = None;
+    }
+}
+
+/// A time that can be at most so far away; one that is farther was written by another clock, and is past.
+pub(super) fn believed(at_ms: i64, farthest_ms: i64, now_ms: i64) -> i64 {
+    if at_ms > now_ms.saturating_add(farthest_ms) { 0 } else { at_ms }
+}
+
+// === impl Proof ===
+
+impl Proof {
+    /// The other one.
+    pub(super) fn other(self) -> Self {
+        match self {
+            Self::Http01 => Self::TlsAlpn01,
+            Self::TlsAlpn01 => Self::Http01,
+        }
+    }
+
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Http01 => "http-01",
+            Self::TlsAlpn01 => "tls-alpn-01",
+        }
+    }
+
+    fn parse(text: &str) -> Option<Self> {
+        [Self::Http01, Self::TlsAlpn01].into_iter().find(|proof| proof.as_str() == text)
+    }
+}
+
+// === impl OpenError ===
+
+impl From<rusqlite::Error> for OpenError {
+    /// A full disk, or a file that is another's, is not mended by putting the file aside.
+    fn from(error: rusqlite::Error) -> Self {
+        use rusqlite::ErrorCode as Code;
+        let outside = matches!(
+            error.sqlite_error_code(),
+            Some(
+                Code::CannotOpen
+                    | Code::PermissionDenied
+                    | Code::ReadOnly
+                    | Code::DiskFull
+                    | Code::SystemIoFailure
+                    | Code::DatabaseBusy
+                    | Code::DatabaseLocked
+                    | Code::OutOfMemory
+            )
+        );
+        if outside { Self::Unusable(error) } else { Self::Damaged(error) }
     }
 }
 
@@ -119,17 +262,18 @@ impl NameState {
 
 impl StateFile {
     /// Opens or makes the file and reads all of it.
-    pub(super) fn open(path: &Path) -> rusqlite::Result<(Self, Kept)> {
+    pub(super) fn open(path: &Path) -> Result<(Self, Kept), OpenError> {
         let connection = Connection::open(path)?;
         connection.pragma_update(None, "journal_mode", "WAL")?;
         connection.pragma_update(None, "synchronous", "FULL")?;
         match connection.pragma_query_value(None, "user_version", |row| row.get::<_, i64>(0))? {
             0 => connection.execute_batch(&format!("BEGIN; {SCHEMA} COMMIT;"))?,
+            1 => connection.execute_batch(&format!("BEGIN; {FROM_1} COMMIT;"))?,
             VERSION => {}
-            newer => return Err(rusqlite::Error::IntegralValueOutOfRange(0, newer)),
+            newer => return Err(OpenError::Newer(newer)),
         }
         let names = connection.prepare("SELECT * FROM names")?.query_map([], read_name)?.collect::<Result<_, _>>()?;
-        let mut select = connection.prepare("SELECT account, what, subject, paid_ms FROM budgets")?;
+        let mut select = connection.prepare("SELECT scope, what, subject, paid_ms FROM budgets")?;
         let cells = select.query_map([], read_cell)?.collect::<Result<Vec<_>, _>>()?;
         drop(select);
         let kept = Kept { names, budgets: cells.into_iter().flatten().collect() };
@@ -155,14 +299,14 @@ impl StateFile {
             }
         }
         for (key, paid) in budgets {
-            let (account, what, subject) = (&*key.account, key.limit.as_str(), &*key.subject);
+            let (scope, what, subject) = (&*key.scope, key.limit.as_str(), &*key.subject);
             match paid {
                 Some(paid) => transaction
                     .prepare_cached("INSERT OR REPLACE INTO budgets VALUES (?1, ?2, ?3, ?4)")?
-                    .execute(params![account, what, subject, paid])?,
+                    .execute(params![scope, what, subject, paid])?,
                 None => transaction
-                    .prepare_cached("DELETE FROM budgets WHERE account = ?1 AND what = ?2 AND subject = ?3")?
-                    .execute(params![account, what, subject])?,
+                    .prepare_cached("DELETE FROM budgets WHERE scope = ?1 AND what = ?2 AND subject = ?3")?
+                    .execute(params![scope, what, subject])?,
             };
         }
         transaction.commit()
@@ -173,7 +317,10 @@ fn write_name(connection: &Connection, name: &ServerName, state: &NameState) -> 
     let none = Renewal { of: 0, offered: false, at_ms: 0, window: (0, 0), look_ms: 0 };
     let renewal = state.renewal.as_ref();
     let mut insert = connection.prepare_cached(
-        "INSERT OR REPLACE INTO names VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15)",
+        "INSERT OR REPLACE INTO names (name, issued_by, order_account, order_url, failures, not_before_ms, error, \
+         renewal_of, renewal_at_ms, window_start, window_end, look_ms, offered, forced, asked, issued_in, issued_ms, \
+         unseen, failed_of, proof, order_part, order_ms, order_at) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, \
+         ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19, ?20, ?21, ?22, ?23)",
     )?;
     insert.execute(params![
         name.as_str(),
@@ -191,6 +338,14 @@ fn write_name(connection: &Connection, name: &ServerName, state: &NameState) -> 
         renewal.unwrap_or(&none).offered,
         state.forced,
         state.asked,
+        state.issued_in.as_deref(),
+        state.issued_ms,
+        state.unseen,
+        state.failed_of,
+        state.proof.map(Proof::as_str),
+        state.order.as_ref().is_some_and(|order| order.part),
+        state.order.as_ref().map_or(0, |order| order.begun_ms),
+        state.order.as_ref().map(|order| &*order.directory),
     ])?;
     Ok(())
 }
@@ -199,8 +354,11 @@ fn read_name(row: &Row<'_>) -> rusqlite::Result<(ServerName, NameState)> {
     let malformed = |_| rusqlite::Error::InvalidColumnType(0, "name".into(), rusqlite::types::Type::Text);
     let text =
         |column: &str| Ok::<_, rusqlite::Error>(row.get::<_, Option<String>>(column)?.map(String::into_boxed_str));
-    let order = match (text("order_account")?, text("order_url")?) {
-        (Some(account), Some(url)) => Some(OpenOrder { account, url }),
+    let order = match (text("order_account")?, text("order_at")?, text("order_url")?) {
+        (Some(account), Some(directory), Some(url)) => {
+            let (part, begun_ms) = (row.get("order_part")?, row.get("order_ms")?);
+            Some(OpenOrder { account, directory, url, part, begun_ms })
+        }
         _ => None,
     };
     let renewal = match row.get::<_, Option<i64>>("renewal_of")? {
@@ -222,15 +380,20 @@ fn read_name(row: &Row<'_>) -> rusqlite::Result<(ServerName, NameState)> {
         renewal,
         forced: row.get("forced")?,
         asked: row.get("asked")?,
+        issued_in: text("issued_in")?,
+        issued_ms: row.get("issued_ms")?,
+        unseen: row.get("unseen")?,
+        failed_of: row.get("failed_of")?,
+        proof: text("proof")?.and_then(|proof| Proof::parse(&proof)),
     };
     Ok((row.get::<_, String>("name")?.parse().map_err(malformed)?, state))
 }
 
 /// A cell; `None` is one of a limit that this version does not know.
 fn read_cell(row: &Row<'_>) -> rusqlite::Result<Option<(Key, i64)>> {
-    let (account, what, subject): (String, String, String) = (row.get(0)?, row.get(1)?, row.get(2)?);
+    let (scope, what, subject): (String, String, String) = (row.get(0)?, row.get(1)?, row.get(2)?);
     let Some(limit) = Limit::parse(&what) else { return Ok(None) };
-    Ok(Some((Key { account: account.into(), limit, subject: subject.into() }, row.get(3)?)))
+    Ok(Some((Key { scope: scope.into(), limit, subject: subject.into() }, row.get(3)?)))
 }
 
 #[cfg(test)]
@@ -241,7 +404,18 @@ mod tests {
     fn full() -> NameState {
         NameState {
             issued_by: Some("default".into()),
-            order: Some(OpenOrder { account: "second".into(), url: "https://ca.example/order/1".into() }),
+            order: Some(OpenOrder {
+                account: "second".into(),
+                directory: "https://ca.example/dir".into(),
+                url: "https://ca.example/order/1".into(),
+                part: true,
+                begun_ms: 11,
+            }),
+            issued_in: Some("https://ca.example/dir".into()),
+            issued_ms: 12,
+            unseen: true,
+            failed_of: 13,
+            proof: Some(Proof::TlsAlpn01),
             failures: 3,
             not_before_ms: 17,
             error: Some("the name leads elsewhere".into()),
@@ -256,7 +430,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("state.sqlite");
         let name = |text: &str| text.parse::<ServerName>().unwrap();
-        let key = Key { account: "default".into(), limit: Limit::Domain, subject: "shop.example".into() };
+        let key = Key { scope: "https://ca.example/dir".into(), limit: Limit::Domain, subject: "shop.example".into() };
         let (mut file, kept) = StateFile::open(&path).unwrap();
         assert!(kept.names.is_empty() && kept.budgets.is_empty());
         let names = [
@@ -280,8 +454,62 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("state.sqlite");
         drop(StateFile::open(&path).unwrap());
-        Connection::open(&path).unwrap().pragma_update(None, "user_version", 2).unwrap();
-        assert!(StateFile::open(&path).is_err());
+        Connection::open(&path).unwrap().pragma_update(None, "user_version", 3).unwrap();
+        assert!(matches!(StateFile::open(&path), Err(OpenError::Newer(3))));
+    }
+
+    #[test]
+    fn damage_is_told_from_what_lies_outside() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("state.sqlite");
+        std::fs::write(&path, "this was a database once, and is none any more; it is long enough to be one").unwrap();
+        assert!(matches!(StateFile::open(&path), Err(OpenError::Damaged(_))));
+        std::fs::remove_file(&path).unwrap();
+        drop(StateFile::open(&path).unwrap());
+        Connection::open(&path).unwrap().execute_batch("DROP TABLE budgets").unwrap();
+        assert!(matches!(StateFile::open(&path), Err(OpenError::Damaged(_))));
+        std::fs::remove_file(&path).unwrap();
+        std::fs::create_dir(&path).unwrap();
+        assert!(matches!(StateFile::open(&path), Err(OpenError::Unusable(_))));
+    }
+
+    #[test]
+    fn the_first_format_is_taken_up() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("state.sqlite");
+        let old = Connection::open(&path).unwrap();
+        old.execute_batch(
+            "CREATE TABLE names (name TEXT NOT NULL PRIMARY KEY, issued_by TEXT, order_account TEXT, order_url TEXT,
+                failures INTEGER NOT NULL, not_before_ms INTEGER NOT NULL, error TEXT, renewal_of INTEGER,
+                renewal_at_ms INTEGER NOT NULL, window_start INTEGER NOT NULL, window_end INTEGER NOT NULL,
+                look_ms INTEGER NOT NULL, offered INTEGER NOT NULL, forced INTEGER NOT NULL, asked INTEGER NOT NULL
+             ) WITHOUT ROWID;
+             CREATE TABLE budgets (account TEXT NOT NULL, what TEXT NOT NULL, subject TEXT NOT NULL,
+                paid_ms INTEGER NOT NULL, PRIMARY KEY (account, what, subject)) WITHOUT ROWID;
+             INSERT INTO names VALUES ('a.example', 'default', 'default', 'https://ca.example/order/1', 2, 7, 'why',
+                NULL, 0, 0, 0, 0, 0, 0, 1);
+             INSERT INTO budgets VALUES ('default', 'new_orders', '', 9), ('default', 'duplicates', 'a.example', 9);
+             PRAGMA user_version = 1;",
+        )
+        .unwrap();
+        drop(old);
+        let kept = StateFile::open(&path).unwrap().1;
+        let state = &kept.names.first().unwrap().1;
+        assert_eq!((state.issued_by.as_deref(), state.failures, state.asked), (Some("default"), 2, true));
+        assert_eq!(state.order, None, "nobody knows at which CA it is");
+        let scopes: Vec<_> = kept.budgets.iter().map(|(key, _)| (&*key.scope, key.limit)).collect();
+        assert_eq!(scopes, [("default", Limit::NewOrders)]);
+        assert_eq!(StateFile::open(&path).unwrap().1.names, kept.names);
+    }
+
+    #[test]
+    fn a_clock_that_went_back_locks_no_name_out() {
+        let (hour, day) = (Duration::from_secs(3_600), 86_400_000);
+        let state = NameState { not_before_ms: 400 * day, issued_ms: 399 * day, ..NameState::default() };
+        assert_eq!(state.waits_until(hour, 0), 0);
+        assert_eq!(state.rests_until(hour, 0), 0);
+        assert_eq!(state.waits_until(hour, 400 * day - 60_000), 400 * day);
+        assert_eq!(state.rests_until(hour, 399 * day), 399 * day + millis(hour));
     }
 
     #[test]
@@ -294,6 +522,10 @@ mod tests {
             seen.push(state.not_before_ms / 1_000);
         }
         assert_eq!(seen, [60, 120, 240, 480, 600]);
+        state.drop_order();
+        assert_eq!(state.order.as_ref().map(|order| &*order.url), Some(""), "the first of two keys is there");
+        state.order.iter_mut().for_each(|order| order.part = false);
+        state.drop_order();
         assert_eq!(state.order, None);
         state.failed("x", waits, 1.0, 0);
         assert_eq!(state.not_before_ms, 480_000);

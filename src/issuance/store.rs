@@ -59,17 +59,38 @@ impl Store {
         }
     }
 
-    /// Makes a complete stage the certificate that is served. The one before stays beside it, older ones go.
-    pub(super) fn publish(&self, name: &ServerName, stage: &Stage, serial: &str) -> io::Result<()> {
-        let mut files = Vec::new();
-        for file in FILES.into_iter().flatten() {
-            if let Some(text) = stage.read(file)? {
-                files.push((file, text));
+    /// Makes what came the certificate that is served; `serial` is what a chain's folder is called. Of two keys the second
+    /// may come later: until then the one that is live stays beside the first, and the stage is kept. The certificate
+    /// before stays beside it, older ones go. Says whether it was not live already.
+    pub(super) fn publish(
+        &self,
+        name: &ServerName,
+        stage: &Stage,
+        complete: bool,
+        serial: impl Fn(&str) -> String,
+    ) -> io::Result<bool> {
+        let live = Stage { folder: self.dir.join(name.as_str()).join(LIVE) };
+        let (mut files, mut is_live) = (Vec::new(), true);
+        for pair in FILES {
+            let mut from = stage.pair(pair)?;
+            let before = live.pair(pair)?;
+            if from.is_none() && !complete {
+                from.clone_from(&before);
             }
+            is_live &= from == before;
+            files.extend(from.into_iter().flat_map(|texts| pair.into_iter().zip(texts)));
         }
-        let files: Vec<_> = files.iter().map(|(file, text)| (*file, text.as_bytes())).collect();
-        keep(&self.dir, name.as_str(), serial, &files)?;
-        self.abandon(name)
+        let Some((_, chain)) = files.first() else {
+            return Err(io::Error::new(ErrorKind::NotFound, "no certificate came"));
+        };
+        if !is_live {
+            let contents: Vec<_> = files.iter().map(|(file, text)| (*file, text.as_bytes())).collect();
+            keep(&self.dir, name.as_str(), &serial(chain), &contents)?;
+        }
+        if complete {
+            self.abandon(name)?;
+        }
+        Ok(!is_live)
     }
 
     /// The chain that is served under a name, PEM, leaf first.
@@ -99,6 +120,11 @@ impl Stage {
     /// Keeps a chain, durable when it returns.
     pub(super) fn put_chain(&self, kind: KeyKind, pem: &str) -> io::Result<()> {
         self.write(kind.chain_file(), pem)
+    }
+
+    /// A chain and its key, if both are there.
+    fn pair(&self, [chain, key]: [&str; 2]) -> io::Result<Option<[String; 2]>> {
+        Ok(self.read(chain)?.zip(self.read(key)?).map(|(chain, key)| [chain, key]))
     }
 
     fn read(&self, file: &str) -> io::Result<Option<String>> {
@@ -153,7 +179,7 @@ mod tests {
         let stage = store.stage(name).unwrap();
         stage.put_key(KeyKind::Ecdsa, "key").unwrap();
         stage.put_chain(KeyKind::Ecdsa, serial).unwrap();
-        store.publish(name, &stage, serial).unwrap();
+        store.publish(name, &stage, true, str::to_owned).unwrap();
     }
 
     #[test]
@@ -188,11 +214,40 @@ mod tests {
         assert_eq!(stage.key(KeyKind::Rsa).unwrap().as_deref(), Some("key"));
         assert_eq!(stage.chain(KeyKind::Rsa).unwrap(), None);
         stage.put_chain(KeyKind::Rsa, "chain").unwrap();
-        store.publish(&name, &stage, "01").unwrap();
+        store.publish(&name, &stage, true, |_| "01".to_owned()).unwrap();
         assert_eq!(store.live_chain(&name, KeyKind::Rsa).unwrap(), b"chain");
         store.stage(&name).unwrap();
         store.abandon(&name).unwrap();
         store.abandon(&name).unwrap();
         assert!(!dir.path().join("a.example/pending").exists());
+    }
+
+    #[test]
+    fn the_first_of_two_keys_is_served_beside_the_twin_before_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::new(dir.path().to_owned());
+        let name: ServerName = "a.example".parse().unwrap();
+        let publish = |chains: &[(KeyKind, &str)], complete| {
+            let stage = store.stage(&name).unwrap();
+            for (kind, chain) in chains {
+                stage.put_key(*kind, "key").unwrap();
+                stage.put_chain(*kind, chain).unwrap();
+            }
+            store.publish(&name, &stage, complete, str::to_owned).unwrap()
+        };
+        let live = |kind| store.live_chain(&name, kind).ok().map(|chain| String::from_utf8(chain).unwrap());
+        let folder = || fs::read_link(dir.path().join("a.example/live")).unwrap();
+        publish(&[(KeyKind::Ecdsa, "01"), (KeyKind::RsaTwin, "r1")], true);
+        assert!(publish(&[(KeyKind::Ecdsa, "02")], false));
+        assert_eq!((live(KeyKind::Ecdsa).as_deref(), live(KeyKind::RsaTwin).as_deref()), (Some("02"), Some("r1")));
+        // Once more, as after a kill: nothing changes.
+        let before = folder();
+        assert!(!publish(&[], false));
+        assert_eq!(folder(), before);
+        publish(&[(KeyKind::RsaTwin, "r2")], true);
+        assert_eq!((live(KeyKind::Ecdsa).as_deref(), live(KeyKind::RsaTwin).as_deref()), (Some("02"), Some("r2")));
+        assert!(!dir.path().join("a.example/pending").exists());
+        publish(&[(KeyKind::Ecdsa, "03")], true);
+        assert_eq!(live(KeyKind::RsaTwin), None, "no second key is wanted any more");
     }
 }

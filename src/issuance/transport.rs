@@ -1,14 +1,14 @@
 //! The HTTP under ACME: bounded in time and bytes, and it hears `Retry-After`, which the library leaves out of its errors.
 
-use std::cell::Cell;
+use std::cell::RefCell;
 use std::future::Future;
 use std::path::Path;
 use std::pin::Pin;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bytes::{Bytes, BytesMut};
-use http::header::RETRY_AFTER;
-use http::{HeaderMap, Request};
+use http::header::{LOCATION, RETRY_AFTER};
+use http::{HeaderMap, Request, StatusCode};
 use http_body_util::{BodyExt, Collected};
 use instant_acme::{BodyWrapper, BytesResponse, Error, HttpClient};
 use reqwest::{Certificate, Client, redirect};
@@ -23,8 +23,17 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 const ANSWER_BYTES_MAX: usize = 512 * 1024;
 
 tokio::task_local! {
-    /// What the CA said to this task in `Retry-After` when it refused something. Unix milliseconds.
-    static TOLD_TO_WAIT: Cell<Option<i64>>;
+    /// What the CA said to this task.
+    static HEARD: RefCell<Heard>;
+}
+
+/// What a CA says in headers, which the library leaves out of its errors.
+#[derive(Clone, Debug, Default)]
+struct Heard {
+    /// Until when it wants to be left alone, as of the last answer that refused something. Unix milliseconds.
+    told: Option<i64>,
+    /// What it made last (RFC 9110, 15.3.2).
+    made: Option<String>,
 }
 
 /// Speaks to one CA.
@@ -39,12 +48,29 @@ struct TooLarge;
 
 /// Runs a conversation with a CA; beside its result, until when the CA asked to be left alone when it last refused.
 pub(super) async fn hearing<T>(conversation: impl Future<Output = T>) -> (T, Option<i64>) {
-    TOLD_TO_WAIT
-        .scope(Cell::new(None), async {
+    HEARD
+        .scope(RefCell::default(), async {
             let result = conversation.await;
-            (result, TOLD_TO_WAIT.with(Cell::get))
+            (result, HEARD.with(|heard| heard.borrow().told))
         })
         .await
+}
+
+/// Where lies what the CA made last in this conversation. Asked once, it is forgotten.
+pub(super) fn made() -> Option<String> {
+    HEARD.try_with(|heard| heard.borrow_mut().made.take()).ok().flatten()
+}
+
+// === impl Heard ===
+
+impl Heard {
+    fn note(&mut self, status: StatusCode, headers: &HeaderMap) {
+        if status.is_client_error() || status.is_server_error() {
+            self.told = retry_after(headers, now_ms());
+        } else if status == StatusCode::CREATED {
+            self.made = headers.get(LOCATION).and_then(|url| url.to_str().ok()).map(str::to_owned);
+        }
+    }
 }
 
 // === impl Transport ===
@@ -79,6 +105,18 @@ impl Transport {
         }
         builder.build().map(|client| Self { client }).map_err(|error| chain(&error))
     }
+
+    /// Fetches a document that needs no signature, such as the directory.
+    ///
+    /// # Errors
+    /// Why there is none, for a person to read.
+    pub(super) async fn get(&self, url: &str) -> Result<Bytes, String> {
+        let mut response = self.client.get(url).send().await.map_err(|error| chain(&error))?;
+        if !response.status().is_success() {
+            return Err(format!("{url} answers {}", response.status()));
+        }
+        whole(&mut response).await.map_err(|error| chain(&error))
+    }
 }
 
 impl HttpClient for Transport {
@@ -93,16 +131,14 @@ impl HttpClient for Transport {
             let request = reqwest::Request::try_from(Request::from_parts(parts, body));
             let response = client.execute(request.map_err(other)?).await.map_err(other)?;
             let status = response.status();
-            if status.is_client_error() || status.is_server_error() {
-                let told = retry_after(response.headers(), now_ms());
-                let _outside_of_a_conversation = TOLD_TO_WAIT.try_with(|cell| cell.set(told));
-            }
+            let _outside_of_a_conversation =
+                HEARD.try_with(|heard| heard.borrow_mut().note(status, response.headers()));
             answer(response).await
         })
     }
 }
 
-async fn answer(mut response: reqwest::Response) -> Result<BytesResponse, Error> {
+async fn whole(response: &mut reqwest::Response) -> Result<Bytes, Error> {
     let mut whole = BytesMut::new();
     while let Some(chunk) = response.chunk().await.map_err(other)? {
         whole.extend_from_slice(&chunk);
@@ -110,11 +146,16 @@ async fn answer(mut response: reqwest::Response) -> Result<BytesResponse, Error>
             return Err(other(TooLarge));
         }
     }
+    Ok(whole.freeze())
+}
+
+async fn answer(mut response: reqwest::Response) -> Result<BytesResponse, Error> {
+    let whole = whole(&mut response).await?;
     let mut answer = http::Response::new(());
     *answer.status_mut() = response.status();
     *answer.headers_mut() = std::mem::take(response.headers_mut());
     let (parts, ()) = answer.into_parts();
-    Ok(BytesResponse { parts, body: Box::new(whole.freeze()) })
+    Ok(BytesResponse { parts, body: Box::new(whole) })
 }
 
 /// RFC 9110, 10.2.3, as Unix milliseconds.

@@ -4,19 +4,26 @@ use instant_acme::{Error, Problem};
 
 use crate::issuance::transport::chain;
 
+/// Characters of a CA's answer that are kept.
+const TEXT_MAX: usize = 1_000;
+
 /// Why an order came to nothing.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Trouble {
     /// The name leads elsewhere, or its DNS forbids this CA; the CA was not asked.
     Dns(String),
+    /// The DNS server that we ask does not answer: whatever the name.
+    Resolver(String),
     /// The CA looked, and did not find what it should.
     Validation(String),
     /// The CA refuses the name for good reasons, or the order went wrong.
     Refused(String),
     /// The CA wants to be asked later (RFC 8555, 6.6).
     RateLimited(String),
-    /// The CA does not answer, or is in trouble itself. The order may go on later.
+    /// The CA does not answer. The order may go on later.
     Unreachable(String),
+    /// The CA answers that it is in trouble itself: perhaps with this order only. It may go on later.
+    Broken(String),
     /// The order did not end in time. It may go on later.
     Slow(String),
     /// The order that was to go on is not there any more.
@@ -40,11 +47,11 @@ impl Trouble {
     /// As the label of a metric.
     pub(super) fn label(&self) -> &'static str {
         match self {
-            Self::Dns(_) => "dns",
+            Self::Dns(_) | Self::Resolver(_) => "dns",
             Self::Validation(_) => "validation",
             Self::Refused(_) => "refused",
             Self::RateLimited(_) => "rate_limited",
-            Self::Unreachable(_) | Self::Slow(_) => "unreachable",
+            Self::Unreachable(_) | Self::Broken(_) | Self::Slow(_) => "unreachable",
             Self::Lost => "lost",
             Self::Account(_) | Self::AccountGone => "account",
             Self::Local(_) => "local",
@@ -52,19 +59,16 @@ impl Trouble {
         }
     }
 
-    /// Whether it is the CA's or the account's there: no other name of that account fares better.
-    pub(super) fn is_with_the_ca(&self) -> bool {
-        matches!(self, Self::RateLimited(_) | Self::Unreachable(_) | Self::Account(_) | Self::AccountGone)
-    }
-
     /// What a person reads.
     pub(super) fn reason(&self) -> String {
         match self {
             Self::Dns(text) => text.clone(),
+            Self::Resolver(text) => format!("[acme] resolver does not answer: {text}"),
             Self::Validation(text) => format!("the CA could not validate the name: {text}"),
             Self::Refused(text) => format!("the CA refuses the order: {text}"),
             Self::RateLimited(text) => format!("the CA asks to wait: {text}"),
             Self::Unreachable(text) => format!("the CA cannot be reached: {text}"),
+            Self::Broken(text) => format!("the CA is in trouble: {text}"),
             Self::Slow(text) => format!("the CA did not finish in time: {text}"),
             Self::Lost => "the order that was begun is not at the CA any more".to_owned(),
             Self::Account(text) => format!("{ACCOUNT}{text}"),
@@ -94,7 +98,8 @@ impl Trouble {
         match kind(problem) {
             "rateLimited" => Self::RateLimited(text),
             "accountDoesNotExist" => Self::AccountGone,
-            "serverInternal" | "badNonce" => Self::Unreachable(text),
+            "badNonce" => Self::Unreachable(text),
+            "serverInternal" => Self::Broken(text),
             "unauthorized"
             | "userActionRequired"
             | "externalAccountRequired"
@@ -103,7 +108,7 @@ impl Trouble {
             | "badPublicKey"
             | "badSignatureAlgorithm" => Self::Account(text),
             _ if status == 429 => Self::RateLimited(text),
-            _ if status >= 500 => Self::Unreachable(text),
+            _ if status >= 500 => Self::Broken(text),
             _ => Self::Refused(text),
         }
     }
@@ -112,7 +117,7 @@ impl Trouble {
     pub(super) fn of_challenge(problem: &Problem) -> Self {
         match kind(problem) {
             "rateLimited" => Self::RateLimited(told(problem)),
-            "serverInternal" => Self::Unreachable(told(problem)),
+            "serverInternal" => Self::Broken(told(problem)),
             _ => Self::Validation(told(problem)),
         }
     }
@@ -136,8 +141,8 @@ fn told(problem: &Problem) -> String {
     if text.is_empty() {
         text = kind(problem).to_owned();
     }
-    // A CA's answer is shown on pages and in logs: it must not fill them.
-    text.chars().filter(|c| !c.is_control()).take(500).collect()
+    // A CA's answer is shown on pages and in logs: it must not fill them. Let's Encrypt's link to its portal is long.
+    text.chars().filter(|c| !c.is_control()).take(TEXT_MAX).collect()
 }
 
 #[cfg(test)]
@@ -178,6 +183,6 @@ mod tests {
     fn what_a_ca_says_is_shown_in_bounds() {
         let json = serde_json::json!({ "detail": "x\n".repeat(10_000) });
         let Trouble::Refused(text) = Trouble::of_problem(&serde_json::from_value(json).unwrap()) else { panic!() };
-        assert_eq!(text, "x".repeat(500));
+        assert_eq!(text, "x".repeat(TEXT_MAX));
     }
 }

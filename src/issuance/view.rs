@@ -127,7 +127,7 @@ impl Issuance {
         });
         let mut subjects = Vec::with_capacity(listed.len());
         for (Listed { name, rank, .. }, (state, busy)) in listed.iter().zip(&states) {
-            let present = present(snapshot, name);
+            let present = present(snapshot, name, now_ms);
             subjects.push(Subject { name, rank: *rank, present, state, busy: *busy });
         }
         let outlooks = if config.enabled { foresee(&subjects, config, &budgets, now_ms) } else { Vec::new() };
@@ -233,6 +233,7 @@ fn why(subject: &Subject<'_>, outlook: &Outlook<'_>, budgets: &Budgets) -> Optio
             budget(limits.domain_certificates, &format!("first certificates for names of {of}")) + &queue()
         }
         Limit::Duplicates => budget(limits.duplicates, "certificates for one name"),
+        Limit::Replacements => budget(limits.duplicates, "certificates that the CA wanted replaced for one name"),
         Limit::Failures => budget(limits.failures, "failed validations of one name"),
         Limit::Pause if !of.is_empty() => format!("the CA wants no order for {of} before, at the account {ca}"),
         Limit::Pause => match budgets.blamed(ca) {

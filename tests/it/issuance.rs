@@ -7,19 +7,19 @@ use serde_json::{Value, json};
 use crate::util::pebble::Manners;
 use crate::util::{Account, Browser, Gateway, Pebble, Site, eventually};
 
-const NAME: &str = "events.shoes.example";
+pub(crate) const NAME: &str = "events.shoes.example";
 
-fn shoes() -> Account {
+pub(crate) fn shoes() -> Account {
     Account::new("shoes", 9001).bare_domain(NAME)
 }
 
 /// Whether a client that trusts the CA is served under a name.
-async fn is_served(gateway: &Gateway, root: &str, name: &str) -> bool {
+pub(crate) async fn is_served(gateway: &Gateway, root: &str, name: &str) -> bool {
     let answer = Browser::new(gateway.https(), root).get(name, "/pixelgate.js").send().await;
     answer.is_ok_and(|answer| answer.status() == 200)
 }
 
-async fn served(gateway: &Gateway, pebble: &Pebble, name: &str) {
+pub(crate) async fn served(gateway: &Gateway, pebble: &Pebble, name: &str) {
     let root = pebble.root().await;
     eventually(&format!("{name} is served with a certificate of the CA"), async || {
         is_served(gateway, &root, name).await.then_some(())
@@ -27,7 +27,7 @@ async fn served(gateway: &Gateway, pebble: &Pebble, name: &str) {
     .await;
 }
 
-fn live(site: &Site, name: &str) -> PathBuf {
+pub(crate) fn live(site: &Site, name: &str) -> PathBuf {
     site.path(&format!("data/certs/{name}/live"))
 }
 
@@ -36,19 +36,19 @@ fn mode(path: &Path) -> u32 {
 }
 
 /// The warnings of a name in the status.
-async fn warnings(gateway: &Gateway, name: &str) -> Vec<String> {
+pub(crate) async fn warnings(gateway: &Gateway, name: &str) -> Vec<String> {
     let (_, status) = gateway.ops("/status").await;
     let status: Value = serde_json::from_str(&status).unwrap();
     let problems = status["problems"].as_array().unwrap().iter().filter(|problem| problem["key"] == name);
     problems.map(|problem| problem["reason"].as_str().unwrap().to_owned()).collect()
 }
 
-async fn issued(gateway: &Gateway) -> f64 {
+pub(crate) async fn issued(gateway: &Gateway) -> f64 {
     gateway.metric("pixelgate_certificate_orders_total", "issued").await
 }
 
 /// Orders that were ever begun at the CA.
-fn orders_at(pebble: &Pebble) -> usize {
+pub(crate) fn orders_at(pebble: &Pebble) -> usize {
     pebble.server.log().matches("Added order").count()
 }
 
@@ -97,6 +97,8 @@ async fn both_keys_are_issued() {
     let site = Site::issuing(&pebble, "key_type = \"both\"\nprofile = \"shortlived\"").account(shoes());
     let gateway = Gateway::start(&site).await;
     served(&gateway, &pebble, NAME).await;
+    // The first key is served as soon as it is there.
+    eventually("it is counted", async || (issued(&gateway).await == 1.0).then_some(())).await;
     let live = live(&site, NAME);
     for (file, bits) in [("chain.pem", 256), ("chain.rsa.pem", 2048)] {
         let pem = std::fs::read(live.join(file)).unwrap();
@@ -106,7 +108,6 @@ async fn both_keys_are_issued() {
         let in_seven_days = boring::asn1::Asn1Time::days_from_now(7).unwrap();
         assert!(*leaf.not_after() > *in_five_days && *leaf.not_after() < *in_seven_days, "six days");
     }
-    eventually("it is counted", async || (issued(&gateway).await == 1.0).then_some(())).await;
     assert_eq!(orders_at(&pebble), 2);
 }
 
@@ -153,7 +154,7 @@ async fn a_name_that_leads_elsewhere_is_told_and_issued_once_it_leads_here() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_revoked_certificate_is_replaced_at_once() {
     let pebble = Pebble::start().await;
-    let site = Site::issuing(&pebble, "renewal_info_interval_max = \"1s\"").account(shoes());
+    let site = Site::issuing(&pebble, "renewal_info_interval_max = \"1s\"\nreissue_min = \"1s\"").account(shoes());
     let gateway = Gateway::start(&site).await;
     served(&gateway, &pebble, NAME).await;
     eventually("it is counted", async || (issued(&gateway).await == 1.0).then_some(())).await;
@@ -168,7 +169,7 @@ async fn a_revoked_certificate_is_replaced_at_once() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_certificate_is_renewed_when_the_ca_wants_it() {
     let pebble = Pebble::start().await;
-    let site = Site::issuing(&pebble, "renewal_info_interval_max = \"1s\"").account(shoes());
+    let site = Site::issuing(&pebble, "renewal_info_interval_max = \"1s\"\nreissue_min = \"1s\"").account(shoes());
     let gateway = Gateway::start(&site).await;
     served(&gateway, &pebble, NAME).await;
     eventually("it is counted", async || (issued(&gateway).await == 1.0).then_some(())).await;
@@ -188,6 +189,12 @@ async fn without_port_80_the_other_challenge_is_tried() {
     served(&gateway, &pebble, NAME).await;
     let failed = gateway.metric("pixelgate_certificate_orders_total", "validation").await;
     assert_eq!((failed, orders_at(&pebble)), (1.0, 2), "HTTP-01 first, then TLS-ALPN-01");
+    eventually("it is counted", async || (issued(&gateway).await == 1.0).then_some(())).await;
+    let ordered = gateway.command(&["cert", "issue", NAME]);
+    assert!(ordered.status.success(), "{ordered:?}");
+    eventually("another one is issued", async || (issued(&gateway).await == 2.0).then_some(())).await;
+    let failed = gateway.metric("pixelgate_certificate_orders_total", "validation").await;
+    assert_eq!(failed, 1.0, "what worked is tried first");
 }
 
 #[tokio::test(flavor = "multi_thread")]

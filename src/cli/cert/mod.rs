@@ -5,6 +5,7 @@ mod files;
 mod found;
 mod import;
 mod outside;
+mod reload;
 
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
@@ -24,6 +25,14 @@ pub(super) enum Command {
     Check(CheckArgs),
     /// Put certificates in place that come from elsewhere: certbot, acme.sh, a reseller
     Import(ImportArgs),
+    /// Serve names with the certificates that lie there now, and leave all else as it is
+    Reload {
+        /// The names, as in `domains` of an account; none = all
+        names: Vec<ServerName>,
+        /// Print JSON, for programs
+        #[arg(long)]
+        json: bool,
+    },
     /// Order a certificate for a name, as soon as the CAs' limits let it
     Issue {
         /// The name, as in `domains` of an account
@@ -91,6 +100,7 @@ pub(super) fn run(gateway: &GatewayArgs, command: Command) -> anyhow::Result<End
         Command::List(args) => list(gateway, &args),
         Command::Check(args) => check::run(gateway, &args),
         Command::Import(args) => import::run(gateway, &args),
+        Command::Reload { names, json } => reload::run(gateway, &names, json),
         Command::Issue { name, json } => issue(gateway, &name, json),
     }
 }

@@ -2,6 +2,9 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic)]
 
 mod budgets;
+mod choices;
+mod loops;
+mod measures;
 mod outlook;
 
 use std::collections::BTreeMap;
@@ -11,18 +14,59 @@ use std::time::Duration;
 use crate::account::ServerName;
 use crate::config::{AcmeAccount, AcmeBudget, AcmeBudgets, AcmeConfig, KeyType};
 use crate::issuance::budget::{Budgets, Kind, registered_domain};
-use crate::issuance::schedule::{Next, Plan, Present, Slots, Subject, next, plan};
+use crate::issuance::schedule::{Goal, Load, Next, Present, Start, Subject, all_full_until, choose, next};
 use crate::issuance::state::{NameState, OpenOrder, Renewal};
+use crate::issuance::survey::Survey;
 
 /// A moment in November 2026, Unix milliseconds.
-const NOW_MS: i64 = 1_794_000_000_000;
+pub(super) const NOW_MS: i64 = 1_794_000_000_000;
 const SECOND_MS: i64 = 1_000;
 const HOUR_MS: i64 = 3_600 * SECOND_MS;
 const DAY_MS: i64 = 24 * HOUR_MS;
 const HOUR: Duration = Duration::from_secs(3_600);
-const SLOTS: Slots = Slots { orders: 8, looks: 4 };
+/// Orders at one time.
+const SLOTS: usize = 8;
 
-fn account(name: &str) -> Arc<AcmeAccount> {
+/// What is to be begun now, and when to ask again.
+#[derive(Debug, Default)]
+struct Plan {
+    orders: Vec<Start>,
+    next_ms: Option<i64>,
+}
+
+/// Decides as the service does, for names that are looked at all at once; what is begun is paid at once.
+fn plan<'a>(
+    subjects: impl Iterator<Item = Subject<'a>>,
+    config: &AcmeConfig,
+    budgets: &mut Budgets,
+    slots: usize,
+    now_ms: i64,
+) -> Plan {
+    let subjects: Vec<_> = subjects.collect();
+    let (mut survey, mut orders) = (Survey::default(), Vec::new());
+    subjects.iter().enumerate().for_each(|(index, subject)| survey.see(index, subject, config, now_ms));
+    for (class, index) in survey.ranked() {
+        if orders.len() >= slots {
+            break;
+        }
+        if let (true, Some(at)) = (class.is_first(), all_full_until(config, budgets, now_ms)) {
+            survey.wake(at);
+            break;
+        }
+        match choose(&subjects[index], config, budgets, &Load::default(), now_ms) {
+            Ok(start) => {
+                if start.goal == Goal::Fresh {
+                    budgets.take(&start.account, start.name.as_str(), start.kind, now_ms);
+                }
+                orders.push(start);
+            }
+            Err(at) => survey.wake(at),
+        }
+    }
+    Plan { orders, next_ms: survey.next_ms }
+}
+
+pub(super) fn account(name: &str) -> Arc<AcmeAccount> {
     Arc::new(AcmeAccount {
         name: name.to_owned(),
         directory: format!("https://{name}.ca.example/dir"),
@@ -46,9 +90,10 @@ fn config(accounts: &[&str]) -> AcmeConfig {
         renew_before: None,
         on_demand: false,
         resolver: None,
-        orders_in_flight_max: SLOTS.orders,
+        orders_in_flight_max: SLOTS,
         retry_min: Duration::from_secs(60),
         retry_max: 12 * HOUR,
+        reissue_min: HOUR,
         renewal_info_interval_max: 24 * HOUR,
         accounts: accounts.iter().map(|name| account(name)).collect(),
     }
@@ -62,6 +107,13 @@ fn name(text: &str) -> ServerName {
 fn days_old(days: i64) -> Present {
     let not_before = NOW_MS / 1_000 - days * 86_400;
     Present::Issued { not_before, not_after: not_before + 90 * 86_400 }
+}
+
+/// As after an order long ago.
+fn issued_by(account: &AcmeAccount) -> NameState {
+    let mut state = NameState::default();
+    state.issued(account, None, NOW_MS - 60 * DAY_MS);
+    state
 }
 
 fn subject<'a>(name: &'a ServerName, present: Present, state: &'a NameState) -> Subject<'a> {
@@ -112,13 +164,13 @@ impl World {
             state,
             busy: self.running.iter().any(|(_, running, ..)| running == name),
         });
-        let slots = Slots { orders: SLOTS.orders - self.running.len(), looks: 0 };
+        let slots = SLOTS - self.running.len();
         plan(subjects, &self.config, &mut self.budgets, slots, self.now_ms)
     }
 
     fn issue(&mut self, name: &ServerName, account: &AcmeAccount) {
         let (state, present) = self.names.get_mut(name).unwrap();
-        state.issued(&account.name);
+        state.issued(account, None, self.now_ms);
         self.budgets.reached(&account.name);
         let not_before = self.now_ms / 1_000;
         *present = Present::Issued { not_before, not_after: not_before + 90 * 86_400 };
@@ -206,7 +258,8 @@ fn what_the_ca_answers_of_limits_is_obeyed() {
     let names = ["a.one.example", "b.one.example", "a.two.example"].map(name);
     let mut world = World::new(config(&["a"]), names.clone());
     let until = NOW_MS + 5 * HOUR_MS;
-    world.budgets.pause("a", "one.example", until, NOW_MS);
+    let directory = world.config.accounts[0].directory.clone();
+    world.budgets.pause(&directory, "one.example", until, NOW_MS);
     world.until(NOW_MS + 4 * HOUR_MS, |world, name, account, _| world.issue(&name.clone(), &account.clone()));
     assert_eq!(world.begun.iter().map(|(_, name, ..)| name.clone()).collect::<Vec<_>>(), [names[2].clone()]);
     world.until(NOW_MS + 6 * HOUR_MS, |world, name, account, _| world.issue(&name.clone(), &account.clone()));
@@ -236,7 +289,7 @@ fn a_name_that_fails_is_tried_less_and_less() {
 #[test]
 fn renewals_go_before_first_orders_and_the_nearest_end_first() {
     let (nothing, config) = (NameState::default(), config(&["a"]));
-    let issued = NameState { issued_by: Some("a".into()), ..NameState::default() };
+    let issued = issued_by(&config.accounts[0]);
     let names =
         ["new.example.com", "late.example.com", "later.example.com", "expired.example.com", "fresh.example.com"];
     let names = names.map(name);
@@ -261,7 +314,7 @@ fn accounts_have_their_turn_by_rank() {
     let listed =
         many.iter().enumerate().map(|(rank, name)| Subject { rank, ..subject(name, Present::Nothing, &nothing) });
     let subjects = listed.chain([subject(&single, Present::Nothing, &nothing)]);
-    let plan = plan(subjects, &config, &mut Budgets::default(), Slots { orders: 2, looks: 0 }, NOW_MS);
+    let plan = plan(subjects, &config, &mut Budgets::default(), 2, NOW_MS);
     let order: Vec<_> = plan.orders.iter().map(|start| start.name.as_str()).collect();
     assert_eq!(order, ["a0.many.example", "z.single.example"]);
 }
@@ -314,53 +367,4 @@ fn an_operators_certificate_and_a_name_without_visitors_are_left_alone() {
     assert_eq!(of(Present::Nothing, &asked, &on_demand), Next::Order { at_ms: 0, kind: Kind::New });
     let forced = NameState { forced: true, ..NameState::default() };
     assert!(matches!(of(Present::Operators, &forced, &config(&["a"])), Next::Order { .. }));
-}
-
-#[test]
-fn an_order_that_was_begun_goes_on_at_its_account_and_costs_nothing() {
-    let config = config(&["a", "b"]);
-    let order = OpenOrder { account: "b".into(), url: "https://b.ca.example/order/1".into() };
-    let state = NameState { order: Some(order), ..NameState::default() };
-    let a = name("a.example.com");
-    let mut budgets = Budgets::default();
-    for _ in 0..300 {
-        budgets.take(&config.accounts[1], "x.example.net", Kind::New, NOW_MS);
-    }
-    let before = budgets.ready_at(&config.accounts[1], "y.example.org", Kind::New, NOW_MS);
-    let plan = plan([subject(&a, Present::Nothing, &state)].into_iter(), &config, &mut budgets, SLOTS, NOW_MS);
-    assert_eq!((plan.orders[0].account.name.as_str(), plan.orders[0].resumes), ("b", true));
-    assert_eq!(budgets.ready_at(&config.accounts[1], "y.example.org", Kind::New, NOW_MS), before);
-}
-
-#[test]
-fn a_renewal_waits_for_its_ca_unless_its_end_is_near() {
-    let config = config(&["a", "b"]);
-    let issued = NameState { issued_by: Some("a".into()), ..NameState::default() };
-    let a = name("a.example.com");
-    let begins_at = |present, until_ms| {
-        let mut budgets = Budgets::default();
-        budgets.pause("a", "", until_ms, NOW_MS);
-        let plan = plan([subject(&a, present, &issued)].into_iter(), &config, &mut budgets, SLOTS, NOW_MS);
-        (plan.orders.first().map(|start| start.account.name.clone()), plan.next_ms)
-    };
-    assert_eq!(begins_at(days_old(65), NOW_MS + HOUR_MS), (None, Some(NOW_MS + HOUR_MS)));
-    assert_eq!(begins_at(days_old(88), NOW_MS + HOUR_MS).0.as_deref(), Some("b"));
-}
-
-#[test]
-fn planning_a_hundred_thousand_names_takes_little() {
-    let (nothing, config) = (NameState::default(), config(&["a"]));
-    let names: Vec<_> = (0..100_000).map(|n| name(&format!("n{n}.shop{}.example", n % 20_000))).collect();
-    let mut budgets = Budgets::default();
-    for _ in 0..300 {
-        budgets.take(&config.accounts[0], "x.example.net", Kind::New, NOW_MS);
-    }
-    let began = std::time::Instant::now();
-    let subjects =
-        names.iter().enumerate().map(|(rank, name)| Subject { rank, ..subject(name, Present::Nothing, &nothing) });
-    let plan = plan(subjects, &config, &mut budgets, SLOTS, NOW_MS);
-    assert_eq!(plan.orders.len(), 0);
-    assert_eq!(plan.next_ms, Some(NOW_MS + 36 * SECOND_MS));
-    eprintln!("a plan of 100,000 names: {:?}", began.elapsed());
-    assert!(began.elapsed() < Duration::from_secs(2));
 }

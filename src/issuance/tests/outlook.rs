@@ -3,7 +3,6 @@
 use super::*;
 use crate::issuance::budget::Limit;
 use crate::issuance::outlook::{Outlook, foresee};
-use crate::issuance::schedule::choose;
 
 /// Names without a certificate, and what is ahead of them.
 fn ahead(names: &[ServerName], config: &AcmeConfig, budgets: &Budgets) -> Vec<Outlook<'static>> {
@@ -24,7 +23,7 @@ fn begun(names: &[ServerName], config: &AcmeConfig, mut budgets: Budgets) -> Vec
     while begun.contains(&None) {
         let mut next_ms = i64::MAX;
         for (name, begun) in names.iter().zip(&mut begun).filter(|(_, begun)| begun.is_none()) {
-            match choose(&subject(name, Present::Nothing, &nothing), Kind::New, config, &budgets, now_ms) {
+            match choose(&subject(name, Present::Nothing, &nothing), config, &budgets, &Load::default(), now_ms) {
                 Ok(start) => {
                     budgets.take(&start.account, start.name.as_str(), start.kind, now_ms);
                     *begun = Some(now_ms);
@@ -58,7 +57,7 @@ fn what_is_foreseen_is_what_the_plan_does() {
             })
             .collect();
         let mut budgets = Budgets::default();
-        budgets.pause("a", "shop7.example", NOW_MS + 5 * HOUR_MS, NOW_MS);
+        budgets.pause(&config.accounts[0].directory, "shop7.example", NOW_MS + 5 * HOUR_MS, NOW_MS);
         let begun = begun(&names, &config, budgets.clone());
         let ahead = ahead(&names, &config, &budgets);
         for ((name, begun), ahead) in names.iter().zip(&begun).zip(&ahead) {
@@ -111,9 +110,9 @@ fn the_limit_that_binds_is_named() {
 #[test]
 fn a_renewal_is_told_for_when_its_ca_takes_it() {
     let config = config(&["a"]);
-    let (a, issued) = (name("a.example.com"), NameState { issued_by: Some("a".into()), ..NameState::default() });
+    let (a, issued) = (name("a.example.com"), issued_by(&config.accounts[0]));
     let mut budgets = Budgets::default();
-    let until = NOW_MS + 6 * DAY_MS;
+    let until = NOW_MS + DAY_MS;
     budgets.pause("a", "", until, NOW_MS);
     let subjects = [subject(&a, days_old(65), &issued), subject(&a, days_old(1), &issued)];
     let outlooks = foresee(&subjects, &config, &budgets, NOW_MS);

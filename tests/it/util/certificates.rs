@@ -42,17 +42,28 @@ impl Authority {
         (self.sign(&[name], &key, 2, days), key.serialize_pem())
     }
 
+    /// The same as [`Authority::issue`], valid for so many seconds.
+    pub(crate) fn issue_for(&self, certs_dir: &Path, name: &str, seconds: i64) {
+        let key = KeyPair::generate().expect("a key");
+        let folder = certs_dir.join(name);
+        std::fs::create_dir_all(&folder).expect("a folder");
+        std::fs::write(folder.join("chain.pem"), self.sign_for(&[name], &key, 2, seconds)).expect("a file");
+        std::fs::write(folder.join("key.pem"), key.serialize_pem()).expect("a file");
+    }
+
     /// A chain for a key, valid since so many days and for so many more.
     pub(crate) fn sign(&self, names: &[&str], key: &KeyPair, age: u32, days: i64) -> String {
+        self.sign_for(names, key, age, if days < 0 { -86_400 } else { days * 86_400 })
+    }
+
+    fn sign_for(&self, names: &[&str], key: &KeyPair, age: u32, seconds: i64) -> String {
         let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
         let mut params = CertificateParams::new(names).expect("DNS names");
         let now = SystemTime::now().duration_since(UNIX_EPOCH).expect("a clock");
-        let (now, day) = (rcgen::date_time_ymd(1970, 1, 1) + now, Duration::from_secs(86_400));
-        params.not_before = now - age * day;
-        params.not_after = match u32::try_from(days) {
-            Ok(days) => now + days * day,
-            Err(_) => now - day,
-        };
+        let now = rcgen::date_time_ymd(1970, 1, 1) + now;
+        params.not_before = now - Duration::from_secs(86_400) * age;
+        let lifetime = Duration::from_secs(seconds.unsigned_abs());
+        params.not_after = if seconds < 0 { now - lifetime } else { now + lifetime };
         params.distinguished_name.push(DnType::CommonName, "leaf");
         let certificate = params.signed_by(key, &self.issuer).expect("a certificate");
         certificate.pem() + &self.pem

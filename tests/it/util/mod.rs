@@ -3,6 +3,7 @@
 
 pub(crate) mod certificates;
 pub(crate) mod client;
+pub(crate) mod gate;
 pub(crate) mod gateway;
 pub(crate) mod hello;
 pub(crate) mod pebble;
@@ -14,6 +15,7 @@ use std::time::{Duration, Instant};
 
 pub(crate) use certificates::Authority;
 pub(crate) use client::Browser;
+pub(crate) use gate::Gate;
 pub(crate) use gateway::Gateway;
 pub(crate) use hello::Hello;
 pub(crate) use pebble::Pebble;

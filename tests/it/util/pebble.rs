@@ -45,6 +45,7 @@ pub(crate) struct Pebble {
     dir: TempDir,
     address: Ipv4Addr,
     client: reqwest::Client,
+    authority: Authority,
 }
 
 impl Pebble {
@@ -102,10 +103,12 @@ impl Pebble {
         let client = reqwest::Client::builder()
             .tls_certs_only([root])
             .user_agent("Tester/0")
+            // The Host of a request is what its signature is for.
+            .http1_only()
             .no_proxy()
             .build()
             .expect("a client");
-        let pebble = Self { server, _dns: dns, dir, address, client };
+        let pebble = Self { server, _dns: dns, dir, address, client, authority };
         eventually("Pebble and its DNS answer", async || {
             let dns = pebble.client.post(pebble.dns_control("clear-request-history")).body("{}").send().await;
             let acme = pebble.client.get(pebble.directory()).send().await;
@@ -118,6 +121,16 @@ impl Pebble {
     /// The URL of the ACME directory.
     pub(crate) fn directory(&self) -> String {
         format!("https://{}:{ACME}/dir", self.address)
+    }
+
+    /// A chain and its key for another door of its API.
+    pub(crate) fn credential(&self, name: &str) -> (String, String) {
+        self.authority.credential(name, 90)
+    }
+
+    /// A client that trusts it.
+    pub(crate) fn client(&self) -> reqwest::Client {
+        self.client.clone()
     }
 
     /// The CA of the ACME API itself, as a file.

@@ -51,9 +51,14 @@ impl Site {
 
     /// An empty site that takes part in the world of a CA: it listens where the CA looks, and orders there.
     pub(crate) fn issuing(pebble: &Pebble, acme: &str) -> Self {
+        Self::issuing_at(&pebble.directory(), pebble, acme)
+    }
+
+    /// The same, and what it asks of the CA goes to this directory.
+    pub(crate) fn issuing_at(directory: &str, pebble: &Pebble, acme: &str) -> Self {
         let mut site = Self::new("http://127.0.0.1:9");
         site.edge = [pebble.https().to_string(), pebble.http().to_string()];
-        let (directory, ca_file, resolver) = (pebble.directory(), pebble.ca_file(), pebble.dns());
+        let (ca_file, resolver) = (pebble.ca_file(), pebble.dns());
         site.with(&format!(
             "[acme]\nenabled = true\nterms_agreed = true\nemail = \"ops@agency.example\"\ndirectory = \"{directory}\"\n\
              ca_file = {ca_file:?}\nresolver = \"{resolver}\"\nretry_min = \"200ms\"\nretry_max = \"1s\"\n{acme}\n"

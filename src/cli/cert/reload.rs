@@ -1,0 +1,45 @@
+//! `pixelgate cert reload`: takes up the certificates that lie there now, and nothing else.
+
+use serde_json::json;
+
+use super::{Ended, GatewayArgs, client, say, say_json};
+use crate::account::ServerName;
+use crate::console::{CertificateView, CertificatesRefreshed};
+
+pub(super) fn run(gateway: &GatewayArgs, names: &[ServerName], json: bool) -> anyhow::Result<Ended> {
+    if names.is_empty() {
+        return all(gateway, json);
+    }
+    let answer = match client::call(gateway, "POST", "/certificates/refresh", Some(&json!({ "names": names })))? {
+        Ok(answer) => answer,
+        Err(ended) => return Ok(ended),
+    };
+    let views: Vec<CertificateView> = serde_json::from_value(answer)?;
+    let unknown: Vec<_> = names.iter().filter(|name| !views.iter().any(|view| view.name == **name)).collect();
+    if json {
+        say_json(&json!({ "certificates": views, "unknown": unknown }))?;
+    } else {
+        for view in &views {
+            let until = view.not_after.as_ref().map(|until| format!(", until {until}")).unwrap_or_default();
+            say(format_args!("{}: {}{until}", view.name, view.state))?;
+            view.last_error.iter().try_for_each(|error| say(format_args!("    {error}")))?;
+        }
+        unknown.iter().try_for_each(|name| say(format_args!("{name}: no account has it in its domains")))?;
+    }
+    let served = unknown.is_empty() && views.iter().all(|view| view.state == "valid");
+    Ok(if served { Ended::Fine } else { Ended::Bad })
+}
+
+fn all(gateway: &GatewayArgs, json: bool) -> anyhow::Result<Ended> {
+    let answer = match client::call(gateway, "POST", "/certificates/refresh/all", None)? {
+        Ok(answer) => answer,
+        Err(ended) => return Ok(ended),
+    };
+    if json {
+        say_json(&answer)?;
+    } else {
+        let CertificatesRefreshed { served, not_served } = serde_json::from_value(answer)?;
+        say(format_args!("names: {served} served, {not_served} without a certificate"))?;
+    }
+    Ok(Ended::Fine)
+}

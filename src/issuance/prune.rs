@@ -1,0 +1,93 @@
+//! What is left of names that are not in the configuration any more: removed once it is of no use to anybody.
+
+use std::fs;
+use std::io;
+use std::path::Path;
+use std::time::{Duration, UNIX_EPOCH};
+
+use crate::tls::chain::Chain;
+use crate::tls::keep::{FILES, LIVE};
+
+/// How long after its end a certificate is kept, and what was begun and never came to anything: a name may come back.
+const KEPT: Duration = Duration::from_secs(7 * 24 * 60 * 60);
+
+/// Removes the folders of names that are not listed and whose certificate has ended. Wildcards are nobody's name, and
+/// left alone. Says how many.
+pub(super) fn prune(certs_dir: &Path, is_listed: impl Fn(&str) -> bool, now_ms: i64) -> io::Result<usize> {
+    let mut pruned = 0;
+    let entries = match fs::read_dir(certs_dir) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(0),
+        entries => entries?,
+    };
+    for entry in entries {
+        let entry = entry?;
+        let name = entry.file_name();
+        let Some(name) = name.to_str().filter(|name| !name.starts_with(['_', '.'])) else { continue };
+        if entry.file_type()?.is_dir() && !is_listed(name) && has_ended(&entry.path(), now_ms)? {
+            fs::remove_dir_all(entry.path())?;
+            tracing::info!(name, "the certificate and the key of a name that left the configuration were removed");
+            pruned += 1;
+        }
+    }
+    Ok(pruned)
+}
+
+/// Whether nothing in a name's folder is of use any more: what is live has ended long ago, or there is nothing live and
+/// nobody has touched the folder for as long.
+fn has_ended(folder: &Path, now_ms: i64) -> io::Result<bool> {
+    let [[chain, _], _] = FILES;
+    let ended = match fs::read(folder.join(LIVE).join(chain)) {
+        Ok(pem) => Chain::from_pem(&pem).and_then(|chain| chain.leaf()).map(|leaf| leaf.not_after),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            let touched = fs::metadata(folder)?.modified()?;
+            // A time before 1970 is as good as 1970.
+            let since = touched.duration_since(UNIX_EPOCH).unwrap_or_default();
+            i64::try_from(since.as_secs()).ok()
+        }
+        Err(error) => return Err(error),
+    };
+    let kept = i64::try_from(KEPT.as_secs()).unwrap_or(i64::MAX);
+    // What cannot be read may be worth something to a person.
+    Ok(ended.is_some_and(|ended| ended.saturating_add(kept) < now_ms / 1_000))
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use std::os::unix::fs::symlink;
+    use std::time::SystemTime;
+
+    use super::*;
+    use crate::tls::testing::Issued;
+
+    #[test]
+    fn only_what_is_of_no_use_goes() {
+        let dir = tempfile::tempdir().unwrap();
+        let put = |name: &str, until: i32| {
+            Issued::valid(&["a.example"], 2020, until).write(&dir.path().join(name), "01");
+            symlink("01", dir.path().join(name).join("live")).unwrap();
+        };
+        put("listed.example", 2022);
+        put("gone.example", 2022);
+        put("good.example", 2040);
+        put("_.gone.example", 2022);
+        fs::create_dir_all(dir.path().join("begun.example/pending")).unwrap();
+        fs::create_dir_all(dir.path().join("broken.example/live")).unwrap();
+        fs::write(dir.path().join("broken.example/live/chain.pem"), "x").unwrap();
+        let left = || {
+            let mut left: Vec<_> = fs::read_dir(dir.path())
+                .unwrap()
+                .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+                .collect();
+            left.sort();
+            left
+        };
+        let now_ms = i64::try_from(SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_millis()).unwrap();
+        let is_listed = |name: &str| name == "listed.example";
+        assert_eq!(prune(dir.path(), is_listed, now_ms).unwrap(), 1);
+        assert_eq!(left(), ["_.gone.example", "begun.example", "broken.example", "good.example", "listed.example"]);
+        assert_eq!(prune(dir.path(), is_listed, now_ms + 8 * 86_400_000).unwrap(), 1, "what was begun long ago");
+        assert_eq!(left(), ["_.gone.example", "broken.example", "good.example", "listed.example"]);
+        assert_eq!(prune(&dir.path().join("none"), is_listed, now_ms).unwrap(), 0);
+    }
+}

@@ -1,0 +1,148 @@
+//! What is learnt from an order: whose trouble it is decides what waits, the name, the CA account, or what the CA counts.
+
+use std::time::Duration;
+
+use crate::account::ServerName;
+use crate::clock::now_ms;
+use crate::issuance::Shared;
+use crate::issuance::book::Memory;
+use crate::issuance::budget::millis;
+use crate::issuance::limited::Enough;
+use crate::issuance::names::{is_listed, present};
+use crate::issuance::schedule::{Goal, Present};
+use crate::issuance::trouble::Trouble;
+use crate::issuance::work::Work;
+
+/// How long a CA is left alone that asks for it and does not say how long.
+const PAUSE: Duration = Duration::from_secs(60 * 60);
+/// The same for one name. Let's Encrypt lifts some only when a person says so at its portal.
+const PAUSE_OF_NAME: Duration = Duration::from_secs(24 * 60 * 60);
+/// Longest wait until it is looked again whether clients see a certificate, or whether a name leads here.
+pub(super) const LOOK_AGAIN_MAX: Duration = Duration::from_secs(15 * 60);
+
+// === impl Work ===
+
+impl Work {
+    /// Notes what came of an order. `told` is until when the CA wants to be left alone (Unix milliseconds).
+    pub(super) fn settle(&self, result: Result<(), Trouble>, told: Option<i64>, now_ms: i64) {
+        let start = &self.start;
+        let served = self.shared.served_until(&start.name);
+        self.shared.book.with(|memory| {
+            match result {
+                Ok(()) => self.settle_issued(memory, now_ms),
+                Err(trouble) => self.settle_trouble(memory, &trouble, told, served, now_ms),
+            }
+            self.shared.let_go(memory, &start.name);
+        });
+    }
+
+    fn settle_issued(&self, memory: &mut Memory, now_ms: i64) {
+        let start = &self.start;
+        let state = memory.change(&start.name);
+        if start.goal == Goal::Show {
+            state.unseen = false;
+            state.forgive();
+            return;
+        }
+        state.issued(&start.account, None, now_ms);
+        memory.budgets.reached(&start.account.name);
+    }
+
+    fn settle_trouble(&self, memory: &mut Memory, trouble: &Trouble, told: Option<i64>, served: i64, now_ms: i64) {
+        let (start, acme) = (&self.start, &self.gateway.acme);
+        let (account, name, reason) = (&start.account, start.name.as_str(), trouble.reason());
+        let waits = (acme.retry_min, acme.retry_max);
+        let failed = |memory: &mut Memory, waits| {
+            memory.change(&start.name).failed(&reason, waits, rand::random(), now_ms);
+        };
+        match trouble {
+            Trouble::NotServed(_) => {
+                let state = memory.change(&start.name);
+                (state.order, state.unseen, state.forced) = (None, true, false);
+                failed(memory, (acme.retry_min, acme.retry_max.min(LOOK_AGAIN_MAX)));
+            }
+            // It is not the name's fault, and the order may go on.
+            Trouble::Unreachable(_) => self.blame(memory, &reason, now_ms),
+            Trouble::Broken(_) => {
+                self.blame(memory, &reason, now_ms);
+                failed(memory, waits);
+            }
+            Trouble::AccountGone | Trouble::Account(_) => {
+                memory.change(&start.name).drop_order();
+                self.blame(memory, &reason, now_ms);
+            }
+            Trouble::RateLimited(text) => {
+                let enough = Enough::read(text, name);
+                let (scope, subject) = enough.pause(account, name);
+                let usual = if enough == Enough::Account { PAUSE } else { PAUSE_OF_NAME };
+                let until = told.unwrap_or(now_ms.saturating_add(millis(usual)));
+                memory.budgets.reached(&account.name);
+                memory.budgets.pause(scope, subject, until, now_ms);
+                if enough == Enough::Account {
+                    memory.budgets.blame(&account.name, &reason);
+                } else {
+                    failed(memory, waits);
+                }
+            }
+            Trouble::Slow(_) => failed(memory, waits),
+            Trouble::Lost if start.goal == Goal::Resume => memory.change(&start.name).drop_order(),
+            Trouble::Validation(_) => {
+                memory.budgets.validation_failed(account, name, now_ms);
+                memory.change(&start.name).drop_order();
+                failed(memory, waits);
+            }
+            Trouble::Refused(_) => {
+                memory.change(&start.name).drop_order();
+                failed(memory, waits);
+                if acme.accounts.len() > 1 {
+                    // Another CA may have nothing against the name: it is its turn then.
+                    let waits_until = memory.change(&start.name).not_before_ms;
+                    let until = waits_until.saturating_add(waits_until.saturating_sub(now_ms));
+                    memory.budgets.pause(&account.name, name, until, now_ms);
+                }
+            }
+            Trouble::Dns(_) | Trouble::Resolver(_) | Trouble::Local(_) | Trouble::Lost => {
+                memory.change(&start.name).drop_order();
+                failed(memory, waits);
+            }
+        }
+        if matches!(trouble, Trouble::Validation(_) | Trouble::Refused(_) | Trouble::Slow(_)) {
+            memory.budgets.reached(&account.name);
+        }
+        if let (Some(told), Trouble::Unreachable(_) | Trouble::Broken(_)) = (told, trouble) {
+            memory.budgets.pause(&account.name, "", told, now_ms);
+        }
+        let state = memory.change(&start.name);
+        (state.error, state.failed_of) = (Some(reason.into()), served);
+        let is_open = state.order.as_ref().is_some_and(|order| !order.url.is_empty());
+        if !is_open {
+            memory.give_back(&start.name);
+        }
+    }
+
+    /// No other name of this account fares better: it is left alone.
+    fn blame(&self, memory: &mut Memory, reason: &str, now_ms: i64) {
+        memory.budgets.unreachable(&self.start.account.name, now_ms);
+        memory.budgets.blame(&self.start.account.name, reason);
+    }
+}
+
+// === impl Shared ===
+
+impl Shared {
+    /// The last second of validity of what serves a name now, Unix seconds; 0 = nothing of ours.
+    pub(super) fn served_until(&self, name: &ServerName) -> i64 {
+        match present(&self.reloader.published().load(), name, now_ms()) {
+            Present::Issued { not_after, .. } => not_after,
+            Present::Nothing | Present::Operators => 0,
+        }
+    }
+
+    /// A name that left the configuration while something was under way for it leaves nothing behind.
+    pub(super) fn let_go(&self, memory: &mut Memory, name: &ServerName) {
+        let snapshot = self.reloader.published().load();
+        if snapshot.gateway.acme.enabled && !is_listed(&snapshot, name) {
+            memory.forget(name);
+        }
+    }
+}

@@ -1,0 +1,133 @@
+//! All names in one look: which are due, in which order, and when the next will be. Pure.
+//!
+//! What was begun goes on first. Renewals go before first orders, the nearest end first; among first orders each account
+//! of ours has its turn, so that one with 5,000 names does not keep another's single name waiting.
+
+use crate::config::AcmeConfig;
+use crate::issuance::budget::{Kind, millis};
+use crate::issuance::schedule::{Next, Present, Subject, is_moved, next, usual_at};
+use crate::issuance::state::believed;
+
+/// Of the longest time between two questions after a renewal window, the part by which one may come late: so that
+/// 100,000 names do not make a plan each.
+const LOOK_SLACK: i64 = 50;
+
+/// What is due among all names, and when something will be.
+#[derive(Debug, Default)]
+pub(super) struct Survey {
+    due: Vec<(Class, i64, usize)>,
+    /// Names whose renewal window is to be asked for.
+    pub(super) looks: Vec<usize>,
+    /// Names whose last failure says nothing any more.
+    pub(super) forgiven: Vec<usize>,
+    /// When something is due next, if nothing changes before. Unix milliseconds.
+    pub(super) next_ms: Option<i64>,
+}
+
+/// How urgent an order is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Class {
+    /// A person said so.
+    Asked,
+    /// It is in the making.
+    Begun,
+    /// By the end of the certificate.
+    Renewal,
+    /// By the rank among the account's names.
+    New,
+    /// There is a certificate, of a CA that is not in the configuration any more.
+    Moved,
+}
+
+// === impl Survey ===
+
+impl Survey {
+    /// Takes a name into account, unless something is under way for it.
+    pub(super) fn see(&mut self, index: usize, subject: &Subject<'_>, config: &AcmeConfig, now_ms: i64) {
+        if subject.busy {
+            return;
+        }
+        if is_forgiven(subject) {
+            self.forgiven.push(index);
+        }
+        match look_at(subject, config, now_ms) {
+            Some(at) if at > now_ms => self.wake(in_company(at, config)),
+            Some(_) => self.looks.push(index),
+            None => {}
+        }
+        match next(subject, config, now_ms) {
+            Next::Order { at_ms, kind } if at_ms <= now_ms => {
+                let (class, by) = urgency(subject, config, kind, now_ms);
+                self.due.push((class, by, index));
+            }
+            Next::Order { at_ms, .. } => self.wake(at_ms),
+            Next::Operator | Next::Visitor => {}
+        }
+    }
+
+    /// What is due, the most urgent first.
+    pub(super) fn ranked(&mut self) -> Vec<(Class, usize)> {
+        let mut due = std::mem::take(&mut self.due);
+        due.sort_unstable();
+        due.into_iter().map(|(class, _, index)| (class, index)).collect()
+    }
+
+    /// Something is due then.
+    pub(super) fn wake(&mut self, at_ms: i64) {
+        self.next_ms = Some(self.next_ms.map_or(at_ms, |next| next.min(at_ms)));
+    }
+}
+
+// === impl Class ===
+
+impl Class {
+    /// Whether it needs room in an account's budget of new orders.
+    pub(super) fn is_first(self) -> bool {
+        matches!(self, Self::New | Self::Moved)
+    }
+}
+
+/// When a renewal window is asked for together with others, that is due then.
+pub(super) fn in_company(at_ms: i64, config: &AcmeConfig) -> i64 {
+    at_ms.saturating_add(millis(config.renewal_info_interval_max) / LOOK_SLACK)
+}
+
+/// When the renewal window of a name's certificate is to be asked for; `None` = never.
+pub(super) fn look_at(subject: &Subject<'_>, config: &AcmeConfig, now_ms: i64) -> Option<i64> {
+    let Present::Issued { not_after, .. } = subject.present else { return None };
+    let renewal = subject.state.renewal.as_ref().filter(|renewal| renewal.of == not_after);
+    let farthest = millis(config.renewal_info_interval_max);
+    Some(renewal.map_or(now_ms, |renewal| believed(renewal.look_ms, farthest, now_ms)))
+}
+
+/// Whether a name is served with another certificate than when its last order failed.
+pub(super) fn is_forgiven(subject: &Subject<'_>) -> bool {
+    let state = subject.state;
+    state.error.is_some()
+        && !state.unseen
+        && match subject.present {
+            Present::Operators => true,
+            Present::Issued { not_after, .. } => not_after != state.failed_of,
+            Present::Nothing => false,
+        }
+}
+
+fn urgency(subject: &Subject<'_>, config: &AcmeConfig, kind: Kind, now_ms: i64) -> (Class, i64) {
+    let rank = i64::try_from(subject.rank).unwrap_or(i64::MAX);
+    let state = subject.state;
+    match subject.present {
+        _ if state.forced => (Class::Asked, rank),
+        _ if state.order.is_some() || state.unseen => (Class::Begun, rank),
+        Present::Issued { not_before, not_after }
+            if is_moved(state, config) && usual_at(subject.name, not_before, not_after, config) > now_ms =>
+        {
+            (Class::Moved, rank)
+        }
+        Present::Issued { not_after, .. } => (Class::Renewal, not_after),
+        // It has expired: nothing is nearer to its end.
+        _ if kind == Kind::Renewal => (Class::Renewal, i64::MIN.saturating_add(rank)),
+        // A visitor waits.
+        _ if state.asked => (Class::New, -1),
+        _ => (Class::New, rank),
+    }
+}

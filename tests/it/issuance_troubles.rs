@@ -1,0 +1,282 @@
+//! What goes wrong between a gateway and its CAs, and what that costs at the CAs.
+
+use std::path::Path;
+
+use rusqlite::{Connection, OpenFlags};
+use serde_json::{Value, json};
+
+use crate::issuance::{NAME, is_served, issued, live, orders_at, served, shoes, warnings};
+use crate::util::gate::{AUTHORISATIONS, ORDERS, Refusal};
+use crate::util::pebble::Manners;
+use crate::util::{Account, Gate, Gateway, Pebble, Site, eventually};
+
+const OTHER: &str = "events.hats.example";
+
+fn hats() -> Account {
+    Account::new("hats", 9002).bare_domain(OTHER)
+}
+
+/// An order that is refused once.
+fn refused(about: &'static str, status: u16, kind: &'static str, detail: String) -> Refusal {
+    Refusal { path: ORDERS, about, skip: 0, times: 1, status, problem: (kind, detail), retry_after: None }
+}
+
+async fn ordered(gateway: &Gateway, result: &str) -> f64 {
+    gateway.metric("pixelgate_certificate_orders_total", result).await
+}
+
+/// The URL of the order that is under way for a name, as it is kept on disk.
+fn order_on_disk(site: &Site, name: &str) -> Option<String> {
+    let path = site.path("data/acme/state.sqlite");
+    let file = Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_ONLY).ok()?;
+    let url = file.query_row("SELECT order_url FROM names WHERE name = ?1", [name], |row| row.get(0));
+    url.ok().filter(|url: &String| !url.is_empty())
+}
+
+/// A second account at another CA, which comes to the gateway of the first.
+async fn second(first: &Pebble) -> (Pebble, String) {
+    let second = Pebble::start().await;
+    second.set_a(NAME, &[&first.address().to_string()]).await;
+    let account = format!(
+        "[[acme.accounts]]\nname = \"second\"\ndirectory = \"{}\"\nca_file = {:?}\n",
+        second.directory(),
+        second.ca_file()
+    );
+    (second, account)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_gateway_killed_after_the_order_was_kept_makes_no_other() {
+    let pebble = Pebble::start().await;
+    let gate = Gate::before(&pebble).await;
+    gate.hold(Some(AUTHORISATIONS));
+    let site = Site::issuing_at(&gate.directory(), &pebble, "").account(shoes());
+    let mut gateway = Gateway::start(&site).await;
+    let url = eventually("the order is on disk", async || order_on_disk(&site, NAME)).await;
+    gateway.kill();
+    gate.hold(None);
+    let gateway = Gateway::start(&site).await;
+    served(&gateway, &pebble, NAME).await;
+    eventually("it is counted", async || (issued(&gateway).await == 1.0).then_some(())).await;
+    assert_eq!(orders_at(&pebble), 1, "{url}");
+    eventually("nothing is left under way", async || order_on_disk(&site, NAME).is_none().then_some(())).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_ca_that_does_not_answer_is_waited_for() {
+    let pebble = Pebble::start().await;
+    let site = Site::issuing(&pebble, "").account(shoes());
+    let gateway = Gateway::start(&site).await;
+    served(&gateway, &pebble, NAME).await;
+    pebble.sleep();
+    site.write_account(&hats());
+    gateway.json(&["reload", "--json"]);
+    eventually("an order is under way", async || {
+        let list = gateway.json(&["cert", "list", "--json"]);
+        let view = list.as_array()?.iter().find(|view| view["name"] == OTHER)?.clone();
+        (view["next_action"] == "ordering").then_some(())
+    })
+    .await;
+    pebble.wake();
+    served(&gateway, &pebble, OTHER).await;
+    assert_eq!(orders_at(&pebble), 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_ca_in_trouble_is_left_alone_and_then_all_goes_on() {
+    let pebble = Pebble::start().await;
+    let gate = Gate::before(&pebble).await;
+    gate.refuse(Refusal { times: usize::MAX, ..refused("", 503, "serverInternal", "down for maintenance".to_owned()) });
+    let site = Site::issuing_at(&gate.directory(), &pebble, "").account(shoes());
+    let gateway = Gateway::start(&site).await;
+    let told = eventually("the status tells why", async || {
+        warnings(&gateway, NAME).await.into_iter().find(|warning| warning.contains("maintenance"))
+    });
+    told.await;
+    gate.open();
+    served(&gateway, &pebble, NAME).await;
+    assert_eq!(orders_at(&pebble), 1);
+    assert!(ordered(&gateway, "unreachable").await <= 3.0, "it waits longer each time");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_limit_of_one_name_keeps_no_other_name_waiting() {
+    let pebble = Pebble::start().await;
+    let gate = Gate::before(&pebble).await;
+    let detail = "too many certificates (5) already issued for this exact set of identifiers in the last 168h0m0s";
+    let refusal = refused(NAME, 429, "rateLimited", detail.to_owned());
+    gate.refuse(Refusal { times: usize::MAX, retry_after: Some(600), ..refusal.clone() });
+    let site = Site::issuing_at(&gate.directory(), &pebble, "").account(shoes());
+    let gateway = Gateway::start(&site).await;
+    eventually("the status tells why", async || {
+        warnings(&gateway, NAME).await.into_iter().find(|warning| warning.contains("exact set"))
+    })
+    .await;
+    site.write_account(&hats());
+    gateway.json(&["reload", "--json"]);
+    served(&gateway, &pebble, OTHER).await;
+    // Its own wait after a failure is over long since: the CA's holds.
+    assert_eq!(ordered(&gateway, "rate_limited").await, 1.0);
+    assert_eq!(orders_at(&pebble), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_wait_that_the_ca_asks_for_is_kept_and_then_it_is_asked_again() {
+    let pebble = Pebble::start().await;
+    let gate = Gate::before(&pebble).await;
+    let refusal = refused("", 429, "rateLimited", "too many new orders (300) from this account".to_owned());
+    gate.refuse(Refusal { retry_after: Some(3), ..refusal });
+    let site = Site::issuing_at(&gate.directory(), &pebble, "").account(shoes());
+    let began = std::time::Instant::now();
+    let gateway = Gateway::start(&site).await;
+    served(&gateway, &pebble, NAME).await;
+    assert!(began.elapsed().as_secs() >= 3, "{:?}", began.elapsed());
+    assert_eq!((ordered(&gateway, "rate_limited").await, orders_at(&pebble)), (1.0, 1));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_name_that_one_ca_refuses_is_ordered_at_the_other() {
+    let first = Pebble::start_with(&Manners { blocked: vec![NAME.to_owned()], ..Manners::default() }).await;
+    let (second, account) = second(&first).await;
+    let site = Site::issuing(&first, &account).account(shoes());
+    let gateway = Gateway::start(&site).await;
+    served(&gateway, &second, NAME).await;
+    eventually("it is counted", async || (issued(&gateway).await == 1.0).then_some(())).await;
+    assert_eq!((orders_at(&first), orders_at(&second)), (0, 1));
+    assert_eq!(ordered(&gateway, "refused").await, 1.0);
+    eventually("the warning goes", async || warnings(&gateway, NAME).await.is_empty().then_some(())).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_the_first_ca_does_not_do_the_second_does() {
+    let first = Pebble::start().await;
+    let (second, account) = second(&first).await;
+    // Nobody listens there.
+    let site = Site::issuing_at("http://127.0.0.1:9/dir", &first, &account).account(shoes());
+    let gateway = Gateway::start(&site).await;
+    served(&gateway, &second, NAME).await;
+    assert_eq!(orders_at(&second), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_faulty_folder_of_the_operators_brings_one_order_and_no_more() {
+    let pebble = Pebble::start().await;
+    let site = Site::issuing(&pebble, "").account(shoes());
+    site.authority.issue(&site.path("certs"), NAME, -1);
+    let gateway = Gateway::start(&site).await;
+    served(&gateway, &pebble, NAME).await;
+    eventually("it is counted", async || (issued(&gateway).await == 1.0).then_some(())).await;
+    // As long as another order takes there would be time for many.
+    site.write_account(&hats());
+    gateway.json(&["reload", "--json"]);
+    served(&gateway, &pebble, OTHER).await;
+    eventually("it is counted", async || (issued(&gateway).await == 2.0).then_some(())).await;
+    assert_eq!(orders_at(&pebble), 2);
+
+    // A good one is the operator's to renew, and nothing else would be served.
+    site.authority.issue(&site.path("certs"), NAME, 90);
+    gateway.json(&["reload", "--json"]);
+    let refused = gateway.command(&["cert", "issue", NAME]);
+    let said = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert!(!refused.status.success() && said.contains("certs_dir"), "{said}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_ca_that_does_not_say_what_an_order_replaces_still_renews() {
+    let pebble = Pebble::start().await;
+    let gate = Gate::before(&pebble).await;
+    gate.never_say("replaces");
+    let acme = "renewal_info_interval_max = \"1s\"\nreissue_min = \"1s\"";
+    let site = Site::issuing_at(&gate.directory(), &pebble, acme).account(shoes());
+    let gateway = Gateway::start(&site).await;
+    served(&gateway, &pebble, NAME).await;
+    eventually("it is counted", async || (issued(&gateway).await == 1.0).then_some(())).await;
+    let before = std::fs::read_link(live(&site, NAME)).unwrap();
+    let window = json!({ "suggestedWindow": { "start": "2026-01-01T00:00:00Z", "end": "2026-01-02T00:00:00Z" } });
+    let chain = std::fs::read_to_string(live(&site, NAME).join("chain.pem")).unwrap();
+    pebble.set_renewal_info(&chain, &window).await;
+    eventually("another one is live", async || (std::fs::read_link(live(&site, NAME)).ok()? != before).then_some(()))
+        .await;
+    eventually("it is counted", async || (issued(&gateway).await == 2.0).then_some(())).await;
+    assert_eq!(orders_at(&pebble), 2, "the order that was made is the one that is used");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn of_two_keys_the_first_is_served_while_the_other_waits_and_is_not_ordered_again() {
+    let pebble = Pebble::start().await;
+    let gate = Gate::before(&pebble).await;
+    let broken = refused(NAME, 500, "serverInternal", "out of order".to_owned());
+    gate.refuse(Refusal { skip: 1, times: 1, ..broken });
+    let site = Site::issuing_at(&gate.directory(), &pebble, "key_type = \"both\"").account(shoes());
+    let gateway = Gateway::start(&site).await;
+    served(&gateway, &pebble, NAME).await;
+    let first = std::fs::read(live(&site, NAME).join("chain.pem")).unwrap();
+    eventually("the other comes later", async || live(&site, NAME).join("chain.rsa.pem").exists().then_some(())).await;
+    assert_eq!(std::fs::read(live(&site, NAME).join("chain.pem")).unwrap(), first);
+    eventually("it is counted", async || (issued(&gateway).await == 1.0).then_some(())).await;
+    assert_eq!((orders_at(&pebble), ordered(&gateway, "unreachable").await), (2, 1.0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_order_is_spent_on_a_name_whose_caa_forbids_the_ca() {
+    let pebble = Pebble::start().await;
+    let gate = Gate::before(&pebble).await;
+    gate.say(json!({ "caaIdentities": ["pebble.letsencrypt.org"] }));
+    pebble.set_caa(NAME, &[("issue", "other.example")]).await;
+    let site = Site::issuing_at(&gate.directory(), &pebble, "")
+        .host(&format!("addresses = [\"{}\"]", pebble.address()))
+        .account(shoes());
+    let gateway = Gateway::start(&site).await;
+    eventually("the status tells why", async || {
+        warnings(&gateway, NAME).await.into_iter().find(|warning| warning.contains("do not allow pebble"))
+    })
+    .await;
+    assert_eq!(orders_at(&pebble), 0);
+    pebble.set_caa(NAME, &[]).await;
+    served(&gateway, &pebble, NAME).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_resolver_that_does_not_answer_is_no_fault_of_names() {
+    let pebble = Pebble::start().await;
+    let site = Site::issuing(&pebble, "").host(&format!("addresses = [\"{}\"]", pebble.address())).account(shoes());
+    pebble.set_servfail(NAME, true).await;
+    let gateway = Gateway::start(&site).await;
+    // Other names are answered: it is this one's.
+    eventually("the status tells why", async || {
+        warnings(&gateway, NAME).await.into_iter().find(|warning| warning.contains("cannot be resolved"))
+    })
+    .await;
+    drop(gateway);
+    let toml = std::fs::read_to_string(site.dir().join("pixelgate.toml")).unwrap();
+    let nobody = toml.replace(&format!("resolver = \"{}\"", pebble.dns()), "resolver = \"127.0.0.1:9\"");
+    assert_ne!(toml, nobody);
+    std::fs::write(site.dir().join("pixelgate.toml"), nobody).unwrap();
+    std::fs::remove_dir_all(site.path("data/acme")).unwrap();
+    let gateway = Gateway::start(&site).await;
+    eventually("the log tells it", async || gateway.log().contains("DNS server does not answer").then_some(())).await;
+    assert_eq!(warnings(&gateway, NAME).await.len(), 1, "only that there is none");
+    assert_eq!(orders_at(&pebble), 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_state_that_is_damaged_is_put_aside_and_all_goes_on() {
+    let pebble = Pebble::start().await;
+    let site = Site::issuing(&pebble, "").account(shoes());
+    let mut gateway = Gateway::start(&site).await;
+    served(&gateway, &pebble, NAME).await;
+    gateway.stop().await;
+    let state = site.path("data/acme/state.sqlite");
+    std::fs::write(
+        &state,
+        "this is no database, and longer than the hundred bytes at which SQLite would look for its header",
+    )
+    .unwrap();
+    let gateway = Gateway::start(&site).await;
+    assert!(is_served(&gateway, &pebble.root().await, NAME).await);
+    assert!(Path::new(&site.path("data/acme/state.sqlite.damaged-1")).exists());
+    assert!(gateway.log().contains("damaged"), "{}", gateway.log());
+    let view: Value = gateway.json(&["cert", "list", "--json"]);
+    assert!(view.as_array().unwrap().iter().any(|view| view["name"] == NAME && view["state"] == "valid"));
+    assert_eq!(orders_at(&pebble), 1);
+}
