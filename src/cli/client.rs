@@ -23,7 +23,7 @@ pub(super) struct Answer {
 
 /// Why there is no answer.
 pub(super) enum CallError {
-    /// Nothing answers at that socket.
+    /// Nothing answers at that socket, or this user may not ask there.
     Unreachable(PathBuf, std::io::Error),
     /// Something else.
     Other(anyhow::Error),
@@ -44,9 +44,7 @@ pub(super) fn call(
         }
         Err(CallError::Unreachable(socket, error)) => {
             eprintln!("pixelgate: no gateway answers at {}: {error}", socket.display());
-            eprintln!(
-                "  → start it (`systemctl start pixelgate`), or name its folder with --config or its socket with --socket"
-            );
+            eprintln!("  → {}", remedy(&error));
             Ok(Err(Ended::Unreachable))
         }
         Err(CallError::Other(error)) => Err(error),
@@ -69,14 +67,21 @@ pub(super) fn try_call(
     })
 }
 
-/// Only where nothing listens is there no gateway.
+/// What to do where no gateway answers.
+fn remedy(error: &std::io::Error) -> &'static str {
+    match error.kind() {
+        ErrorKind::PermissionDenied => "run this as the gateway's user, or as root",
+        _ => "start it (`systemctl start pixelgate`), or name its folder with --config or its socket with --socket",
+    }
+}
+
+/// Where nothing listens there is no gateway; where this user may not connect there is none for it.
 fn unconnected(socket: PathBuf, error: std::io::Error) -> CallError {
     match error.kind() {
-        ErrorKind::NotFound | ErrorKind::ConnectionRefused => CallError::Unreachable(socket, error),
-        ErrorKind::PermissionDenied => CallError::Other(anyhow!(
-            "the control socket {}: {error}\n  → run this as the gateway's user, or as root",
-            socket.display()
-        )),
+        // The last one: no socket can have a path that is too long.
+        ErrorKind::NotFound | ErrorKind::ConnectionRefused | ErrorKind::PermissionDenied | ErrorKind::InvalidInput => {
+            CallError::Unreachable(socket, error)
+        }
         _ => CallError::Other(anyhow!("the control socket {}: {error}", socket.display())),
     }
 }
@@ -104,5 +109,20 @@ impl Answer {
     /// Why it did not do it.
     pub(super) fn reason(&self) -> &str {
         self.body.get("error").and_then(Value::as_str).unwrap_or("the gateway refused")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_socket_that_this_user_may_not_use_is_out_of_reach() {
+        let of = |kind: ErrorKind| unconnected(PathBuf::from("control.sock"), kind.into());
+        for kind in [ErrorKind::NotFound, ErrorKind::ConnectionRefused, ErrorKind::PermissionDenied] {
+            assert!(matches!(of(kind), CallError::Unreachable(..)), "{kind}");
+        }
+        assert!(matches!(of(ErrorKind::NotADirectory), CallError::Other(_)));
+        assert!(remedy(&ErrorKind::PermissionDenied.into()).contains("gateway's user"));
     }
 }

@@ -26,6 +26,9 @@ pub(super) enum Command {
     Show {
         /// Its id, as `list` shows it
         id: String,
+        /// Print JSON, for programs; it is JSON anyway
+        #[arg(long)]
+        json: bool,
     },
     /// Send again; what a filter held goes through the account's whole chain as it is now
     Replay(Selection),
@@ -58,7 +61,7 @@ pub(super) fn run(gateway: &GatewayArgs, command: Command) -> anyhow::Result<End
             let filter = account.as_ref().map(|account| format!("&account={account}")).unwrap_or_default();
             ("GET", format!("/dead-letters?limit={limit}{filter}"), None)
         }
-        Command::Show { id } => ("GET", format!("/dead-letters/{}", path_segment(id)), None),
+        Command::Show { id, .. } => ("GET", format!("/dead-letters/{}", path_segment(id)), None),
         Command::Replay(selection) => ("POST", "/dead-letters/replay".to_owned(), Some(selection.to_json())),
         Command::Drop(selection) => ("POST", "/dead-letters/drop".to_owned(), Some(selection.to_json())),
     };

@@ -56,8 +56,8 @@ impl Batch {
         self.lease.failures()
     }
 
-    /// The request's body. A request with it is about to go out, and the outbox notes that.
-    pub(crate) fn departing(&mut self, test_event_code: Option<&str>) -> Bytes {
+    /// The request's body, and whether it is a test. A request with it is about to go out, and the outbox notes that.
+    pub(crate) fn departing(&mut self, test_event_code: Option<&str>) -> (Bytes, bool) {
         self.lease.mark_sent();
         document(self.lease.envelope(), test_event_code, self.to_send().map(|event| event.body.as_ref()))
     }
@@ -73,17 +73,32 @@ impl Batch {
         (Self { lease, fresh: self.fresh }, others.map(|lease| Self { lease, fresh: rest }))
     }
 
+    /// The place of the first event to be sent in the order of acceptance.
+    pub(crate) fn first_seq(&self) -> u64 {
+        self.to_send().next().map_or(0, |event| event.seq)
+    }
+
     /// The place of its last event in the order of acceptance.
     pub(crate) fn last_seq(&self) -> u64 {
         self.lease.events().last().map_or(0, |event| event.seq)
     }
 
-    /// Meta has what was sent.
-    pub(crate) fn delivered(self, now_ms: i64) {
-        if self.expired() == 0 {
+    /// Meta took the request, and counted so many of what was sent. It does not say which: these are the first.
+    pub(crate) fn delivered(self, counted: u64, test: bool, now_ms: i64) {
+        if self.expired() == 0 && !test && counted == self.fresh.len() as u64 {
             return self.lease.ack();
         }
-        self.settle(&Settlement::Ack, now_ms);
+        let mut left = counted;
+        let of_one = |fresh: &bool| match (*fresh, left) {
+            (false, _) => Settlement::Expire,
+            (true, 0) => Settlement::Uncounted,
+            (true, _) => {
+                left -= 1;
+                if test { Settlement::Tested } else { Settlement::Ack }
+            }
+        };
+        let settlements = self.fresh.iter().map(of_one).collect();
+        self.lease.settle(settlements, now_ms);
     }
 
     /// What was sent goes to the dead letters.

@@ -1,5 +1,7 @@
 //! A batch in work: parts of it that are still to be sent, because Meta refused the whole.
 
+use std::time::Instant;
+
 use super::batch::Batch;
 use crate::outbox::Sent;
 
@@ -7,18 +9,20 @@ use crate::outbox::Sent;
 pub(crate) struct Job {
     /// To be sent, the next one last.
     work: Vec<Part>,
-    /// Refused without a clear reason, of a lane of which nothing was taken lately.
+    /// Refused without a clear reason, and nothing of the lane was taken since.
     aside: Vec<Part>,
     /// What Meta said about those.
     doubt: String,
+    /// When a part was refused without a clear reason first.
+    doubted_at: Option<Instant>,
 }
 
 /// Events that are sent together.
 pub(crate) struct Part {
     /// The events.
     pub(crate) batch: Batch,
-    /// They are half of what was refused without a clear reason.
-    pub(crate) doubtful: bool,
+    /// How often the batch was halved because it was refused without a clear reason.
+    pub(crate) halvings: u8,
 }
 
 // === impl Job ===
@@ -26,12 +30,24 @@ pub(crate) struct Part {
 impl Job {
     /// A batch that is sent whole first.
     pub(crate) fn new(batch: Batch) -> Self {
-        Self { work: vec![Part { batch, doubtful: false }], aside: Vec::new(), doubt: String::new() }
+        Self { work: vec![Part { batch, halvings: 0 }], aside: Vec::new(), doubt: String::new(), doubted_at: None }
     }
 
     /// The part to send next.
     pub(crate) fn next(&mut self) -> Option<Part> {
         self.work.pop()
+    }
+
+    /// When a part was refused without a clear reason first.
+    pub(crate) fn doubted_at(&self) -> Option<Instant> {
+        self.doubted_at
+    }
+
+    /// Cuts a part that was refused without a clear reason.
+    pub(crate) fn doubt_half(&mut self, part: Part, now: Instant) {
+        self.doubted_at.get_or_insert(now);
+        let halvings = part.halvings.saturating_add(1);
+        self.split(Part { halvings, ..part }, None);
     }
 
     /// Whether nothing is left to be sent.
@@ -40,7 +56,8 @@ impl Job {
     }
 
     /// Cuts a part: before and after the event that Meta named, else in halves. One of 1,000 is alone after ten halvings.
-    pub(crate) fn split(&mut self, part: Part, index: Option<usize>, doubtful: bool) {
+    pub(crate) fn split(&mut self, part: Part, index: Option<usize>) {
+        let halvings = part.halvings;
         let cuts = index.map_or_else(|| vec![part.batch.len() / 2], |index| vec![index, index + 1]);
         let (mut pieces, mut rest, mut cut_off) = (Vec::new(), Some(part.batch), 0);
         for cut in cuts.into_iter().filter(|cut| *cut > 0) {
@@ -50,7 +67,7 @@ impl Job {
             (rest, cut_off) = (after, cut);
         }
         pieces.extend(rest);
-        self.work.extend(pieces.into_iter().rev().map(|batch| Part { batch, doubtful }));
+        self.work.extend(pieces.into_iter().rev().map(|batch| Part { batch, halvings }));
     }
 
     /// Keeps a part until it is known whether the fault is its own.
@@ -65,7 +82,7 @@ impl Job {
     }
 
     /// What Meta said, if all that is left was refused without a clear reason.
-    pub(crate) fn doubt(&self) -> Option<&str> {
+    pub(crate) fn only_doubts(&self) -> Option<&str> {
         (self.work.is_empty() && !self.aside.is_empty()).then_some(self.doubt.as_str())
     }
 

@@ -14,8 +14,11 @@ const REFUSALS_MAX: u64 = 20;
 const SMALL_BATCH: usize = 50;
 /// A lane that fails for so long needs a person, and again after as long.
 const ALERT_AFTER: Duration = Duration::from_secs(3_600);
-/// So long after Meta took an event, an unclear refusal is the events' fault and not the pixel's.
+/// So long after Meta took an event, an unclear refusal is more likely the events' fault than the pixel's.
 const TRUST: Duration = Duration::from_secs(300);
+/// How often a batch is halved for an unclear refusal while nothing of it is taken: in that time, and else.
+const HALVINGS_TRUSTED: u8 = 5;
+const HALVINGS: u8 = 1;
 /// One line of the log for a lane in this time.
 const LINE_INTERVAL: Duration = Duration::from_secs(60);
 
@@ -24,8 +27,12 @@ const LINE_INTERVAL: Duration = Duration::from_secs(60);
 pub(crate) struct Attempt {
     /// Events in the request.
     pub(crate) events: usize,
-    /// They are half of what was refused without a clear reason.
-    pub(crate) doubtful: bool,
+    /// The place of the first of them in the order of acceptance.
+    pub(crate) seq: u64,
+    /// How often their batch was halved because it was refused without a clear reason.
+    pub(crate) halvings: u8,
+    /// When that happened first.
+    pub(crate) doubted_at: Option<Instant>,
     /// How often the lane was sent back since its last success.
     pub(crate) failures: u32,
     /// When the answer came.
@@ -69,8 +76,15 @@ pub(crate) enum Settle {
 pub(crate) enum Then {
     /// It sends on.
     Continue,
+    /// What is left goes back, and is sent again at once, as a new batch.
+    Anew,
     /// What is left goes back, and is sent again after this time.
-    Wait(Duration),
+    Wait {
+        /// How long.
+        wait: Duration,
+        /// It counts towards the lane's backoff.
+        failed: bool,
+    },
     /// What is left goes back, and nothing is sent until a person acts.
     Pause {
         /// For that person.
@@ -87,6 +101,10 @@ pub(crate) struct Lane {
     proven: bool,
     /// When it did so last, in this process.
     taken_at: Option<Instant>,
+    /// An event that came alone and was refused without a clear reason; nothing was taken since.
+    doubted: Option<u64>,
+    /// The last such event after which something was taken: the fault is its own.
+    blamed: Option<u64>,
     /// All was refused without a clear reason since then, and a person resumed the lane.
     cleared: bool,
     holds: u32,
@@ -107,6 +125,18 @@ struct Refusals {
     small: bool,
 }
 
+// === impl Settle ===
+
+impl Settle {
+    /// What a request with `events` events came to, as a metric's label.
+    pub(crate) fn label(&self, outcome: &Outcome, events: usize) -> &'static str {
+        match (self, outcome) {
+            (Self::Back | Self::SetAside(_), Outcome::Bury { .. } | Outcome::Split { .. }) => "doubt",
+            _ => outcome.label(events),
+        }
+    }
+}
+
 // === impl Lane ===
 
 impl Lane {
@@ -115,9 +145,15 @@ impl Lane {
         Self { proven: delivered > 0, ..Self::default() }
     }
 
-    /// Whether an unclear refusal is the events' fault.
-    pub(crate) fn blames_events(&self, now: Instant) -> bool {
-        self.cleared || self.taken_at.is_some_and(|taken| now.saturating_duration_since(taken) < TRUST)
+    /// Whether an unclear refusal is the events' fault: something of the lane was taken after the first one, or a person says
+    /// so.
+    pub(crate) fn blames_events(&self, doubted_at: Option<Instant>) -> bool {
+        self.cleared || doubted_at.is_some_and(|doubted| self.taken_at.is_some_and(|taken| taken >= doubted))
+    }
+
+    /// An event that others go before, to see whether it alone is refused.
+    pub(crate) fn doubted(&self) -> Option<u64> {
+        self.doubted
     }
 
     /// How many events a batch of this lane may have.
@@ -128,9 +164,11 @@ impl Lane {
 
     /// Takes the outcome of a request in.
     pub(crate) fn judge(&mut self, attempt: Attempt, outcome: Outcome, backoff: Backoff) -> (Settle, Then) {
-        let Attempt { events, doubtful, failures, now, random } = attempt;
+        let Attempt { events, failures, now, random, .. } = attempt;
         match outcome {
             Outcome::Retry { .. } | Outcome::Hold { .. } => drop(self.failing_since.get_or_insert(now)),
+            // What it was is known later.
+            Outcome::Split { fault: Fault::Unclear, .. } | Outcome::Bury { fault: Fault::Unclear, .. } => {}
             _ => (self.holds, self.failing_since, self.alerted) = (0, None, None),
         }
         match outcome {
@@ -138,31 +176,25 @@ impl Lane {
                 let taken = received.min(events as u64);
                 if taken > 0 {
                     (self.proven, self.taken_at, self.cleared) = (true, Some(now), false);
+                    self.blamed = self.doubted.take().or(self.blamed);
                 }
                 self.refusals.count(taken, 0, now);
                 (Settle::Delivered { taken }, Then::Continue)
             }
             Outcome::Retry { after } => {
                 let wait = backoff.wait_at_least(after, failures.saturating_add(1), random);
-                (Settle::Back, Then::Wait(wait))
+                (Settle::Back, Then::Wait { wait, failed: true })
             }
             Outcome::Hold { wait, .. } => {
                 self.holds = self.holds.saturating_add(1);
-                (Settle::Back, Then::Wait(hold(wait, self.holds)))
+                (Settle::Back, Then::Wait { wait: hold(wait, self.holds), failed: false })
             }
             Outcome::Pause { reason } => (Settle::Back, Then::Pause { reason, token_refused: true }),
-            // When nothing was taken lately, an unclear refusal may be of the pixel and not of an event: both halves are tried,
-            // and what is refused again waits for a success. One event that came alone has no other half; what was taken
-            // before must do.
             Outcome::Split { fault: Fault::Unclear, message, .. }
             | Outcome::Bury { fault: Fault::Unclear, message }
-                if !self.blames_events(now) && (doubtful || events > 1 || !self.proven) =>
+                if !self.blames(attempt) =>
             {
-                let settle = match doubtful || events == 1 {
-                    true => Settle::SetAside(message),
-                    false => Settle::Split { index: None, doubtful: true },
-                };
-                (settle, Then::Continue)
+                self.doubt(attempt, message, backoff)
             }
             Outcome::Split { index, .. } => (Settle::Split { index, doubtful: false }, Then::Continue),
             Outcome::Bury { fault: Fault::Expired, .. } => (Settle::Expire, Then::Continue),
@@ -172,10 +204,33 @@ impl Lane {
         }
     }
 
+    fn blames(&self, attempt: Attempt) -> bool {
+        self.blames_events(attempt.doubted_at) || attempt.events == 1 && self.blamed == Some(attempt.seq)
+    }
+
+    /// What is refused without a clear reason may be so because of the pixel and not of an event: nothing is buried before
+    /// another event was taken. Both halves of a batch are tried, and what is refused again waits for that; of a lane that
+    /// worked lately smaller parts too, since it is hardly the pixel. One event that came alone has no other half: the next
+    /// one must do.
+    fn doubt(&mut self, attempt: Attempt, message: String, backoff: Backoff) -> (Settle, Then) {
+        let Attempt { events, seq, halvings, failures, now, random, .. } = attempt;
+        let lately = self.taken_at.is_some_and(|taken| now.saturating_duration_since(taken) < TRUST);
+        if events > 1 && halvings < if lately { HALVINGS_TRUSTED } else { HALVINGS } {
+            return (Settle::Split { index: None, doubtful: true }, Then::Continue);
+        }
+        let is_second = self.doubted.is_some_and(|first| first != seq);
+        if halvings > 0 || !self.proven || is_second {
+            return (Settle::SetAside(message), Then::Continue);
+        }
+        self.doubted = Some(seq);
+        self.failing_since.get_or_insert(now);
+        (Settle::Back, Then::Wait { wait: backoff.wait(failures.saturating_add(1), random), failed: true })
+    }
+
     /// All that was sent was refused without a clear reason. A person who resumes the lane says that its configuration is
     /// right: from then on it is the events.
     pub(crate) fn doubt_confirmed(&mut self, doubt: &str) -> Then {
-        self.cleared = true;
+        (self.cleared, self.doubted) = (true, None);
         let reason = format!(
             "the Graph API refuses all events of this pixel, and does not say clearly why ({doubt}); look at the pixel \
              in Events Manager, then resume the account: events that are refused again become dead letters"
@@ -215,7 +270,7 @@ impl Lane {
         let Refusals { taken, buried, small, .. } = std::mem::take(&mut self.refusals);
         if !small {
             self.refusals = Refusals { since: Some(now), small: true, ..Refusals::default() };
-            return Then::Wait(Duration::ZERO);
+            return Then::Anew;
         }
         let reason = format!(
             "the Graph API refused {buried} of the last {} events one by one: what sends them is wrong, not single \
@@ -262,8 +317,12 @@ mod tests {
         Outcome::Split { fault, index: None, message: "code 100".to_owned() }
     }
 
+    fn attempt(now: Instant, events: usize) -> Attempt {
+        Attempt { events, seq: 1, halvings: 0, doubted_at: None, failures: 0, now, random: 1.0 }
+    }
+
     fn judge_at(lane: &mut Lane, now: Instant, events: usize, outcome: Outcome) -> (Settle, Then) {
-        lane.judge(Attempt { events, doubtful: false, failures: 0, now, random: 1.0 }, outcome, BACKOFF)
+        lane.judge(attempt(now, events), outcome, BACKOFF)
     }
 
     fn judge(lane: &mut Lane, events: usize, outcome: Outcome) -> (Settle, Then) {
@@ -294,38 +353,77 @@ mod tests {
 
     #[test]
     fn what_meta_did_not_count_was_not_taken() {
-        let mut lane = Lane::default();
-        let none = judge(&mut lane, 5, Outcome::Accept { received: 0 });
+        let (mut lane, now) = (Lane::default(), Instant::now());
+        let none = judge_at(&mut lane, now, 5, Outcome::Accept { received: 0 });
         assert_eq!(none, (Settle::Delivered { taken: 0 }, Then::Continue));
-        assert!(!lane.blames_events(Instant::now()));
-        assert_eq!(judge(&mut lane, 5, Outcome::Accept { received: 3 }).0, Settle::Delivered { taken: 3 });
-        assert!(lane.blames_events(Instant::now()));
+        assert!(!lane.blames_events(Some(now)));
+        assert_eq!(judge_at(&mut lane, now, 5, Outcome::Accept { received: 3 }).0, Settle::Delivered { taken: 3 });
+        assert!(lane.blames_events(Some(now)) && !lane.blames_events(None));
     }
 
-    #[test]
-    fn an_unclear_refusal_is_doubted_until_something_was_taken() {
-        let mut lane = Lane::default();
-        let aside = Settle::SetAside("code 100".to_owned());
-        assert_eq!(judge(&mut lane, 5, split(Fault::Unclear)).0, Settle::Split { index: None, doubtful: true });
-        let attempt = Attempt { events: 2, doubtful: true, failures: 0, now: Instant::now(), random: 0.0 };
-        assert_eq!(lane.judge(attempt, split(Fault::Unclear), BACKOFF).0, aside);
-        assert_eq!(judge(&mut lane, 1, bury(Fault::Unclear)).0, aside);
-        judge(&mut lane, 1, ACCEPT);
-        assert_eq!(judge(&mut lane, 5, split(Fault::Unclear)).0, Settle::Split { index: None, doubtful: false });
-        assert!(matches!(judge(&mut lane, 1, bury(Fault::Unclear)).0, Settle::Bury { .. }));
-    }
+    const DOUBTED: Settle = Settle::Split { index: None, doubtful: true };
 
     #[test]
-    fn an_unclear_refusal_long_after_the_last_success_is_doubted_again() {
+    fn a_batch_that_is_refused_without_a_reason_is_halved_once_and_not_buried() {
         let (mut lane, begin) = (Lane::new(70), Instant::now());
-        let doubted = Settle::Split { index: None, doubtful: true };
-        assert_eq!(judge_at(&mut lane, begin, 5, split(Fault::Unclear)).0, doubted, "taken before the start");
-        assert!(matches!(judge_at(&mut lane, begin, 1, bury(Fault::Unclear)).0, Settle::Bury { .. }), "it came alone");
+        assert_eq!(judge_at(&mut lane, begin, 5, split(Fault::Unclear)).0, DOUBTED, "taken before the start");
+        let half = |events| Attempt { halvings: 1, doubted_at: Some(begin), ..attempt(begin, events) };
+        let aside = Settle::SetAside("code 100".to_owned());
+        assert_eq!(lane.judge(half(2), split(Fault::Unclear), BACKOFF).0, aside);
+        assert_eq!(lane.judge(half(1), bury(Fault::Unclear), BACKOFF).0, aside);
+        lane.judge(half(2), ACCEPT, BACKOFF);
+        let blamed = lane.judge(half(2), split(Fault::Unclear), BACKOFF).0;
+        assert_eq!(blamed, Settle::Split { index: None, doubtful: false });
+        assert!(matches!(lane.judge(half(1), bury(Fault::Unclear), BACKOFF).0, Settle::Bury { .. }));
+    }
+
+    #[test]
+    fn of_a_lane_that_worked_lately_smaller_parts_are_tried_too() {
+        let (mut lane, begin) = (Lane::default(), Instant::now());
         judge_at(&mut lane, begin, 5, ACCEPT);
-        let later = begin + TRUST;
-        assert_eq!(judge_at(&mut lane, later, 5, split(Fault::Unclear)).0, doubted);
-        let half = Attempt { events: 1, doubtful: true, failures: 0, now: later, random: 0.0 };
-        assert!(matches!(lane.judge(half, bury(Fault::Unclear), BACKOFF).0, Settle::SetAside(_)));
+        let part = |now, halvings| Attempt { halvings, doubted_at: Some(now), ..attempt(now, 5) };
+        let soon = begin + Duration::from_secs(1);
+        for halvings in 0..HALVINGS_TRUSTED {
+            assert_eq!(lane.judge(part(soon, halvings), split(Fault::Unclear), BACKOFF).0, DOUBTED);
+        }
+        let last = lane.judge(part(soon, HALVINGS_TRUSTED), split(Fault::Unclear), BACKOFF).0;
+        assert!(matches!(last, Settle::SetAside(_)), "and none is buried");
+        let late = lane.judge(part(begin + TRUST, 1), split(Fault::Unclear), BACKOFF).0;
+        assert!(matches!(late, Settle::SetAside(_)));
+    }
+
+    #[test]
+    fn a_lone_event_is_blamed_only_once_another_was_taken() {
+        let (mut lane, now) = (Lane::new(70), Instant::now());
+        let lone = |seq| Attempt { seq, ..attempt(now, 1) };
+        let (settle, then) = lane.judge(lone(7), bury(Fault::Unclear), BACKOFF);
+        assert_eq!((settle, lane.doubted()), (Settle::Back, Some(7)));
+        assert_eq!(then, Then::Wait { wait: Duration::from_secs(2), failed: true });
+        assert_eq!(lane.judge(lone(7), bury(Fault::Unclear), BACKOFF).0, Settle::Back, "the same event again");
+        lane.judge(lone(8), ACCEPT, BACKOFF);
+        assert_eq!(lane.doubted(), None);
+        assert!(matches!(lane.judge(lone(7), bury(Fault::Unclear), BACKOFF).0, Settle::Bury { .. }));
+        assert_eq!(lane.judge(lone(9), bury(Fault::Unclear), BACKOFF).0, Settle::Back, "however lately one was taken");
+    }
+
+    #[test]
+    fn the_second_lone_event_in_a_row_says_that_it_is_the_pixel() {
+        let (mut lane, now) = (Lane::new(70), Instant::now());
+        judge_at(&mut lane, now, 1, ACCEPT);
+        let lone = |seq| Attempt { seq, ..attempt(now, 1) };
+        lane.judge(lone(7), bury(Fault::Unclear), BACKOFF);
+        assert!(matches!(lane.judge(lone(8), bury(Fault::Unclear), BACKOFF).0, Settle::SetAside(_)));
+        assert!(matches!(lane.doubt_confirmed("code 100"), Then::Pause { token_refused: false, .. }));
+        let first = judge(&mut Lane::default(), 1, bury(Fault::Unclear)).0;
+        assert!(matches!(first, Settle::SetAside(_)), "of a lane that never worked the first one says so");
+    }
+
+    #[test]
+    fn a_lone_event_that_is_refused_for_an_hour_alerts() {
+        let (mut lane, begin) = (Lane::new(70), Instant::now());
+        judge_at(&mut lane, begin, 1, bury(Fault::Unclear));
+        judge_at(&mut lane, begin + ALERT_AFTER / 2, 1, bury(Fault::Unclear));
+        assert!(!lane.alert_due(begin + ALERT_AFTER / 2) && lane.alert_due(begin + ALERT_AFTER));
     }
 
     #[test]
@@ -346,7 +444,7 @@ mod tests {
     fn many_refusals_make_batches_small_and_then_pause() {
         let (mut lane, now) = (Lane::default(), Instant::now());
         judge_at(&mut lane, now, 50, ACCEPT);
-        assert_eq!(bury_until(&mut lane, now), (20, Then::Wait(Duration::ZERO)));
+        assert_eq!(bury_until(&mut lane, now), (20, Then::Anew));
         assert_eq!(lane.batch_events_max(1_000, now), 50);
         let (buried, then) = bury_until(&mut lane, now);
         assert!(buried == 20 && matches!(then, Then::Pause { token_refused: false, .. }));
@@ -375,20 +473,22 @@ mod tests {
     #[test]
     fn a_failing_lane_waits_longer_each_time_and_a_throttled_one_as_told() {
         let mut lane = Lane::default();
-        let mut wait = |failures, outcome| {
-            let attempt = Attempt { events: 1, doubtful: false, failures, now: Instant::now(), random: 1.0 };
-            lane.judge(attempt, outcome, BACKOFF).1
+        let mut wait = |failures, outcome| match lane
+            .judge(Attempt { failures, ..attempt(Instant::now(), 1) }, outcome, BACKOFF)
+            .1
+        {
+            Then::Wait { wait, failed } => Some((wait.as_secs(), failed)),
+            _ => None,
         };
         let retry = |after| Outcome::Retry { after };
         let held = || Outcome::Hold { wait: None, alert: false };
-        let seconds = |seconds| Then::Wait(Duration::from_secs(seconds));
-        assert_eq!(wait(0, retry(None)), seconds(2));
-        assert_eq!(wait(3, retry(None)), seconds(16));
-        assert_eq!(wait(u32::MAX, retry(None)), seconds(600));
-        assert_eq!(wait(0, retry(Some(Duration::from_secs(30)))), seconds(30));
-        assert_eq!((wait(1, held()), wait(2, held())), (seconds(60), seconds(120)));
-        assert_eq!(wait(3, ACCEPT), Then::Continue);
-        assert_eq!(wait(0, held()), seconds(60), "a success forgets the holds");
+        assert_eq!(wait(0, retry(None)), Some((2, true)));
+        assert_eq!(wait(3, retry(None)), Some((16, true)));
+        assert_eq!(wait(u32::MAX, retry(None)), Some((600, true)));
+        assert_eq!(wait(0, retry(Some(Duration::from_secs(30)))), Some((30, true)));
+        assert_eq!((wait(1, held()), wait(2, held())), (Some((60, false)), Some((120, false))));
+        assert_eq!(wait(3, ACCEPT), None);
+        assert_eq!(wait(0, held()), Some((60, false)), "a success forgets the holds");
     }
 
     #[test]

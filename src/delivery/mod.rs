@@ -34,6 +34,7 @@ use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use tokio::sync::watch;
 use tokio::task::{Id, JoinError, JoinSet};
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
@@ -50,12 +51,12 @@ use self::view::{Permit, View};
 use crate::account::LaneKey;
 use crate::clock::{Steady, now_ms};
 use crate::config::DeliveryConfig;
-use crate::outbox::{Due, LaneStatus, Outbox, PausedBy};
+use crate::outbox::{Counts, Due, LaneStatus, Outbox, PausedBy};
 use crate::snapshot::Published;
 
 pub use self::graph::DeliveryError;
 
-/// How often the configuration is looked at, and the clock, which may have been set.
+/// How often the clock is looked at, which may have been set.
 const LOOK_INTERVAL: Duration = Duration::from_secs(1);
 /// How often lanes that do not send are looked through for events that grew too old.
 const AGE_INTERVAL: Duration = Duration::from_secs(600);
@@ -67,10 +68,14 @@ const DRAIN_MAX: Duration = Duration::from_secs(30);
 /// Is told what happens, to count it.
 pub trait Observer: Send + Sync {
     /// A request and what it came to: `accept`, `accept_short` (Meta counted fewer events), `retry`, `hold`, `split`,
-    /// `bury`, `pause`.
+    /// `bury`, `doubt` (refused without a clear reason, and kept), `pause`.
     fn request(&self, outcome: &'static str);
     /// Events that Meta took, and how long after its acceptance the oldest of them.
     fn delivered(&self, lane: &LaneKey, events: u64, after: Duration);
+    /// The same of events that went as tests (`test_event_code`).
+    fn tested(&self, lane: &LaneKey, events: u64, after: Duration);
+    /// Events of requests that Meta took, and that it did not count.
+    fn uncounted(&self, lane: &LaneKey, events: u64);
     /// Events that became dead letters, `refused` or `too_large`, or were dropped, `expired`.
     fn dead(&self, lane: &LaneKey, reason: &'static str, events: u64);
     /// Events that are sent again although an earlier request may have brought them.
@@ -84,6 +89,8 @@ pub struct Delivery {
     outbox: Outbox,
     observer: Arc<dyn Observer>,
     newer: Newer,
+    /// The revision that is in force.
+    in_force: watch::Receiver<u64>,
     view: View,
     client: Arc<GraphClient>,
     schedule: Schedule,
@@ -97,6 +104,8 @@ pub struct Delivery {
     chores: JoinSet<()>,
     /// By which events grow too old.
     clock: Steady,
+    /// No request is begun any more.
+    stop: CancellationToken,
     /// When the wall clock was looked at last, and what it said, Unix milliseconds.
     looked: (Instant, i64),
 }
@@ -120,27 +129,38 @@ impl Delivery {
     /// # Errors
     /// When no client can be made of `[delivery]`.
     pub fn new(outbox: Outbox, published: Arc<Published>, observer: Arc<dyn Observer>) -> Result<Self, DeliveryError> {
-        let view = View::of(&published.load());
+        // Before the view: what is published meanwhile is followed then.
+        let in_force = published.revision();
+        let view = View::of(published.load_full());
         let newer = move |known| {
             let snapshot = published.load();
-            (snapshot.revision != known).then(|| View::of(&snapshot))
+            (snapshot.revision != known).then(|| View::of(snapshot.clone()))
         };
-        Self::following(outbox, view, Box::new(newer), observer)
+        Self::following(outbox, view, (Box::new(newer), in_force), observer)
     }
 
-    fn following(outbox: Outbox, view: View, newer: Newer, observer: Arc<dyn Observer>) -> Result<Self, DeliveryError> {
+    fn following(
+        outbox: Outbox,
+        view: View,
+        (newer, in_force): (Newer, watch::Receiver<u64>),
+        observer: Arc<dyn Observer>,
+    ) -> Result<Self, DeliveryError> {
         let client = Arc::new(GraphClient::new(&view.settings)?);
         let schedule = Schedule::new(slots(&view.settings));
         // No wait is longer; the clock may have been set while nothing ran.
         let wait_max = i64::try_from(view.settings.retry_max.max(WISH_MAX).as_millis()).unwrap_or(i64::MAX);
         let latest_ms = now_ms().saturating_add(wait_max);
         outbox.move_waits(|time_ms| time_ms.min(latest_ms));
-        let sender = |delivered| Sender { lane: Arc::new(Mutex::new(Lane::new(delivered))), begun: Vec::new() };
-        let senders = outbox.lanes().into_iter().map(|status| (status.lane, sender(status.delivered))).collect();
+        let sender = |counts: Counts| {
+            let lane = Lane::new(counts.delivered + counts.tested);
+            Sender { lane: Arc::new(Mutex::new(lane)), begun: Vec::new() }
+        };
+        let senders = outbox.lanes().into_iter().map(|status| (status.lane, sender(status.counts))).collect();
         Ok(Self {
             outbox,
             observer,
             newer,
+            in_force,
             view,
             client,
             schedule,
@@ -150,30 +170,31 @@ impl Delivery {
             turns: JoinSet::new(),
             chores: JoinSet::new(),
             clock: Steady::start(),
+            stop: CancellationToken::new(),
             looked: (Instant::now(), now_ms()),
         })
     }
 
     /// Delivers until `shutdown`; then takes nothing new, and gives requests in flight up to 30 s.
     pub async fn run(mut self, shutdown: CancellationToken) {
+        self.stop = shutdown;
         self.resume_mended();
         let mut look = tokio::time::interval(LOOK_INTERVAL);
         look.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut age = tokio::time::interval(AGE_INTERVAL);
         loop {
+            self.follow();
             let due_in = self.collect_due();
             while let Some(slot) = self.schedule.begin() {
                 self.begin(slot);
             }
             tokio::select! {
-                () = shutdown.cancelled() => break,
+                () = self.stop.cancelled() => break,
                 Some(ended) = self.turns.join_next_with_id() => self.end(ended),
                 () = self.outbox.changed() => {}
                 () = tokio::time::sleep(due_in) => {}
-                _ = look.tick() => {
-                    self.follow_clock();
-                    self.follow();
-                }
+                Ok(()) = self.in_force.changed() => {}
+                _ = look.tick() => self.follow_clock(),
                 _ = age.tick() => self.drop_expired(),
             }
         }
@@ -205,11 +226,14 @@ impl Delivery {
                     lane: sender.lane.clone(),
                     pixel: pixel.clone(),
                     token: token.clone(),
+                    revision: self.view.revision,
+                    in_force: self.in_force.clone(),
                     settings: self.view.settings.clone(),
                     outbox: self.outbox.clone(),
                     client: self.client.clone(),
                     observer: self.observer.clone(),
                     clock: self.clock,
+                    stop: self.stop.clone(),
                 };
                 self.turns.spawn(turn.take(sender.begun.pop()))
             }
@@ -284,7 +308,7 @@ impl Delivery {
         });
     }
 
-    /// Takes up a configuration that was published meanwhile.
+    /// Takes up a configuration that was published meanwhile; costs nothing if none was.
     fn follow(&mut self) {
         while self.chores.try_join_next().is_some() {}
         let Some(view) = (self.newer)(self.view.revision) else { return };

@@ -4,7 +4,7 @@
 use std::time::Instant;
 
 use super::graph::{Answer, AnswerBody, Reply};
-use super::lane::{Attempt, Lane};
+use super::lane::{Attempt, Lane, Settle};
 use super::outcome::{Fault, Outcome};
 use crate::account::LaneKey;
 
@@ -19,8 +19,15 @@ struct Numbers<'a> {
     broken: Option<&'a str>,
 }
 
-/// Writes a line about a request, if its outcome and the lane's last line allow one.
-pub(crate) fn request(key: &LaneKey, lane: &mut Lane, attempt: Attempt, reply: &Reply, outcome: &Outcome) {
+/// Writes a line about a request, if what came of it and the lane's last line allow one.
+pub(crate) fn request(
+    key: &LaneKey,
+    lane: &mut Lane,
+    attempt: Attempt,
+    reply: &Reply,
+    outcome: &Outcome,
+    settle: &Settle,
+) {
     let LaneKey { account, pixel } = key;
     let Attempt { events, now, .. } = attempt;
     let Numbers { status, code, subcode, fbtrace_id, broken } = Numbers::of(reply);
@@ -44,6 +51,12 @@ pub(crate) fn request(key: &LaneKey, lane: &mut Lane, attempt: Attempt, reply: &
         Outcome::Hold { alert: false, .. } => line!(warn, "the Graph API wants fewer requests; the lane waits"),
         Outcome::Hold { alert: true, .. } => {
             line!(error, "Meta blocks this account for its policies; the lane waits, see Account Quality");
+        }
+        Outcome::Split { .. } | Outcome::Bury { .. } if matches!(settle, Settle::Back | Settle::SetAside(_)) => {
+            line!(
+                warn,
+                "refused without a clear reason; whether it is the events or the pixel, the next ones will show"
+            );
         }
         Outcome::Split { .. } => {
             tracing::debug!(%account, %pixel, events, code, subcode, fbtrace_id, "refused, sent in parts")

@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
-/// Longest wait that a server's own wish (`Retry-After`, usage headers) is followed for. Asking once an hour costs a
-/// server nothing, and a wish of a year is a mistake.
-pub(crate) const WISH_MAX: Duration = Duration::from_secs(3_600);
+/// Longest wait that a server's own wish (`Retry-After`, usage headers) is followed for: Meta's windows are an hour or a day
+/// long, and who asks before they end is blocked for longer. A wish of a year is a mistake.
+pub(crate) const WISH_MAX: Duration = Duration::from_secs(86_400);
 /// First hold of a throttled lane that was not told how long; it doubles with each further one.
 const HOLD_MIN: Duration = Duration::from_secs(60);
 /// Longest such hold.
@@ -72,6 +72,7 @@ mod tests {
     fn a_servers_wish_is_followed_within_reason() {
         let wait = |wish| BACKOFF.wait_at_least(Some(Duration::from_secs(wish)), 1, 0.5);
         assert_eq!(wait(30), Duration::from_secs(30));
+        assert_eq!(wait(7_200), Duration::from_secs(7_200));
         assert_eq!(wait(0), Duration::from_millis(1_500));
         assert_eq!(wait(u64::MAX), WISH_MAX);
     }
@@ -79,6 +80,7 @@ mod tests {
     #[test]
     fn a_throttled_lane_waits_as_told_or_a_minute_and_more() {
         assert_eq!(hold(Some(Duration::from_secs(300)), 7), Duration::from_secs(300));
+        assert_eq!(hold(Some(Duration::from_secs(36_000)), 7), Duration::from_secs(36_000));
         assert_eq!(hold(None, 1), Duration::from_secs(60));
         assert_eq!(hold(None, 2), Duration::from_secs(120));
         assert_eq!(hold(None, 9), Duration::from_secs(300));

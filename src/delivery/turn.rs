@@ -3,6 +3,10 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use tokio::runtime::Handle;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
 use super::batch::Batch;
 use super::graph::{GraphClient, Reply};
 use super::job::{Job, Part};
@@ -22,12 +26,18 @@ pub(crate) struct Turn {
     pub(crate) lane: Arc<Mutex<Lane>>,
     pub(crate) pixel: PixelConfig,
     pub(crate) token: AccessToken,
+    /// Of which configuration these two and the settings are.
+    pub(crate) revision: u64,
+    /// Which one is in force.
+    pub(crate) in_force: watch::Receiver<u64>,
     pub(crate) settings: Arc<DeliveryConfig>,
     pub(crate) outbox: Outbox,
     pub(crate) client: Arc<GraphClient>,
     pub(crate) observer: Arc<dyn Observer>,
     /// By which events grow too old.
     pub(crate) clock: Steady,
+    /// No request is begun any more.
+    pub(crate) stop: CancellationToken,
 }
 
 /// What a turn came to.
@@ -47,6 +57,7 @@ impl Turn {
     /// Sends the next part of a job that was begun, or else of what is leased now.
     pub(crate) async fn take(self, begun: Option<Job>) -> Ended {
         let job = match begun {
+            Some(job) if self.is_outdated() => return Ended { job: Some(job), ..Ended::default() },
             // It was held or paused since the last part, by another turn or by a person.
             Some(job) if !self.outbox.may_send(&self.key, now_ms()) => {
                 job.give_back(now_ms());
@@ -56,6 +67,10 @@ impl Turn {
             None => self.lease().await,
         };
         let Some(mut job) = job else { return Ended::default() };
+        if self.stop.is_cancelled() {
+            job.give_back(now_ms());
+            return Ended::default();
+        }
         while let Some(part) = job.next() {
             if part.batch.len() > 0 {
                 return self.send(job, part).await;
@@ -65,18 +80,23 @@ impl Turn {
         Ended::default()
     }
 
-    /// Leases on a thread that may block: a backlog is read from the disk.
+    /// Takes a batch; a backlog is read from the disk.
     async fn lease(&self) -> Option<Job> {
         let settings = &self.settings;
-        let events_max = self.lane().batch_events_max(settings.batch_events_max, Instant::now());
+        let (events_max, after_others) = {
+            let mut lane = self.lane();
+            (lane.batch_events_max(settings.batch_events_max, Instant::now()), lane.doubted())
+        };
         let bytes_max = u64::try_from(settings.batch_bytes_max).unwrap_or(u64::MAX);
         let now_ms = now_ms();
         let (outbox, key) = (self.outbox.clone(), self.key.clone());
-        let leasing = tokio::task::spawn_blocking(move || outbox.lease(&key, events_max, bytes_max, now_ms));
-        let lease = leasing.await.unwrap_or_else(|error| {
-            tracing::error!(lane = %self.key, %error, "a batch could not be read");
-            None
-        })?;
+        let lease = move || outbox.lease_after_others(&key, after_others, events_max, bytes_max, now_ms);
+        let lease = blocking(&self.key, lease).await??;
+        // Whoever was told that another configuration is in force may count on it from then on. The lane is due again once
+        // the events are back.
+        if self.is_outdated() {
+            return None;
+        }
         let batch = Batch::new(lease, self.clock.now_ms(), settings.age_max);
         let (expired, repeated) = (batch.expired() as u64, batch.maybe_sent() as u64);
         if expired > 0 {
@@ -91,23 +111,34 @@ impl Turn {
 
     async fn send(self, job: Job, mut part: Part) -> Ended {
         let events = part.batch.len();
-        let document = part.batch.departing(self.pixel.test_event_code.as_deref());
+        let code = self.pixel.test_event_code.clone();
+        let departing = move || (part.batch.departing(code.as_deref()), part);
+        let Some(((document, test), part)) = blocking(&self.key, departing).await else {
+            job.give_back(now_ms());
+            return Ended { failed: Some(true), ..Ended::default() };
+        };
         let reply = self.client.send(self.key.pixel, &self.token, document).await;
         let outcome = decide(&reply, events);
-        self.observer.request(outcome.label(events));
         let attempt = Attempt {
             events,
-            doubtful: part.doubtful,
+            seq: part.batch.first_seq(),
+            halvings: part.halvings,
+            doubted_at: job.doubted_at(),
             failures: part.batch.failures(),
             now: Instant::now(),
             random: rand::random(),
         };
         let failed = matches!(outcome, Outcome::Retry { .. } | Outcome::Hold { .. } | Outcome::Pause { .. });
-        let (sent, retry) = (sent(&reply, &outcome), matches!(outcome, Outcome::Retry { .. }));
+        let sent = sent(&reply, &outcome);
         let (settle, then) = self.judge(attempt, &reply, outcome);
         let refused = matches!(then, Then::Pause { token_refused: true, .. });
-        let job = self.carry_out(job, part, settle, then, (sent, retry)).await;
-        Ended { job, failed: Some(failed), refused: refused.then(|| Fingerprint::of(Some(&self.token))) }
+        let refused = refused.then(|| Fingerprint::of(Some(&self.token)));
+        let key = self.key.clone();
+        let carry_out = move || self.carry_out(job, part, settle, then, (sent, test));
+        match blocking(&key, carry_out).await {
+            Some(job) => Ended { job, failed: Some(failed), refused },
+            None => Ended { failed: Some(true), refused, ..Ended::default() },
+        }
     }
 
     /// The lane's decision, and a line for the log.
@@ -116,23 +147,23 @@ impl Turn {
         let backoff = Backoff { min: settings.retry_min, max: settings.retry_max };
         let mut lane = self.lane();
         let decided = lane.judge(attempt, outcome.clone(), backoff);
-        report::request(&self.key, &mut lane, attempt, reply, &outcome);
+        self.observer.request(decided.0.label(&outcome, attempt.events));
+        report::request(&self.key, &mut lane, attempt, reply, &outcome, &decided.0);
         decided
     }
 
-    /// Settles what was sent and gives back what is left, unless the lane goes on with it.
-    /// `retry` is whether this was a failure that the lane's backoff counts.
-    async fn carry_out(
+    /// Settles what was sent, a test or not, and gives back what is left, unless the lane goes on with it. Blocks.
+    fn carry_out(
         &self,
         mut job: Job,
         part: Part,
         settle: Settle,
         mut then: Then,
-        (sent, retry): (Sent, bool),
+        (sent, test): (Sent, bool),
     ) -> Option<Job> {
         let mut back = None;
         match settle {
-            Settle::Delivered { taken } => self.delivered(part.batch, taken),
+            Settle::Delivered { taken } => self.delivered(part.batch, taken, test),
             Settle::Expire => {
                 self.observer.dead(&self.key, Fault::Expired.reason(), part.batch.len() as u64);
                 part.batch.expire(now_ms());
@@ -141,28 +172,29 @@ impl Turn {
                 self.observer.dead(&self.key, reason, part.batch.len() as u64);
                 part.batch.bury(reason, &message, now_ms());
             }
-            Settle::Split { index, doubtful } => job.split(part, index, doubtful),
+            Settle::Split { doubtful: true, .. } => job.doubt_half(part, Instant::now()),
+            Settle::Split { index, doubtful: false } => job.split(part, index),
             Settle::SetAside(message) => job.set_aside(part, message),
             Settle::Back => back = Some(part.batch),
         }
         if then == Then::Continue {
             let mut lane = self.lane();
-            if lane.blames_events(Instant::now()) {
+            if lane.blames_events(job.doubted_at()) {
                 job.trust();
             }
-            if let Some(doubt) = job.doubt() {
+            if let Some(doubt) = job.only_doubts() {
                 then = lane.doubt_confirmed(doubt);
             }
         }
         // The lane is held before its events go back, so that nobody leases them in between.
         match then {
             Then::Continue => return (!job.is_done()).then_some(job),
-            Then::Wait(Duration::ZERO) => {}
-            Then::Wait(wait) => {
+            Then::Anew => {}
+            Then::Wait { wait, failed } => {
                 let wait_ms = i64::try_from(wait.as_millis()).unwrap_or(i64::MAX);
-                self.outbox.hold_off(&self.key, now_ms().saturating_add(wait_ms), retry);
+                self.outbox.hold_off(&self.key, now_ms().saturating_add(wait_ms), failed);
             }
-            Then::Pause { reason, token_refused } => self.pause(&reason, token_refused).await,
+            Then::Pause { reason, token_refused } => self.pause(&reason, token_refused),
         }
         let mut events = back.as_ref().map_or(0, Batch::len);
         if let Some(batch) = back {
@@ -173,14 +205,22 @@ impl Turn {
         None
     }
 
-    fn delivered(&self, batch: Batch, taken: u64) {
+    fn delivered(&self, batch: Batch, taken: u64, test: bool) {
         let waited_ms = now_ms().saturating_sub(batch.oldest_accepted_ms().unwrap_or(i64::MAX));
         let waited = Duration::from_millis(u64::try_from(waited_ms).unwrap_or_default());
-        batch.delivered(now_ms());
-        self.observer.delivered(&self.key, taken, waited);
+        let uncounted = (batch.len() as u64).saturating_sub(taken);
+        batch.delivered(taken, test, now_ms());
+        if test {
+            self.observer.tested(&self.key, taken, waited);
+        } else {
+            self.observer.delivered(&self.key, taken, waited);
+        }
+        if uncounted > 0 {
+            self.observer.uncounted(&self.key, uncounted);
+        }
     }
 
-    async fn pause(&self, reason: &str, token_refused: bool) {
+    fn pause(&self, reason: &str, token_refused: bool) {
         let reason = match token_refused {
             true => {
                 let remedy = token::remedy(&self.pixel.access_token_source);
@@ -189,12 +229,27 @@ impl Turn {
             }
             false => reason.to_owned(),
         };
-        super::pause(&self.outbox, &self.key, &reason).await;
+        Handle::current().block_on(super::pause(&self.outbox, &self.key, &reason));
+    }
+
+    /// Whether another configuration has been published since this turn began.
+    fn is_outdated(&self) -> bool {
+        *self.in_force.borrow() != self.revision
     }
 
     fn lane(&self) -> MutexGuard<'_, Lane> {
         self.lane.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Does away from the threads that serve what reads files or writes them: a disk that is behind makes whoever writes wait,
+/// and be it 16 bytes. `None` if it broke off.
+async fn blocking<T: Send + 'static>(key: &LaneKey, work: impl FnOnce() -> T + Send + 'static) -> Option<T> {
+    let done = tokio::task::spawn_blocking(work).await;
+    done.inspect_err(
+        |error| tracing::error!(lane = %key, %error, "a turn of a lane broke off; its events are sent again"),
+    )
+    .ok()
 }
 
 /// Whether Meta may have what a request brought that is sent again.

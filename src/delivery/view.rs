@@ -1,6 +1,5 @@
 //! What delivery needs of the configuration in force.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 
 use crate::account::{AccessToken, LaneKey};
@@ -14,8 +13,14 @@ pub(crate) struct View {
     pub(crate) revision: u64,
     /// `[delivery]`
     pub(crate) settings: Arc<DeliveryConfig>,
-    /// The pixels that are switched on, of accounts that are.
-    pub(crate) pixels: HashMap<LaneKey, PixelConfig>,
+    /// The pixels of all lanes.
+    pub(crate) pixels: Arc<dyn Pixels>,
+}
+
+/// Knows the pixels of lanes.
+pub(crate) trait Pixels: Send + Sync {
+    /// A lane's pixel, if it and its account are switched on.
+    fn active(&self, lane: &LaneKey) -> Option<&PixelConfig>;
 }
 
 /// Whether a lane may send.
@@ -33,22 +38,26 @@ pub(crate) enum Permit<'a> {
 
 impl View {
     /// Sees a snapshot.
-    pub(crate) fn of(snapshot: &Snapshot) -> Self {
-        let accounts = snapshot.tenants().map(|tenant| &tenant.config).filter(|account| account.active);
-        let pixels = accounts.flat_map(|account| {
-            let lane = |pixel: &PixelConfig| LaneKey { account: account.id.clone(), pixel: pixel.id };
-            account.pixels.iter().filter(|pixel| pixel.active).map(move |pixel| (lane(pixel), pixel.clone()))
-        });
+    pub(crate) fn of(snapshot: Arc<Snapshot>) -> Self {
         let settings = Arc::new(snapshot.gateway.delivery.clone());
-        Self { revision: snapshot.revision, settings, pixels: pixels.collect() }
+        Self { revision: snapshot.revision, settings, pixels: snapshot }
     }
 
     /// Whether this lane may send now.
     pub(crate) fn permit(&self, lane: &LaneKey) -> Permit<'_> {
-        match self.pixels.get(lane).map(|pixel| (pixel, &pixel.access_token)) {
+        match self.pixels.active(lane).map(|pixel| (pixel, &pixel.access_token)) {
             None => Permit::Inactive,
             Some((pixel, None)) => Permit::NoToken(pixel),
             Some((pixel, Some(token))) => Permit::Send(pixel, token),
         }
+    }
+}
+
+// === impl Snapshot ===
+
+impl Pixels for Snapshot {
+    fn active(&self, lane: &LaneKey) -> Option<&PixelConfig> {
+        let tenant = self.tenant(&lane.account).filter(|tenant| tenant.config.active)?;
+        tenant.pixel(lane.pixel).filter(|pixel| pixel.active)
     }
 }

@@ -16,18 +16,38 @@ const GROUP_BYTES_MAX: u64 = 64 << 20;
 /// Bytes of events that may wait for the disk.
 const WAITING_BYTES_MAX: u64 = 256 << 20;
 
+/// Where events that are appended come from.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Origin {
+    /// From outside.
+    New,
+    /// From the account's dead letters.
+    Letters,
+}
+
 impl Outbox {
     /// Accepts events: `Ok` once all of them are durable. Whoever stops waiting may find them stored all the same.
     pub async fn append(&self, events: Vec<NewEvent>, now_ms: i64) -> Result<(), AppendError> {
+        self.append_from(Origin::New, events, now_ms).await
+    }
+
+    /// Accepts what was dead letters, as [`Outbox::append`] does; but an account that has as many letters as it may is not
+    /// refused, or nothing could ever make them fewer.
+    pub async fn append_replayed(&self, events: Vec<NewEvent>, now_ms: i64) -> Result<(), AppendError> {
+        self.append_from(Origin::Letters, events, now_ms).await
+    }
+
+    async fn append_from(&self, origin: Origin, events: Vec<NewEvent>, now_ms: i64) -> Result<(), AppendError> {
         if events.is_empty() {
             return Ok(());
         }
         let closed = AppendError::Unavailable { reason: "it is closed".into() };
-        self.submit(events, now_ms)?.await.unwrap_or(Err(closed))
+        self.submit(origin, events, now_ms)?.await.unwrap_or(Err(closed))
     }
 
     fn submit(
         &self,
+        origin: Origin,
         events: Vec<NewEvent>,
         now_ms: i64,
     ) -> Result<oneshot::Receiver<Result<(), AppendError>>, AppendError> {
@@ -44,7 +64,7 @@ impl Outbox {
             shared.answered(bytes);
             return Err(AppendError::Busy);
         }
-        let events = self.reserve(events).inspect_err(|_| shared.answered(bytes))?;
+        let events = self.reserve(origin, events).inspect_err(|_| shared.answered(bytes))?;
         let (reply, answer) = oneshot::channel();
         // If the writer has ended, the reply is dropped with the job and the caller hears of it.
         let _ = self.inner.writer.send(Job::Append(Append { events, now_ms, bytes, reply }));
@@ -52,9 +72,9 @@ impl Outbox {
     }
 
     /// Counts events towards their accounts' backlogs, all or none.
-    fn reserve(&self, events: Vec<NewEvent>) -> Result<Vec<(LaneNo, [u8; 8], NewEvent)>, AppendError> {
+    fn reserve(&self, origin: Origin, events: Vec<NewEvent>) -> Result<Vec<(LaneNo, [u8; 8], NewEvent)>, AppendError> {
         let shared = &self.inner.shared;
-        if events.iter().any(|event| shared.dead.is_full(&event.lane.account)) {
+        if origin == Origin::New && events.iter().any(|event| shared.dead.is_full(&event.lane.account)) {
             return Err(AppendError::DeadLetters);
         }
         let max = shared.limits.account_backlog_bytes_max;

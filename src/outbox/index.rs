@@ -2,20 +2,20 @@
 //!
 //! One lock holds it; no file is touched and nothing is awaited under it.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use super::due::DueLanes;
-use super::lane::{Lane, LaneNo, LaneState, Listed};
+use super::lane::{Lane, LaneNo, Listed};
 use super::log::Entry;
 use super::recent::{Recent, RecentEvent};
 use super::segments::Segments;
-use super::{Due, LaneStatus, Pause, PausedBy};
+use super::{Due, LaneStatus, Pause};
 use crate::account::{AccountId, LaneKey};
 
 /// What is known of all events that are not settled.
 pub(crate) struct Index {
-    lanes: Vec<Lane>,
-    numbers: HashMap<LaneKey, LaneNo>,
+    pub(super) lanes: Vec<Lane>,
+    pub(super) numbers: HashMap<LaneKey, LaneNo>,
     /// Bytes of each account's events that are not settled, or are being appended.
     backlog: HashMap<AccountId, u64>,
     pub(crate) segments: Segments,
@@ -23,16 +23,20 @@ pub(crate) struct Index {
     due: DueLanes,
     leases_per_lane_max: usize,
     /// Accounts whose lanes a person paused: one that is new begins paused.
-    held: HashMap<AccountId, Pause>,
+    pub(super) held: HashMap<AccountId, Pause>,
     /// Nothing is leased any more.
     closed: bool,
 }
 
 /// What ends an event's time in its lane.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum End {
     /// Delivered.
     Delivered,
+    /// Delivered as a test.
+    Tested,
+    /// In a request that Meta took, and not counted by it.
+    Uncounted,
     /// In the dead letters.
     Dead,
     /// Too old to be sent, and dropped.
@@ -117,11 +121,12 @@ impl Index {
         }
     }
 
-    /// Ends what a start found: lanes in order, backlogs counted. Gives older copies of what is there twice.
-    pub(crate) fn all_found(&mut self) -> Vec<Entry> {
+    /// Ends what a start found: lanes in order, backlogs counted. Gives older copies of what is there twice, and of what a
+    /// copy is settled of.
+    pub(crate) fn all_found(&mut self, settled_copies: &HashSet<u64>) -> Vec<Entry> {
         let mut older = Vec::new();
         for lane in &mut self.lanes {
-            older.extend(lane.put_in_order());
+            older.extend(lane.put_in_order(settled_copies));
             *self.backlog.entry(lane.key.account.clone()).or_default() += lane.bytes;
         }
         for entry in &older {
@@ -167,10 +172,12 @@ impl Index {
         self.due.next_time().map_or(Due::Nothing, Due::At)
     }
 
-    /// Takes the oldest events of a lane, if it may be leased from now, and says how often the lane failed.
+    /// Takes the oldest events of a lane, if it may be leased from now, and says how often the lane failed. The event `last`
+    /// is taken only if there is no other.
     pub(crate) fn take(
         &mut self,
         key: &LaneKey,
+        last: Option<u64>,
         events: usize,
         bytes: u64,
         now_ms: i64,
@@ -184,7 +191,7 @@ impl Index {
         // The wait is over. What another lease says from now on holds, whatever becomes of this one.
         lane.changed |= lane.state.not_before_ms != 0;
         lane.state.not_before_ms = 0;
-        let taken = lane.take(events, bytes);
+        let taken = lane.take(last, events, bytes);
         lane.in_flight += taken.len() as u64;
         lane.out.push(taken.first()?.accepted_s);
         let failures = lane.state.failures;
@@ -215,21 +222,6 @@ impl Index {
         Some((number, taken))
     }
 
-    /// Whether a lane is not paused and need not wait.
-    pub(crate) fn may_send(&self, key: &LaneKey, now_ms: i64) -> bool {
-        let lane = self.numbers.get(key).and_then(|number| self.lanes.get(number.0 as usize));
-        lane.is_some_and(|lane| lane.state.paused.is_none() && lane.state.not_before_ms <= now_ms)
-    }
-
-    /// Changes the times that lanes wait for.
-    pub(crate) fn move_waits(&mut self, to: impl Fn(i64) -> i64) {
-        for lane in self.lanes.iter_mut().filter(|lane| lane.state.not_before_ms > 0) {
-            lane.state.not_before_ms = to(lane.state.not_before_ms).max(1);
-            lane.changed = true;
-        }
-        self.list_all();
-    }
-
     /// Takes events out of what is kept whole in memory.
     pub(crate) fn take_recent(&mut self, entries: &[Entry]) -> Vec<Option<RecentEvent>> {
         entries.iter().map(|entry| self.recent.take(entry.seq)).collect()
@@ -257,17 +249,24 @@ impl Index {
         let count = entries.len() as u64;
         lane.in_flight -= count;
         lane.bytes -= bytes;
-        match end {
-            End::Delivered => {
-                lane.state.delivered += count;
-                lane.state.failures = 0;
-            }
-            End::Dead => lane.state.dead += count,
-            End::Expired | End::Damaged => {}
+        *lane.state.counts.of(end) += count;
+        if matches!(end, End::Delivered | End::Tested | End::Uncounted) {
+            lane.state.failures = 0;
         }
         lane.changed = true;
         let account = lane.key.account.clone();
         self.release(&account, bytes);
+    }
+
+    /// Dead letters of a lane were dropped for their age.
+    pub(crate) fn purged(&mut self, key: &LaneKey, letters: u64) {
+        let number = self.number(key);
+        self.change_state(number, |state| state.counts.purged += letters);
+    }
+
+    /// Which lane has this number.
+    pub(crate) fn key(&self, number: LaneNo) -> Option<LaneKey> {
+        Some(self.lanes.get(number.0 as usize)?.key.clone())
     }
 
     /// A lease whose oldest event was accepted then is out.
@@ -286,60 +285,10 @@ impl Index {
         }
     }
 
-    /// Changes what is kept of a lane over a restart.
-    pub(crate) fn change_state(&mut self, number: LaneNo, change: impl FnOnce(&mut LaneState)) {
-        let Some(lane) = self.lane_mut(number) else { return };
-        change(&mut lane.state);
-        lane.changed = true;
-        let (account, pause) = (lane.key.account.clone(), lane.state.paused.clone());
-        match pause.filter(|pause| pause.by == PausedBy::Operator) {
-            Some(pause) => drop(self.held.insert(account, pause)),
-            None => drop(self.held.remove(&account)),
-        }
-    }
-
-    /// Sets what was kept of lanes. Lanes of a held account of which nothing was kept are new: they are held too.
-    pub(crate) fn restore_states(&mut self, states: Vec<(LaneKey, LaneState)>) {
-        for (key, state) in states {
-            if let Some(pause) = state.paused.as_ref().filter(|pause| pause.by == PausedBy::Operator) {
-                self.held.insert(key.account.clone(), pause.clone());
-            }
-            let number = self.number(&key);
-            if let Some(lane) = self.lane_mut(number) {
-                lane.state = state;
-            }
-        }
-        for lane in self.lanes.iter_mut().filter(|lane| lane.state.paused.is_none()) {
-            lane.state.paused = self.held.get(&lane.key.account).cloned();
-            lane.changed |= lane.state.paused.is_some();
-        }
-    }
-
-    /// What changed of lanes since the last call.
-    pub(crate) fn changed_states(&mut self) -> Vec<(LaneKey, LaneState)> {
-        let changed = self.lanes.iter_mut().filter(|lane| lane.changed);
-        changed
-            .map(|lane| {
-                lane.changed = false;
-                (lane.key.clone(), lane.state.clone())
-            })
-            .collect()
-    }
-
-    /// What [`Index::changed_states`] gave could not be kept.
-    pub(crate) fn changed_again(&mut self, lanes: &[(LaneKey, LaneState)]) {
-        for (key, _) in lanes {
-            let number = self.number(key);
-            if let Some(lane) = self.lane_mut(number) {
-                lane.changed = true;
-            }
-        }
-    }
-
-    /// Takes the waiting events of one lane that are in a segment, so that they can be copied. [`Index::moved`] ends it.
-    /// `None` when there is no such lane.
-    pub(crate) fn take_to_move(&mut self, number: LaneNo, segment: u32) -> Option<Vec<Entry>> {
-        let taken = self.lane_mut(number)?.take_segment(segment);
+    /// Takes waiting events of one lane that are in a segment, about so many bytes, so that they can be copied.
+    /// [`Index::moved`] ends it. `None` when there is no such lane.
+    pub(crate) fn take_to_move(&mut self, number: LaneNo, segment: u32, bytes: u64) -> Option<Vec<Entry>> {
+        let taken = self.lane_mut(number)?.take_segment(segment, bytes);
         for entry in &taken {
             self.segments.hold(entry);
         }
@@ -355,6 +304,7 @@ impl Index {
         self.segments.remove_live(&old);
         self.segments.add_live(&new);
         self.segments.hold(&new);
+        self.segments.set_has_copies(new.segment);
         self.put_back(number, &[new]);
     }
 
@@ -363,7 +313,7 @@ impl Index {
         self.closed = true;
     }
 
-    fn lane_mut(&mut self, number: LaneNo) -> Option<&mut Lane> {
+    pub(super) fn lane_mut(&mut self, number: LaneNo) -> Option<&mut Lane> {
         self.lanes.get_mut(number.0 as usize)
     }
 }

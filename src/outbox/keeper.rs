@@ -1,6 +1,7 @@
 //! The keeper: the thread that does what must not hold up the writer. It stores dead letters, keeps lanes' state, syncs
 //! the marks once a second, and gives settled segments back.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender};
 use std::time::{Duration, Instant};
@@ -22,8 +23,8 @@ pub(crate) enum Task {
     Hold { letters: Vec<DeadLetter>, reply: oneshot::Sender<Result<(), DeadLetterError>> },
     /// Store dead letters, then settle the events that they were.
     Bury { lane: LaneNo, entries: Vec<Entry>, letters: Vec<DeadLetter>, now_ms: i64 },
-    /// Remove dead letters; answers how many there were.
-    Remove { ids: Vec<u64>, reply: oneshot::Sender<Result<usize, DeadLetterError>> },
+    /// Remove dead letters; answers how many there were. Those that are purged are counted.
+    Remove { ids: Vec<u64>, purge: bool, reply: oneshot::Sender<Result<usize, DeadLetterError>> },
     /// Make the lanes' state durable now.
     Save { reply: oneshot::Sender<Result<(), Unavailable>> },
     /// Do now what is done once a second.
@@ -55,8 +56,10 @@ impl Keeper {
     /// Runs until it is told to stop, or nobody is left who could ask.
     pub(crate) fn run(mut self) {
         let mut next_tick = Instant::now() + self.tick;
+        let mut moving = false;
         loop {
-            match self.tasks.recv_timeout(next_tick.saturating_duration_since(Instant::now())) {
+            let wait = if moving { Duration::ZERO } else { next_tick.saturating_duration_since(Instant::now()) };
+            match self.tasks.recv_timeout(wait) {
                 Ok(first) => {
                     let batch = std::iter::once(first).chain(self.tasks.try_iter().take(BATCH_MAX)).collect();
                     if self.run_batch(batch) {
@@ -69,7 +72,10 @@ impl Keeper {
             if Instant::now() >= next_tick {
                 self.tick();
                 next_tick = Instant::now() + self.tick;
+                moving = true;
             }
+            // A part, then whoever came meanwhile, then the next part.
+            moving = moving && reclaim::copy_forward(&self.shared, &self.writer);
         }
         self.sync_marks();
         if let Err(error) = self.save_lanes() {
@@ -114,8 +120,12 @@ impl Keeper {
     fn run_one(&mut self, task: Task) {
         // A caller that is gone has its task done all the same.
         match task {
-            Task::Remove { ids, reply } => {
-                let removed = self.shared.dead.remove(&ids);
+            Task::Remove { ids, purge, reply } => {
+                let mut lanes = BTreeMap::new();
+                let removed = self.shared.dead.remove(&ids, |lane| *lanes.entry(lane).or_default() += 1);
+                if purge {
+                    self.shared.purged(&lanes);
+                }
                 let _ = reply.send(removed.map_err(|error| Unavailable::new(&error).into()));
             }
             Task::Save { reply } => {
@@ -124,6 +134,7 @@ impl Keeper {
             #[cfg(test)]
             Task::Tick { reply } => {
                 self.tick();
+                while reclaim::copy_forward(&self.shared, &self.writer) {}
                 let _ = reply.send(());
             }
             Task::Hold { .. } | Task::Bury { .. } | Task::Stop => {}
@@ -158,12 +169,10 @@ impl Keeper {
     }
 
     fn tick(&mut self) {
-        self.sync_marks();
         if let Err(error) = self.save_lanes() {
             tracing::warn!(%error, "the lanes' state cannot be saved; it is tried again");
         }
         reclaim::give_back(&self.shared);
-        reclaim::copy_forward(&self.shared, &self.writer);
     }
 
     fn sync_marks(&self) {

@@ -1,7 +1,8 @@
 //! One lane in memory: what waits in it, in order, and whether it may be leased from.
 
-use std::collections::VecDeque;
+use std::collections::{HashSet, VecDeque};
 
+use super::index::End;
 use super::log::Entry;
 use super::{LaneStatus, Pause};
 use crate::account::LaneKey;
@@ -37,10 +38,26 @@ pub(crate) struct LaneState {
     pub(crate) not_before_ms: i64,
     /// Retries since the last success.
     pub(crate) failures: u32,
-    /// Events delivered since the first start.
-    pub(crate) delivered: u64,
-    /// Events buried since the first start.
-    pub(crate) dead: u64,
+    pub(crate) counts: Counts,
+}
+
+/// What became of a lane's events since the first start.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// Meta has them.
+    pub delivered: u64,
+    /// Meta has them as tests (`test_event_code`).
+    pub tested: u64,
+    /// Meta took the request and did not count them.
+    pub uncounted: u64,
+    /// They became dead letters.
+    pub dead: u64,
+    /// They grew too old to be sent, and were dropped.
+    pub expired: u64,
+    /// They were dead letters that nobody took up in time, and were dropped.
+    pub purged: u64,
+    /// They could not be read any more.
+    pub damaged: u64,
 }
 
 /// Where a lane stands among those that are to be served.
@@ -86,10 +103,11 @@ impl Lane {
         self.bytes += u64::from(entry.len);
     }
 
-    /// Sorts what a start found by age. Of an event that is there twice the newer copy stays; the others are given back.
-    pub(crate) fn put_in_order(&mut self) -> Vec<Entry> {
+    /// Sorts what a start found by age. Of an event that is there twice the newer copy stays, and none if a copy is settled;
+    /// the others are given back.
+    pub(crate) fn put_in_order(&mut self, settled_copies: &HashSet<u64>) -> Vec<Entry> {
         let queue = self.queue.make_contiguous();
-        if queue.is_sorted_by(|a, b| a.seq < b.seq) {
+        if settled_copies.is_empty() && queue.is_sorted_by(|a, b| a.seq < b.seq) {
             return Vec::new();
         }
         queue.sort_unstable_by_key(|entry| (entry.seq, std::cmp::Reverse(entry.segment)));
@@ -97,10 +115,11 @@ impl Lane {
         let mut last = None;
         self.queue.retain(|entry| {
             let first = last.replace(entry.seq) != Some(entry.seq);
-            if !first {
+            let stays = first && !settled_copies.contains(&entry.seq);
+            if !stays {
                 older.push(*entry);
             }
-            first
+            stays
         });
         self.bytes -= older.iter().map(|entry| u64::from(entry.len)).sum::<u64>();
         older
@@ -114,13 +133,16 @@ impl Lane {
         }
     }
 
-    /// Takes the oldest events that share an envelope, up to a number and a size, and at least one.
-    pub(crate) fn take(&mut self, max_events: usize, max_bytes: u64) -> Vec<Entry> {
-        let Some(envelope) = self.queue.front().map(|first| first.envelope) else { return Vec::new() };
+    /// Takes the oldest events that share an envelope, up to a number and a size, and at least one; the event `last` only if
+    /// there is no other.
+    pub(crate) fn take(&mut self, last: Option<u64>, max_events: usize, max_bytes: u64) -> Vec<Entry> {
+        let is_last = |entry: &Entry| last == Some(entry.seq);
+        let first = self.queue.iter().find(|entry| !is_last(entry)).or(self.queue.front());
+        let Some(&Entry { seq: first, envelope, .. }) = first else { return Vec::new() };
         let (mut taken, mut skipped, mut bytes) = (Vec::new(), Vec::new(), 0);
         while taken.len() < max_events.max(1) && taken.len() + skipped.len() < LOOK_AHEAD.max(max_events) {
             let Some(entry) = self.queue.pop_front() else { break };
-            if entry.envelope != envelope {
+            if entry.envelope != envelope || is_last(&entry) && entry.seq != first {
                 skipped.push(entry);
                 continue;
             }
@@ -148,15 +170,16 @@ impl Lane {
         self.queue.drain(begin..end).collect()
     }
 
-    /// Takes all waiting events that are in one segment.
-    pub(crate) fn take_segment(&mut self, segment: u32) -> Vec<Entry> {
-        let mut taken = Vec::new();
+    /// Takes waiting events that are in one segment, the oldest first, until they are so many bytes.
+    pub(crate) fn take_segment(&mut self, segment: u32, bytes: u64) -> Vec<Entry> {
+        let (mut taken, mut left) = (Vec::new(), bytes);
         self.queue.retain(|entry| {
-            let other = entry.segment != segment;
-            if !other {
+            let stays = entry.segment != segment || left == 0;
+            if !stays {
                 taken.push(*entry);
+                left = left.saturating_sub(u64::from(entry.len));
             }
-            other
+            stays
         });
         taken
     }
@@ -184,8 +207,7 @@ impl Lane {
             paused: self.state.paused.clone(),
             not_before_ms: self.state.not_before_ms,
             failures: self.state.failures,
-            delivered: self.state.delivered,
-            dead: self.state.dead,
+            counts: self.state.counts,
         }
     }
 
@@ -199,6 +221,22 @@ impl Lane {
     fn shrink(&mut self) {
         if self.queue.capacity() > 64 && self.queue.len() < self.queue.capacity() / 4 {
             self.queue.shrink_to(self.queue.len() * 2);
+        }
+    }
+}
+
+// === impl Counts ===
+
+impl Counts {
+    /// The count of what ended so.
+    pub(crate) fn of(&mut self, end: End) -> &mut u64 {
+        match end {
+            End::Delivered => &mut self.delivered,
+            End::Tested => &mut self.tested,
+            End::Uncounted => &mut self.uncounted,
+            End::Dead => &mut self.dead,
+            End::Expired => &mut self.expired,
+            End::Damaged => &mut self.damaged,
         }
     }
 }
@@ -226,31 +264,54 @@ mod tests {
         for (seq, envelope) in [(1, 0), (2, 7), (3, 0), (4, 0), (5, 7)] {
             lane.push(entry(seq, 1, envelope));
         }
-        assert_eq!(seqs(&lane.take(2, 1_000)), [1, 3]);
-        assert_eq!(seqs(&lane.take(9, 100)), [2], "at most 100 bytes");
-        assert_eq!(seqs(&lane.take(9, 0)), [4], "at least one");
-        assert_eq!(seqs(&lane.take(9, 1_000)), [5]);
+        assert_eq!(seqs(&lane.take(None, 2, 1_000)), [1, 3]);
+        assert_eq!(seqs(&lane.take(None, 9, 100)), [2], "at most 100 bytes");
+        assert_eq!(seqs(&lane.take(None, 9, 0)), [4], "at least one");
+        assert_eq!(seqs(&lane.take(None, 9, 1_000)), [5]);
+    }
+
+    #[test]
+    fn one_may_have_to_let_all_others_go_first() {
+        let mut lane = lane();
+        for (seq, envelope) in [(1, 0), (2, 7), (3, 0), (4, 7)] {
+            lane.push(entry(seq, 1, envelope));
+        }
+        assert_eq!(seqs(&lane.take(Some(1), 9, 1_000)), [2, 4]);
+        assert_eq!(seqs(&lane.take(Some(1), 9, 1_000)), [3]);
+        assert_eq!(seqs(&lane.take(Some(1), 9, 1_000)), [1], "it is the only one");
+        assert!(lane.take(Some(1), 9, 1_000).is_empty());
     }
 
     #[test]
     fn what_comes_back_is_in_order_again() {
         let mut lane = lane();
         (1..=6).for_each(|seq| lane.push(entry(seq, 1, 0)));
-        let (first, second) = (lane.take(2, 1_000), lane.take(2, 1_000));
+        let (first, second) = (lane.take(None, 2, 1_000), lane.take(None, 2, 1_000));
         lane.put_back(&second);
         lane.put_back(&first);
-        assert_eq!(seqs(&lane.take(9, 1_000)), [1, 2, 3, 4, 5, 6]);
+        assert_eq!(seqs(&lane.take(None, 9, 1_000)), [1, 2, 3, 4, 5, 6]);
     }
 
     #[test]
     fn of_two_copies_the_newer_stays() {
         let mut lane = lane();
-        for (seq, segment) in [(3, 1), (4, 1), (3, 2), (9, 2)] {
+        for (seq, segment) in [(3, 1), (4, 1), (5, 1), (3, 2), (9, 2)] {
             lane.push_found(entry(seq, segment, 0));
         }
-        assert_eq!(lane.put_in_order(), [entry(3, 1, 0)]);
+        assert_eq!(lane.put_in_order(&HashSet::from([5])), [entry(3, 1, 0), entry(5, 1, 0)]);
         assert_eq!(lane.bytes, 300);
-        assert_eq!(lane.take(9, 1_000), [entry(3, 2, 0), entry(4, 1, 0), entry(9, 2, 0)]);
+        assert_eq!(lane.take(None, 9, 1_000), [entry(3, 2, 0), entry(4, 1, 0), entry(9, 2, 0)]);
+    }
+
+    #[test]
+    fn events_of_a_segment_are_taken_in_parts() {
+        let mut lane = lane();
+        for (seq, segment) in [(1, 1), (2, 2), (3, 1), (4, 1), (5, 1)] {
+            lane.push(entry(seq, segment, 0));
+        }
+        assert_eq!(seqs(&lane.take_segment(1, 150)), [1, 3], "100 bytes each");
+        assert_eq!(seqs(&lane.take_segment(1, 1_000)), [4, 5]);
+        assert_eq!(seqs(&lane.take_segment(2, 1)), [2]);
     }
 
     #[test]
@@ -258,7 +319,7 @@ mod tests {
         let mut lane = lane();
         (0..100_000).for_each(|seq| lane.push(entry(seq, 1, 0)));
         assert!(lane.queue.capacity() <= 125_008);
-        lane.take(99_000, u64::MAX);
+        lane.take(None, 99_000, u64::MAX);
         assert!(lane.queue.capacity() <= 25_000);
     }
 }

@@ -1,5 +1,6 @@
 //! A lease: events that one request may take, until what became of them is said.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -53,6 +54,10 @@ pub struct Leased {
 pub enum Settlement {
     /// Meta has it.
     Ack,
+    /// Meta has it, as a test.
+    Tested,
+    /// Meta took the request, and did not count it.
+    Uncounted,
     /// Meta does not have it, or maybe; it goes back to its lane.
     Retry(Sent),
     /// It is too old for Meta to take: it is dropped.
@@ -87,8 +92,20 @@ impl Outbox {
     /// the log; bodies are a little less), at least one. `None` if the lane is paused, must wait, has nothing, or has as many
     /// leases out as it may. May read the disk when there is a backlog.
     pub fn lease(&self, lane: &LaneKey, max_events: usize, max_bytes: u64, now_ms: i64) -> Option<Lease> {
+        self.lease_after_others(lane, None, max_events, max_bytes, now_ms)
+    }
+
+    /// The same; the event `last` comes only when no other one is there.
+    pub fn lease_after_others(
+        &self,
+        lane: &LaneKey,
+        last: Option<u64>,
+        max_events: usize,
+        max_bytes: u64,
+        now_ms: i64,
+    ) -> Option<Lease> {
         loop {
-            let taken = locked(&self.inner.shared.index).take(lane, max_events, max_bytes, now_ms);
+            let taken = locked(&self.inner.shared.index).take(lane, last, max_events, max_bytes, now_ms);
             let (number, taken, failures) = taken?;
             if let Some(lease) = self.read(lane, number, taken, failures, now_ms) {
                 return Some(lease);
@@ -208,18 +225,20 @@ impl Lease {
         let entries = std::mem::take(&mut self.entries);
         let events = std::mem::take(&mut self.events);
         let oldest = entries.first().map_or(0, |entry| entry.accepted_s);
-        let (mut acked, mut expired, mut back) = (Vec::new(), Vec::new(), Vec::new());
+        let (mut ended, mut back) = (BTreeMap::<End, Vec<Entry>>::new(), Vec::new());
         let (mut refused, mut not_sent) = (Vec::new(), Vec::new());
         let (mut buried, mut letters) = (Vec::new(), Vec::new());
         let mut settlements = settlements.into_iter();
         for (mut entry, event) in entries.into_iter().zip(events) {
             match settlements.next() {
-                Some(Settlement::Ack) => acked.push(entry),
+                Some(Settlement::Ack) => ended.entry(End::Delivered).or_default().push(entry),
+                Some(Settlement::Tested) => ended.entry(End::Tested).or_default().push(entry),
+                Some(Settlement::Uncounted) => ended.entry(End::Uncounted).or_default().push(entry),
+                Some(Settlement::Expire) => ended.entry(End::Expired).or_default().push(entry),
                 Some(Settlement::Bury { reason, message }) => {
                     buried.push(entry);
                     letters.push(self.letter(event, entry.attempts, reason, message, now_ms));
                 }
-                Some(Settlement::Expire) => expired.push(entry),
                 Some(Settlement::Retry(sent)) => {
                     entry.maybe_sent |= sent == Sent::Maybe;
                     match sent {
@@ -234,8 +253,9 @@ impl Lease {
             }
         }
         let shared = &self.inner.shared;
-        shared.settle(self.number, &acked, End::Delivered);
-        shared.settle(self.number, &expired, End::Expired);
+        for (end, entries) in ended {
+            shared.settle(self.number, &entries, end);
+        }
         shared.mark(MarkKind::Refused, &refused);
         shared.mark(MarkKind::NotSent, &not_sent);
         locked(&shared.index).put_back(self.number, &back);

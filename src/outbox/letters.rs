@@ -50,13 +50,19 @@ impl Outbox {
         self.inner.shared.dead.ids(account)
     }
 
+    /// These letters in groups that can be replayed together, each of one account: at most so many letters and bytes of them,
+    /// at least one. Those that are not there are left out.
+    pub fn dead_letter_groups(&self, ids: &[u64], letters_max: usize, bytes_max: u64) -> Vec<Vec<u64>> {
+        self.inner.shared.dead.grouped(ids, letters_max, bytes_max)
+    }
+
     /// One dead letter. Reads the disk.
     pub fn dead_letter(&self, id: u64) -> Option<DeadLetter> {
         self.inner.shared.dead.get(id)
     }
 
     /// Takes dead letters in order to replay or remove them; those that are not there, or that somebody else has taken, are
-    /// left out. To replay them: append what they become, and then remove them; an event is then never lost, and one that a
+    /// left out. To replay them: [`Outbox::append_replayed`] what they become, and then remove them; an event is then never lost, and one that a
     /// crash in between doubles keeps its id. Reads the disk.
     pub fn claim_dead_letters(&self, ids: &[u64]) -> ClaimedLetters {
         ClaimedLetters { outbox: self.clone(), letters: self.inner.shared.dead.claim(ids) }
@@ -64,20 +70,20 @@ impl Outbox {
 
     /// Removes dead letters for good, unread; gives how many there were. Those that somebody has claimed stay.
     pub async fn drop_dead_letters(&self, ids: &[u64]) -> Result<usize, DeadLetterError> {
-        self.remove(self.inner.shared.dead.unclaimed(ids)).await
+        self.remove(self.inner.shared.dead.unclaimed(ids), false).await
     }
 
     /// Removes all dead letters that came there before a time, Unix milliseconds; gives how many there were.
     pub async fn purge_dead_letters(&self, before_ms: i64) -> Result<usize, DeadLetterError> {
-        self.remove(self.inner.shared.dead.older_than(before_ms)).await
+        self.remove(self.inner.shared.dead.older_than(before_ms), true).await
     }
 
-    async fn remove(&self, ids: Vec<u64>) -> Result<usize, DeadLetterError> {
+    async fn remove(&self, ids: Vec<u64>, purge: bool) -> Result<usize, DeadLetterError> {
         if ids.is_empty() {
             return Ok(0);
         }
         let (reply, answer) = oneshot::channel();
-        self.inner.ask_keeper(Task::Remove { ids, reply });
+        self.inner.ask_keeper(Task::Remove { ids, purge, reply });
         answer.await.unwrap_or_else(|_| Err(closed()))
     }
 }
@@ -98,7 +104,7 @@ impl ClaimedLetters {
     pub async fn remove(self, ids: &[u64]) -> Result<usize, DeadLetterError> {
         let ids: HashSet<_> = ids.iter().collect();
         let named = self.letters.iter().map(|letter| letter.id).filter(|id| ids.contains(id));
-        self.outbox.remove(named.collect()).await
+        self.outbox.remove(named.collect(), false).await
     }
 }
 

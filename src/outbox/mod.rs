@@ -9,7 +9,7 @@
 //! - What became of an event is marked at once beside its segment; the marks are synced once a second. After `kill -9` only
 //!   what was in a request is sent again; after a power cut, also what was answered in the last second.
 //! - A segment goes when all in it is settled; one that a few old events keep is emptied: reclaim.rs. Dead letters have a
-//!   log of their own: dead/. Pauses and counters are in SQLite: state.rs. These are the keeper's thread: keeper.rs.
+//!   log of their own: dead/. Pauses (pauses.rs) and counters are in SQLite: state.rs. These are the keeper's thread: keeper.rs.
 //! - The formats and the disk are log/; what a start does is open.rs.
 //!
 //! Two threads write: the writer to the log, the keeper to all else. One lock holds what is in memory, and nothing is read,
@@ -26,6 +26,7 @@ mod lease;
 mod letters;
 mod log;
 mod open;
+mod pauses;
 mod recent;
 mod reclaim;
 mod segments;
@@ -42,15 +43,14 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use bytes::Bytes;
-use tokio::sync::oneshot;
 
 pub use self::dead::DeadLetter;
+pub use self::lane::Counts;
 pub use self::lease::{Lease, Leased, Sent, Settlement};
 pub use self::letters::{ClaimedLetters, DeadLetterError};
 pub use self::open::{OpenError, Recovered};
 
 use self::keeper::Task;
-use self::lane::{LaneNo, LaneState};
 use self::shared::Shared;
 use self::writer::Job;
 use crate::account::LaneKey;
@@ -73,7 +73,12 @@ pub struct Options {
     pub leases_per_lane_max: usize,
     /// Is told how long each sync of the log took.
     pub on_sync: Box<dyn Fn(Duration) + Send + Sync>,
+    /// Is told of events that will never be sent, when nobody is there who asked for that.
+    pub on_lost: OnLost,
 }
+
+/// Hears of lost events: whose, why, how many.
+pub type OnLost = Box<dyn Fn(&LaneKey, Lost, u64) + Send + Sync>;
 
 /// An event that is to be accepted.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -177,10 +182,17 @@ pub struct LaneStatus {
     pub not_before_ms: i64,
     /// Failed requests since the last success.
     pub failures: u32,
-    /// Events delivered since the first start.
-    pub delivered: u64,
-    /// Events buried since the first start.
-    pub dead: u64,
+    /// What became of its events since the first start.
+    pub counts: Counts,
+}
+
+/// Why events will never be sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Lost {
+    /// They were dead letters that nobody took up in time.
+    Purged,
+    /// The disk gave other bytes than were written; what is left of them is in quarantine.
+    Damaged,
 }
 
 /// Why a lane does not send.
@@ -251,55 +263,9 @@ impl Outbox {
         self.inner.shared.changed.notified().await;
     }
 
-    /// Whether a lane may send now: it is not paused and need not wait. For what of it is leased already.
-    pub fn may_send(&self, lane: &LaneKey, now_ms: i64) -> bool {
-        locked(&self.inner.shared.index).may_send(lane, now_ms)
-    }
-
-    /// Leases nothing of a lane before a time, Unix milliseconds, or a later one that was said before. If `failed`, it counts
-    /// towards [`LaneStatus::failures`].
-    pub fn hold_off(&self, lane: &LaneKey, not_before_ms: i64, failed: bool) {
-        self.change(lane, |state| {
-            state.failures = state.failures.saturating_add(u32::from(failed));
-            state.not_before_ms = state.not_before_ms.max(not_before_ms);
-        });
-    }
-
-    /// Changes the times that lanes wait for, Unix milliseconds: the wall clock they are in was set.
-    pub fn move_waits(&self, to: impl Fn(i64) -> i64) {
-        locked(&self.inner.shared.index).move_waits(to);
-        self.inner.shared.changed.notify_one();
-    }
-
     /// How all lanes stand.
     pub fn lanes(&self) -> Vec<LaneStatus> {
         locked(&self.inner.shared.index).status()
-    }
-
-    /// Holds a lane: nothing is leased until it is resumed, events are still accepted. Holds at once; durable when it
-    /// returns. A person's pause is not replaced by delivery's, and a lane that is new to the account begins with it.
-    pub async fn pause(&self, lane: &LaneKey, reason: &str, by: PausedBy, now_ms: i64) -> Result<(), Unavailable> {
-        self.change(lane, |state| {
-            let kept = state.paused.as_ref().is_some_and(|pause| pause.by == PausedBy::Operator);
-            if !kept || by == PausedBy::Operator {
-                state.paused = Some(Pause { reason: reason.to_owned(), by, since_ms: now_ms });
-            }
-        });
-        self.save().await
-    }
-
-    /// Lets a lane send again, at once. Delivery ends only its own pauses, a person any. Durable when it returns.
-    pub async fn resume(&self, lane: &LaneKey, by: PausedBy) -> Result<(), Unavailable> {
-        let number = self.change(lane, |state| {
-            let ends = state.paused.as_ref().is_some_and(|pause| by == PausedBy::Operator || by == pause.by);
-            if ends {
-                state.paused = None;
-                state.not_before_ms = 0;
-                state.failures = 0;
-            }
-        });
-        self.inner.shared.list(number);
-        self.save().await
     }
 
     /// Whether new events are accepted.
@@ -332,20 +298,6 @@ impl Outbox {
         let _ = self.inner.writer.send(Job::Stop);
         let _ = threads.writer.join();
     }
-
-    /// Changes what is kept of a lane, in memory; the lock ends before anything is awaited.
-    fn change(&self, lane: &LaneKey, change: impl FnOnce(&mut LaneState)) -> LaneNo {
-        let mut index = locked(&self.inner.shared.index);
-        let number = index.number(lane);
-        index.change_state(number, change);
-        number
-    }
-
-    async fn save(&self) -> Result<(), Unavailable> {
-        let (reply, answer) = oneshot::channel();
-        self.inner.ask_keeper(Task::Save { reply });
-        answer.await.unwrap_or_else(|_| Err(Unavailable { reason: "it is closed".into() }))
-    }
 }
 
 // === impl Inner ===
@@ -362,6 +314,18 @@ impl Inner {
 impl Unavailable {
     fn new(error: &std::io::Error) -> Self {
         Self { reason: error.to_string() }
+    }
+}
+
+// === impl Lost ===
+
+impl Lost {
+    /// As a metric's label.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Purged => "purged",
+            Self::Damaged => "damaged",
+        }
     }
 }
 

@@ -1,5 +1,6 @@
 //! What a start does: take the folder, read what is in it, begin.
 
+use std::collections::HashSet;
 use std::io;
 use std::path::PathBuf;
 use std::sync::atomic::AtomicU64;
@@ -130,6 +131,7 @@ impl Outbox {
             refusing: Mutex::new(None),
             refused_bytes: AtomicU64::new(0),
             on_sync: options.on_sync,
+            on_lost: options.on_lost,
             _lock: lock,
         });
         let next = (report.next_segment, report.next_seq);
@@ -139,12 +141,20 @@ impl Outbox {
 
 /// Reads the log into the index.
 fn load(log: &LogDir, index: &mut Index) -> Result<Report, OpenError> {
+    let mut settled_copies = HashSet::new();
     let found = log.load(|Found { segment, summary, marked }| {
-        let segment = Arc::new(segment);
+        let (segment, first_seq) = (Arc::new(segment), summary.first_seq);
         index.segments.add(Arc::clone(&segment), summary.end, true);
         let lanes: Vec<_> = summary.lanes.iter().map(|key| index.number(key)).collect();
         for (lane, entry) in summary.entries {
+            let is_copy = entry.seq < first_seq;
+            if is_copy {
+                index.segments.set_has_copies(segment.id);
+            }
             if marked.is_done(entry.seq) {
+                if is_copy && marked.is_settled(entry.seq) {
+                    settled_copies.insert(entry.seq);
+                }
                 continue;
             }
             let (attempts, maybe_sent) = marked.sent(entry.seq);
@@ -154,7 +164,7 @@ fn load(log: &LogDir, index: &mut Index) -> Result<Report, OpenError> {
         }
     });
     let report = found?;
-    for older in index.all_found() {
+    for older in index.all_found(&settled_copies) {
         let marked =
             index.segments.get(older.segment).map(|segment| segment.mark(MarkKind::Moved, [older.seq].into_iter()));
         if let Some(Err(error)) = marked {

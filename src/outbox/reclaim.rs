@@ -18,42 +18,53 @@ use super::writer::{Copy, Job};
 /// Bytes of one job for the writer: new events wait behind it.
 const COPY_BYTES_MAX: u64 = 4 << 20;
 
-/// Gives back the segments of which nothing is needed any more.
+/// Syncs the marks, and gives back the segments of which nothing is needed any more. Were the removal undone by a power cut,
+/// the marks must say that nothing in it is to be sent; and as long as an older segment does not know that its events were
+/// moved, their copies must say what became of them.
 pub(crate) fn give_back(shared: &Shared) {
-    let settled = locked(&shared.index).segments.take_settled();
-    for segment in settled {
+    let uses = locked(&shared.index).segments.uses();
+    let mut all_synced = true;
+    for (segment, is_settled, has_copies) in uses {
+        if let Err(error) = segment.sync_marks() {
+            tracing::warn!(segment = segment.id, %error, "marks cannot be synced; after a power cut their events are sent again");
+            all_synced = false;
+            continue;
+        }
+        if !is_settled || has_copies && !all_synced {
+            continue;
+        }
+        locked(&shared.index).segments.forget(segment.id);
         if let Err(error) = shared.log.retire(&segment) {
             tracing::warn!(segment = segment.id, %error, "a settled segment cannot be removed; the next start tries again");
         }
     }
 }
 
-/// Empties the oldest segment that is mostly settled, if there is one.
-pub(crate) fn copy_forward(shared: &Shared, writer: &Sender<Job>) {
+/// Moves a part of the oldest segment that is mostly settled, if there is one, and says whether there may be more to move:
+/// who waits for the keeper waits for one part at most.
+pub(crate) fn copy_forward(shared: &Shared, writer: &Sender<Job>) -> bool {
     let oldest = locked(&shared.index).segments.mostly_settled(shared.limits.segment_bytes);
-    let Some(segment) = oldest else { return };
-    let (mut number, mut part, mut bytes) = (LaneNo(0), Vec::new(), 0);
+    let Some(segment) = oldest else { return false };
+    let (mut number, mut part, mut left) = (LaneNo(0), Vec::new(), COPY_BYTES_MAX);
     // The lock is taken lane by lane: nobody waits for a walk through a whole backlog.
-    while let Some(taken) = { locked(&shared.index).take_to_move(number, segment.id) } {
-        for entry in taken {
-            bytes += u64::from(entry.len);
-            part.push((number, entry));
-            if bytes >= COPY_BYTES_MAX {
-                move_part(shared, writer, &segment, std::mem::take(&mut part));
-                bytes = 0;
-            }
-        }
+    while left > 0
+        && let Some(taken) = { locked(&shared.index).take_to_move(number, segment.id, left) }
+    {
+        left = left.saturating_sub(taken.iter().map(|entry| u64::from(entry.len)).sum());
+        part.extend(taken.into_iter().map(|entry| (number, entry)));
         number.0 += 1;
     }
-    move_part(shared, writer, &segment, part);
+    let moved = move_part(shared, writer, &segment, part);
     give_back(shared);
+    moved
 }
 
-/// Moves events, those of a lane side by side, with one sync for all. If that fails they stay.
-fn move_part(shared: &Shared, writer: &Sender<Job>, old: &Segment, entries: Vec<(LaneNo, Entry)>) {
+/// Moves events, those of a lane side by side, with one sync for all; `false` if none was moved. If that fails they stay.
+fn move_part(shared: &Shared, writer: &Sender<Job>, old: &Segment, entries: Vec<(LaneNo, Entry)>) -> bool {
     if entries.is_empty() {
-        return;
+        return false;
     }
+    let mut any = false;
     let mut lanes: Vec<_> = entries.iter().map(|(lane, _)| *lane).collect();
     lanes.dedup();
     match copy(shared, writer, old, &entries) {
@@ -62,6 +73,7 @@ fn move_part(shared: &Shared, writer: &Sender<Job>, old: &Segment, entries: Vec<
             if let Err(error) = old.mark(MarkKind::Moved, seqs).and_then(|()| old.sync_marks()) {
                 tracing::warn!(segment = old.id, %error, "moved events cannot be marked; after a power cut they may be sent again");
             }
+            any = !moved.is_empty();
             let mut index = locked(&shared.index);
             // The last first: each then goes to the front of its lane.
             for (lane, old, new) in moved.into_iter().rev() {
@@ -78,6 +90,7 @@ fn move_part(shared: &Shared, writer: &Sender<Job>, old: &Segment, entries: Vec<
         }
     }
     lanes.into_iter().for_each(|lane| shared.list(lane));
+    any
 }
 
 /// Has the writer write events of a segment again; gives those that were readable, with their old and their new entries.

@@ -23,6 +23,8 @@ struct SegmentUse {
     out: u64,
     /// Nothing more is written to it.
     closed: bool,
+    /// Copies of older segments' events are in it.
+    has_copies: bool,
     /// Its last events could not be copied elsewhere; that is tried again once there is a new segment.
     stuck: bool,
 }
@@ -32,7 +34,8 @@ struct SegmentUse {
 impl Segments {
     /// Takes a segment into account.
     pub(crate) fn add(&mut self, segment: Arc<Segment>, bytes: u64, closed: bool) {
-        let usage = SegmentUse { bytes, live: 0, live_bytes: 0, out: 0, closed, stuck: false, segment };
+        let usage =
+            SegmentUse { bytes, live: 0, live_bytes: 0, out: 0, closed, has_copies: false, stuck: false, segment };
         self.by_id.insert(usage.segment.id, usage);
     }
 
@@ -54,10 +57,22 @@ impl Segments {
         self.by_id.values().map(|usage| Arc::clone(&usage.segment)).collect()
     }
 
-    /// Takes out the segments that nothing needs any more.
-    pub(crate) fn take_settled(&mut self) -> Vec<Arc<Segment>> {
-        let settled = self.by_id.extract_if(.., |_, usage| usage.closed && usage.live == 0);
-        settled.map(|(_, usage)| usage.segment).collect()
+    /// All segments, the oldest first, and of each whether nothing in it is needed any more and whether there are copies in it.
+    pub(crate) fn uses(&self) -> Vec<(Arc<Segment>, bool, bool)> {
+        let one = |usage: &SegmentUse| (Arc::clone(&usage.segment), usage.closed && usage.live == 0, usage.has_copies);
+        self.by_id.values().map(one).collect()
+    }
+
+    /// There are copies of older segments' events in a segment.
+    pub(crate) fn set_has_copies(&mut self, id: u32) {
+        if let Some(usage) = self.by_id.get_mut(&id) {
+            usage.has_copies = true;
+        }
+    }
+
+    /// A segment is given back.
+    pub(crate) fn forget(&mut self, id: u32) {
+        self.by_id.remove(&id);
     }
 
     /// The oldest closed segment of which little is needed and nothing is leased. One that never grew to its size counts

@@ -12,7 +12,8 @@ use super::index::{End, Index};
 use super::lane::LaneNo;
 use super::log::file::{Lock, Space};
 use super::log::{Entry, LogDir, MarkKind, Segment};
-use super::{AppendError, Health, locked};
+use super::{AppendError, Health, Lost, OnLost, locked};
+use crate::account::LaneKey;
 
 /// The one state of an outbox.
 pub(crate) struct Shared {
@@ -29,6 +30,7 @@ pub(crate) struct Shared {
     /// What the last batch wanted if there was no room for it, else 0: with no more than that free, it is full.
     pub(crate) refused_bytes: AtomicU64,
     pub(crate) on_sync: Box<dyn Fn(Duration) + Send + Sync>,
+    pub(crate) on_lost: OnLost,
     /// Held by whoever may still write.
     pub(crate) _lock: Lock,
 }
@@ -95,12 +97,24 @@ impl Shared {
             Ok(path) => {
                 tracing::error!(segment = entry.segment, at = entry.at, kept = %path.display(), "an event in the log is damaged");
                 self.settle(lane, &[*entry], End::Damaged);
+                let key = locked(&self.index).key(lane);
+                if let Some(key) = key {
+                    (self.on_lost)(&key, Lost::Damaged, 1);
+                }
             }
             Err(error) => {
                 tracing::error!(segment = entry.segment, at = entry.at, %error, "an event in the log is damaged and stays");
             }
         }
         kept.is_ok()
+    }
+
+    /// Counts dead letters that were dropped for their age.
+    pub(crate) fn purged(&self, letters: &BTreeMap<LaneKey, u64>) {
+        for (lane, count) in letters {
+            locked(&self.index).purged(lane, *count);
+            (self.on_lost)(lane, Lost::Purged, *count);
+        }
     }
 
     /// Lists a lane that may have work again.

@@ -4,17 +4,19 @@ use std::path::Path;
 
 use rusqlite::{Connection, Row, params};
 
-use super::lane::LaneState;
+use super::lane::{Counts, LaneState};
 use super::{Pause, PausedBy};
 use crate::account::LaneKey;
 
 /// The open file.
 pub(crate) struct StateFile {
     connection: Connection,
+    /// The format of the file; an older one is brought up to date when something is written.
+    version: i64,
 }
 
 /// The format that this code writes, kept as SQLite's `user_version`.
-const VERSION: i64 = 1;
+const VERSION: i64 = 2;
 
 const SCHEMA: &str = "
     CREATE TABLE lanes (
@@ -32,6 +34,16 @@ const SCHEMA: &str = "
     PRAGMA user_version = 1;
 ";
 
+/// What version 2 has more: events since the first start.
+const SINCE_2: &str = "
+    ALTER TABLE lanes ADD COLUMN tested    INTEGER NOT NULL DEFAULT 0;
+    ALTER TABLE lanes ADD COLUMN uncounted INTEGER NOT NULL DEFAULT 0;
+    ALTER TABLE lanes ADD COLUMN expired   INTEGER NOT NULL DEFAULT 0;
+    ALTER TABLE lanes ADD COLUMN purged    INTEGER NOT NULL DEFAULT 0;
+    ALTER TABLE lanes ADD COLUMN damaged   INTEGER NOT NULL DEFAULT 0;
+    PRAGMA user_version = 2;
+";
+
 // === impl StateFile ===
 
 impl StateFile {
@@ -42,15 +54,18 @@ impl StateFile {
         connection.pragma_update(None, "locking_mode", "EXCLUSIVE")?;
         connection.pragma_update(None, "journal_mode", "WAL")?;
         connection.pragma_update(None, "synchronous", "FULL")?;
-        match connection.pragma_query_value(None, "user_version", |row| row.get::<_, i64>(0))? {
-            0 => connection.execute_batch(&format!("BEGIN; {SCHEMA} COMMIT;"))?,
-            VERSION => {}
+        let version = match connection.pragma_query_value(None, "user_version", |row| row.get::<_, i64>(0))? {
+            0 => {
+                connection.execute_batch(&format!("BEGIN; {SCHEMA} {SINCE_2} COMMIT;"))?;
+                VERSION
+            }
+            known @ 1..=VERSION => known,
             newer => return Err(rusqlite::Error::IntegralValueOutOfRange(0, newer)),
-        }
+        };
         let mut select = connection.prepare("SELECT * FROM lanes")?;
-        let lanes = select.query_map([], read)?.collect::<rusqlite::Result<_>>()?;
+        let lanes = select.query_map([], |row| read(row, version))?.collect::<rusqlite::Result<_>>()?;
         drop(select);
-        Ok((Self { connection }, lanes))
+        Ok((Self { connection, version }, lanes))
     }
 
     /// Writes lanes, durable when it returns.
@@ -59,10 +74,13 @@ impl StateFile {
             return Ok(());
         }
         let transaction = self.connection.transaction()?;
-        let mut insert =
-            transaction.prepare_cached("INSERT OR REPLACE INTO lanes VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)")?;
+        if self.version < VERSION {
+            transaction.execute_batch(SINCE_2)?;
+        }
+        let values = "?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14";
+        let mut insert = transaction.prepare_cached(&format!("INSERT OR REPLACE INTO lanes VALUES ({values})"))?;
         for (key, state) in lanes {
-            let pause = state.paused.as_ref();
+            let (pause, counts) = (state.paused.as_ref(), state.counts);
             insert.execute(params![
                 key.account.as_str(),
                 key.pixel.to_string(),
@@ -71,16 +89,23 @@ impl StateFile {
                 pause.map(|pause| pause.since_ms),
                 state.not_before_ms,
                 state.failures,
-                state.delivered.cast_signed(),
-                state.dead.cast_signed(),
+                counts.delivered.cast_signed(),
+                counts.dead.cast_signed(),
+                counts.tested.cast_signed(),
+                counts.uncounted.cast_signed(),
+                counts.expired.cast_signed(),
+                counts.purged.cast_signed(),
+                counts.damaged.cast_signed(),
             ])?;
         }
         drop(insert);
-        transaction.commit()
+        transaction.commit()?;
+        self.version = VERSION;
+        Ok(())
     }
 }
 
-fn read(row: &Row<'_>) -> rusqlite::Result<(LaneKey, LaneState)> {
+fn read(row: &Row<'_>, version: i64) -> rusqlite::Result<(LaneKey, LaneState)> {
     let malformed =
         |column| move |_| rusqlite::Error::InvalidColumnType(column, "id".into(), rusqlite::types::Type::Text);
     let key = LaneKey {
@@ -96,14 +121,21 @@ fn read(row: &Row<'_>) -> rusqlite::Result<(LaneKey, LaneState)> {
             since_ms: row.get("paused_ms")?,
         }),
     };
-    let state = LaneState {
-        paused,
-        not_before_ms: row.get("not_before_ms")?,
-        failures: row.get("failures")?,
-        delivered: row.get::<_, i64>("delivered")?.cast_unsigned(),
-        dead: row.get::<_, i64>("dead")?.cast_unsigned(),
+    let count = |since, column| match version < since {
+        true => Ok(0),
+        false => row.get::<_, i64>(column).map(i64::cast_unsigned),
     };
-    Ok((key, state))
+    let counts = Counts {
+        delivered: count(1, "delivered")?,
+        dead: count(1, "dead")?,
+        tested: count(2, "tested")?,
+        uncounted: count(2, "uncounted")?,
+        expired: count(2, "expired")?,
+        purged: count(2, "purged")?,
+        damaged: count(2, "damaged")?,
+    };
+    let (not_before_ms, failures) = (row.get("not_before_ms")?, row.get("failures")?);
+    Ok((key, LaneState { paused, not_before_ms, failures, counts }))
 }
 
 #[cfg(test)]
@@ -117,7 +149,8 @@ mod tests {
         let path = dir.path().join("state.sqlite");
         let key = LaneKey { account: "shoes".parse().unwrap(), pixel: "18446744073709551615".parse().unwrap() };
         let pause = Pause { reason: "token refused".into(), by: PausedBy::Delivery, since_ms: 5 };
-        let paused = LaneState { paused: Some(pause), not_before_ms: 9, failures: 2, delivered: 70, dead: 1 };
+        let counts = Counts { delivered: 70, tested: 6, uncounted: 5, dead: 1, expired: 4, purged: 3, damaged: 2 };
+        let paused = LaneState { paused: Some(pause), not_before_ms: 9, failures: 2, counts };
 
         let (mut state, lanes) = StateFile::open(&path).unwrap();
         assert!(lanes.is_empty());
@@ -128,11 +161,29 @@ mod tests {
     }
 
     #[test]
+    fn an_older_format_is_brought_up_to_date_by_the_first_save() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("state.sqlite");
+        let old = Connection::open(&path).unwrap();
+        old.execute_batch(SCHEMA).unwrap();
+        old.execute_batch("INSERT INTO lanes VALUES ('shoes', '1', NULL, NULL, NULL, 0, 2, 70, 1)").unwrap();
+        drop(old);
+        let (mut state, mut lanes) = StateFile::open(&path).unwrap();
+        let (_, shoes) = lanes.first_mut().unwrap();
+        assert_eq!((shoes.failures, shoes.counts), (2, Counts { delivered: 70, dead: 1, ..Counts::default() }));
+        shoes.counts.tested = 9;
+        state.save(&lanes).unwrap();
+        state.save(&lanes).unwrap();
+        drop(state);
+        assert_eq!(StateFile::open(&path).unwrap().1, lanes);
+    }
+
+    #[test]
     fn a_newer_format_is_not_opened() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("state.sqlite");
         drop(StateFile::open(&path).unwrap());
-        Connection::open(&path).unwrap().pragma_update(None, "user_version", 2).unwrap();
+        Connection::open(&path).unwrap().pragma_update(None, "user_version", VERSION + 1).unwrap();
         assert!(StateFile::open(&path).is_err());
     }
 }

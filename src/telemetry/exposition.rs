@@ -6,24 +6,38 @@ use std::sync::PoisonError;
 use prometheus::proto::{LabelPair, Metric, MetricFamily, MetricType};
 use prometheus::{Encoder, TextEncoder};
 
+use crate::account::AccountId;
 use crate::telemetry::Metrics;
 
 /// What the accounts past the bound are counted under.
 const OTHER: &str = "_other";
+/// Events that an account must have had before it gets series of its own, where there are more accounts than series.
+const OWN_SERIES_EVENTS_MIN: u64 = 1_000;
 /// Gauges that are no amounts: of several lanes, the worst one's counts.
 const OF_THE_WORST: [&str; 1] = ["pixelgate_lane_oldest_seconds"];
 
+/// How busy accounts are.
+#[derive(Clone, Debug, Default)]
+pub struct Activity {
+    /// Accounts that there are, busy or not.
+    pub accounts: usize,
+    /// Events of each since the first start.
+    pub events: HashMap<AccountId, u64>,
+}
+
 /// All metrics as text. The `per_account_max` busiest accounts have series of their own, and keep them: a counter never
-/// goes back. The others' are added up.
+/// goes back, and the sum of the others would if one of them left it. The others' are added up.
 ///
 /// # Errors
 /// What the encoder says, were a metric malformed.
-pub fn exposition(metrics: &Metrics, per_account_max: usize) -> Result<String, prometheus::Error> {
+pub fn exposition(metrics: &Metrics, activity: &Activity, per_account_max: usize) -> Result<String, prometheus::Error> {
     let mut families = metrics.registry.gather();
     let mut own = metrics.own_series.lock().unwrap_or_else(PoisonError::into_inner);
     own.truncate(per_account_max);
-    for account in busiest_accounts(&families) {
-        if own.len() < per_account_max && !own.contains(&account) {
+    // Who comes first must not keep out who turns out to be busy, unless there is room for all.
+    let events_min = if activity.accounts > per_account_max { OWN_SERIES_EVENTS_MIN } else { 0 };
+    for (account, events) in busiest_accounts(&families, activity) {
+        if own.len() < per_account_max && events >= events_min && !own.contains(&account) {
             own.push(account);
         }
     }
@@ -37,20 +51,14 @@ pub fn exposition(metrics: &Metrics, per_account_max: usize) -> Result<String, p
     String::from_utf8(text).map_err(|error| prometheus::Error::Msg(error.to_string()))
 }
 
-/// The accounts, those that had the most events accepted first.
-fn busiest_accounts(families: &[MetricFamily]) -> impl Iterator<Item = String> {
-    let mut events: HashMap<&str, f64> = HashMap::new();
-    for family in families {
-        let weight = if family.name() == "pixelgate_events_accepted_total" { 1.0 } else { 0.0 };
-        for metric in family.get_metric() {
-            if let Some(account) = account_of(metric) {
-                *events.entry(account).or_default() += weight * metric.get_counter().get_value();
-            }
-        }
-    }
-    let mut ranked: Vec<_> = events.into_iter().collect();
-    ranked.sort_by(|(name_a, a), (name_b, b)| b.total_cmp(a).then(name_a.cmp(name_b)));
-    ranked.into_iter().map(|(name, _)| name.to_owned()).collect::<Vec<_>>().into_iter()
+/// The accounts with series, those that had the most events first, and how many they had.
+fn busiest_accounts(families: &[MetricFamily], activity: &Activity) -> Vec<(String, u64)> {
+    let events: HashMap<_, _> = activity.events.iter().map(|(account, events)| (account.as_str(), *events)).collect();
+    let with_series: HashSet<_> = families.iter().flat_map(MetricFamily::get_metric).filter_map(account_of).collect();
+    let weigh = |account: &str| (account.to_owned(), events.get(account).copied().unwrap_or_default());
+    let mut ranked: Vec<_> = with_series.into_iter().map(weigh).collect();
+    ranked.sort_by(|(name_a, a), (name_b, b)| b.cmp(a).then(name_a.cmp(name_b)));
+    ranked
 }
 
 /// Adds up the series of accounts that have none of their own; their pixels go under the same word.
@@ -123,31 +131,56 @@ mod tests {
     use super::*;
     use crate::account::LaneKey;
 
+    /// Accounts with so many events each.
+    fn activity(events: &[(&str, u64)]) -> Activity {
+        let by_account = events.iter().map(|(account, events)| (account.parse().unwrap(), *events));
+        Activity { accounts: events.len(), events: by_account.collect() }
+    }
+
+    fn accepted(metrics: &Metrics, events: &[(&str, u64)]) {
+        for (account, events) in events {
+            metrics.accepted(&account.parse().unwrap(), "gateway", *events, Duration::ZERO);
+        }
+    }
+
+    fn line(account: &str, events: u64) -> String {
+        format!(r#"pixelgate_events_accepted_total{{account="{account}",format="gateway"}} {events}"#)
+    }
+
     #[test]
     fn accounts_past_the_bound_are_added_up() {
         let metrics = Metrics::new().unwrap();
-        for (account, events) in [("busy", 10), ("calm", 2), ("quiet", 3)] {
-            metrics.accepted(&account.parse().unwrap(), "gateway", events, Duration::ZERO);
-        }
-        let text = exposition(&metrics, 1).unwrap();
-        assert!(text.contains(r#"pixelgate_events_accepted_total{account="busy",format="gateway"} 10"#), "{text}");
-        assert!(text.contains(r#"pixelgate_events_accepted_total{account="_other",format="gateway"} 5"#), "{text}");
+        accepted(&metrics, &[("busy", 10), ("calm", 2), ("quiet", 3)]);
+        // What was before this start counts too: just after it nobody is busy.
+        let text = exposition(&metrics, &activity(&[("busy", 9_000), ("calm", 2_000), ("quiet", 3_000)]), 1).unwrap();
+        assert!(text.contains(&line("busy", 10)) && text.contains(&line("_other", 5)), "{text}");
         assert!(!text.contains("calm"), "{text}");
     }
 
     #[test]
     fn an_account_keeps_its_series_when_another_becomes_busier() {
         let metrics = Metrics::new().unwrap();
-        let accepted = |account: &str, events| {
-            metrics.accepted(&account.parse().unwrap(), "gateway", events, Duration::ZERO);
-        };
-        accepted("first", 2);
-        accepted("second", 1);
-        exposition(&metrics, 1).unwrap();
-        accepted("second", 9);
-        let text = exposition(&metrics, 1).unwrap();
-        assert!(text.contains(r#"pixelgate_events_accepted_total{account="first",format="gateway"} 2"#), "{text}");
-        assert!(text.contains(r#"pixelgate_events_accepted_total{account="_other",format="gateway"} 10"#), "{text}");
+        accepted(&metrics, &[("first", 2), ("second", 1)]);
+        exposition(&metrics, &activity(&[("first", 2_000), ("second", 1_000)]), 1).unwrap();
+        accepted(&metrics, &[("second", 9)]);
+        let text = exposition(&metrics, &activity(&[("first", 2_000), ("second", 9_000)]), 1).unwrap();
+        assert!(text.contains(&line("first", 2)) && text.contains(&line("_other", 10)), "{text}");
+    }
+
+    #[test]
+    fn who_comes_first_does_not_keep_out_who_is_busy() {
+        let metrics = Metrics::new().unwrap();
+        accepted(&metrics, &[("early", 1)]);
+        let three = |early, late| Activity { accounts: 3, ..activity(&[("early", early), ("late", late)]) };
+        let text = exposition(&metrics, &three(1, 0), 1).unwrap();
+        assert!(text.contains(&line("_other", 1)), "{text}");
+        accepted(&metrics, &[("late", 1_000)]);
+        let text = exposition(&metrics, &three(1, 1_000), 1).unwrap();
+        assert!(text.contains(&line("late", 1_000)) && text.contains(&line("_other", 1)), "{text}");
+        let metrics = Metrics::new().unwrap();
+        accepted(&metrics, &[("early", 1)]);
+        let text = exposition(&metrics, &three(1, 0), 3).unwrap();
+        assert!(text.contains(&line("early", 1)), "there is room for all: {text}");
     }
 
     #[test]
@@ -157,7 +190,7 @@ mod tests {
             let lane = LaneKey { account: "shoes".parse().unwrap(), pixel: pixel.parse().unwrap() };
             metrics.lane(&lane, 5, 0, true, oldest);
         }
-        let text = exposition(&metrics, 0).unwrap();
+        let text = exposition(&metrics, &Activity::default(), 0).unwrap();
         for (metric, value) in [("oldest_seconds", 70), ("pending", 10), ("paused", 2)] {
             let line = format!(r#"pixelgate_lane_{metric}{{account="_other",pixel="_other"}} {value}"#);
             assert!(text.contains(&line), "{line}: {text}");
@@ -170,7 +203,7 @@ mod tests {
         for n in 0..1_000 {
             metrics.dropped(&"loud".parse().unwrap(), &format!("reason {n}"));
         }
-        let text = exposition(&metrics, 500).unwrap();
+        let text = exposition(&metrics, &Activity::default(), 500).unwrap();
         assert!(text.contains(r#"account="loud",reason="other"} 968"#), "{text}");
     }
 }

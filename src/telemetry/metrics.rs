@@ -1,5 +1,7 @@
 //! Every metric there is, declared in one list.
 
+mod begin;
+
 use std::collections::{HashMap, HashSet};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
@@ -11,6 +13,8 @@ use crate::account::{AccountId, LaneKey};
 
 /// Reasons that one account's filters may make up before the rest are counted as `other`.
 const REASONS_PER_ACCOUNT_MAX: usize = 32;
+/// What those are counted as.
+const OTHER_REASON: &str = "other";
 /// Bytes of a reason that become a label.
 const REASON_BYTES_MAX: usize = 80;
 /// Upper bounds in seconds, from what a memory-only step takes to what a slow Graph API takes.
@@ -19,6 +23,8 @@ const SECONDS: &[f64] = &[
     5.0, 10.0, 30.0,
 ];
 
+pub use begin::REJECTED;
+
 /// All metrics. Names, labels and meaning are a contract (docs/metrics.md).
 pub struct Metrics {
     pub(super) registry: Registry,
@@ -26,7 +32,10 @@ pub struct Metrics {
     dropped: IntCounterVec,
     held: IntCounterVec,
     rejected: IntCounterVec,
+    duplicate: IntCounterVec,
     delivered: IntCounterVec,
+    tested: IntCounterVec,
+    uncounted: IntCounterVec,
     dead: IntCounterVec,
     ambiguous: IntCounterVec,
     retried: IntCounterVec,
@@ -56,6 +65,15 @@ pub struct Metrics {
     reasons: Mutex<HashMap<AccountId, HashSet<String>>>,
     /// The accounts with series of their own, in the order in which they got them.
     pub(super) own_series: Mutex<Vec<String>>,
+    #[cfg(test)]
+    declared: Vec<prometheus::core::Desc>,
+}
+
+/// The list in the making.
+struct List {
+    registry: Registry,
+    #[cfg(test)]
+    declared: std::cell::RefCell<Vec<prometheus::core::Desc>>,
 }
 
 // === impl Metrics ===
@@ -67,14 +85,27 @@ impl Metrics {
     /// Only if two were declared under one name, which the tests would find.
     pub fn new() -> Result<Self, prometheus::Error> {
         let registry = Registry::new_custom(Some("pixelgate".to_owned()), None)?;
-        let r = &registry;
+        let list = List {
+            registry,
+            #[cfg(test)]
+            declared: std::cell::RefCell::default(),
+        };
+        let r = &list;
         Ok(Self {
             accepted: counters(r, "events_accepted_total", "Events answered with success", &["account", "format"])?,
             dropped: counters(r, "events_dropped_total", "Events that a filter dropped", &["account", "reason"])?,
             held: counters(r, "events_held_total", "Events held because a filter failed", &["account"])?,
+            duplicate: counters(r, "events_duplicate_total", "Events that were accepted before", &["account"])?,
             rejected: counters(r, "events_rejected_total", "Requests answered with an error", &["reason"])?,
             delivered: counters(r, "events_delivered_total", "Events Meta took", &["account", "pixel"])?,
-            dead: counters(r, "events_dead_total", "Events buried", &["account", "pixel", "reason"])?,
+            tested: counters(r, "events_tested_total", "Events Meta took as tests", &["account", "pixel"])?,
+            uncounted: counters(
+                r,
+                "events_uncounted_total",
+                "Events of requests Meta took, not counted by it",
+                &["account", "pixel"],
+            )?,
+            dead: counters(r, "events_dead_total", "Events that will not be sent", &["account", "pixel", "reason"])?,
             ambiguous: counters(
                 r,
                 "events_ambiguous_total",
@@ -120,8 +151,16 @@ impl Metrics {
             )?,
             reasons: Mutex::default(),
             own_series: Mutex::default(),
-            registry,
+            #[cfg(test)]
+            declared: list.declared.into_inner(),
+            registry: list.registry,
         })
+    }
+
+    /// Whether an account has series of its own, however many accounts there are.
+    pub fn has_own_series(&self, account: &AccountId) -> bool {
+        let own = self.own_series.lock().unwrap_or_else(PoisonError::into_inner);
+        own.iter().any(|name| name == account.as_str())
     }
 
     /// Events answered with success, and how long one request took from decoded to durable.
@@ -157,7 +196,18 @@ impl Metrics {
         self.delivery_seconds.observe(after.as_secs_f64());
     }
 
-    /// Events buried.
+    /// The same of events that went as tests.
+    pub fn tested(&self, lane: &LaneKey, events: u64, after: Duration) {
+        self.tested.with_label_values(&[lane.account.as_str(), &lane.pixel.to_string()]).inc_by(events);
+        self.delivery_seconds.observe(after.as_secs_f64());
+    }
+
+    /// Events of requests that Meta took, and that it did not count.
+    pub fn uncounted(&self, lane: &LaneKey, events: u64) {
+        self.uncounted.with_label_values(&[lane.account.as_str(), &lane.pixel.to_string()]).inc_by(events);
+    }
+
+    /// Events that will not be sent: buried, or dropped.
     pub fn dead(&self, lane: &LaneKey, reason: &str, events: u64) {
         let labels = [lane.account.as_str(), &lane.pixel.to_string(), reason];
         self.dead.with_label_values(&labels).inc_by(events);
@@ -254,6 +304,8 @@ impl Metrics {
         self.lane_in_flight.with_label_values(&labels).set(to_i64(in_flight));
         self.lane_paused.with_label_values(&labels).set(i64::from(paused));
         self.lane_oldest.with_label_values(&labels).set(to_i64(oldest_seconds));
+        // Nothing is found to be one before there is a memory of what was accepted; the series is there all the same.
+        self.duplicate.with_label_values(&[lane.account.as_str()]);
     }
 
     /// A filter makes its reasons up: past a bound they are all `other`, or one account could fill the memory.
@@ -263,7 +315,7 @@ impl Metrics {
         let known = reasons.entry(account.clone()).or_default();
         if !known.contains(reason) {
             if known.len() >= REASONS_PER_ACCOUNT_MAX {
-                return "other".to_owned();
+                return OTHER_REASON.to_owned();
             }
             known.insert(reason.to_owned());
         }
@@ -275,24 +327,106 @@ fn to_i64(value: u64) -> i64 {
     i64::try_from(value).unwrap_or(i64::MAX)
 }
 
-fn registered<C: Collector + Clone + 'static>(registry: &Registry, metric: C) -> Result<C, prometheus::Error> {
-    registry.register(Box::new(metric.clone()))?;
+fn registered<C: Collector + Clone + 'static>(list: &List, metric: C) -> Result<C, prometheus::Error> {
+    list.registry.register(Box::new(metric.clone()))?;
+    #[cfg(test)]
+    list.declared.borrow_mut().extend(metric.desc().into_iter().cloned());
     Ok(metric)
 }
 
-fn counters(registry: &Registry, name: &str, help: &str, labels: &[&str]) -> Result<IntCounterVec, prometheus::Error> {
-    registered(registry, IntCounterVec::new(Opts::new(name, help), labels)?)
+fn counters(list: &List, name: &str, help: &str, labels: &[&str]) -> Result<IntCounterVec, prometheus::Error> {
+    registered(list, IntCounterVec::new(Opts::new(name, help), labels)?)
 }
 
-fn gauges(registry: &Registry, name: &str, help: &str, labels: &[&str]) -> Result<IntGaugeVec, prometheus::Error> {
-    registered(registry, IntGaugeVec::new(Opts::new(name, help), labels)?)
+fn gauges(list: &List, name: &str, help: &str, labels: &[&str]) -> Result<IntGaugeVec, prometheus::Error> {
+    registered(list, IntGaugeVec::new(Opts::new(name, help), labels)?)
 }
 
-fn gauge(registry: &Registry, name: &str, help: &str) -> Result<IntGauge, prometheus::Error> {
-    registered(registry, IntGauge::new(name, help)?)
+fn gauge(list: &List, name: &str, help: &str) -> Result<IntGauge, prometheus::Error> {
+    registered(list, IntGauge::new(name, help)?)
 }
 
-fn histogram(registry: &Registry, name: &str, help: &str) -> Result<Histogram, prometheus::Error> {
+fn histogram(list: &List, name: &str, help: &str) -> Result<Histogram, prometheus::Error> {
     let options = HistogramOpts::new(name, help).buckets(SECONDS.to_vec());
-    registered(registry, Histogram::with_opts(options)?)
+    registered(list, Histogram::with_opts(options)?)
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use std::collections::BTreeMap;
+
+    use super::*;
+
+    /// Names and labels of BLUEPRINT's contract.
+    const CONTRACT: &[(&str, &[&str])] = &[
+        ("events_accepted_total", &["account", "format"]),
+        ("events_dropped_total", &["account", "reason"]),
+        ("events_held_total", &["account"]),
+        ("events_duplicate_total", &["account"]),
+        ("events_rejected_total", &["reason"]),
+        ("events_delivered_total", &["account", "pixel"]),
+        ("events_dead_total", &["account", "pixel", "reason"]),
+        ("lane_pending", &["account", "pixel"]),
+        ("lane_in_flight", &["account", "pixel"]),
+        ("lane_paused", &["account", "pixel"]),
+        ("lane_oldest_seconds", &["account", "pixel"]),
+        ("accept_seconds", &[]),
+        ("delivery_seconds", &[]),
+        ("outbox_fsync_seconds", &[]),
+        ("filter_seconds", &[]),
+        ("delivery_requests_total", &["outcome"]),
+        ("outbox_bytes", &[]),
+        ("disk_free_bytes", &[]),
+        ("handshakes_total", &["result"]),
+        ("connections", &[]),
+        ("filter_calls_total", &["account", "verdict"]),
+        ("reloads_total", &["result"]),
+        ("config_problems", &["severity"]),
+        ("certificates", &["state"]),
+        ("certificate_expiry_seconds_min", &[]),
+    ];
+
+    fn declared() -> BTreeMap<String, Vec<String>> {
+        let metrics = Metrics::new().unwrap();
+        metrics.declared.into_iter().map(|desc| (format!("pixelgate_{}", desc.fq_name), desc.variable_labels)).collect()
+    }
+
+    /// Names and labels in the table of docs/metrics.md.
+    fn documented() -> BTreeMap<String, Vec<String>> {
+        let mut documented = BTreeMap::new();
+        for row in include_str!("../../docs/metrics.md").lines().filter(|row| row.starts_with("| `pixelgate_")) {
+            let mut cells = row.split('|').map(str::trim).skip(1);
+            let (names, _kind, labels) = (cells.next().unwrap(), cells.next().unwrap(), cells.next().unwrap());
+            // What a label may be stands behind it in parentheses.
+            let mut depth = 0;
+            let labels = labels.chars().filter(|c| {
+                depth += i32::from(*c == '(');
+                let outside = depth == 0;
+                depth -= i32::from(*c == ')');
+                outside
+            });
+            let labels: String = labels.collect();
+            let labels = labels.split(',').map(str::trim).filter(|label| !label.is_empty()).map(str::to_owned);
+            let labels: Vec<_> = labels.collect();
+            for name in names.split(',') {
+                documented.insert(name.trim().trim_matches('`').to_owned(), labels.clone());
+            }
+        }
+        documented
+    }
+
+    #[test]
+    fn the_contract_is_kept() {
+        let declared = declared();
+        for (name, labels) in CONTRACT {
+            let found = declared.get(&format!("pixelgate_{name}")).map(|labels| labels.join(","));
+            assert_eq!(found, Some(labels.join(",")), "{name}");
+        }
+    }
+
+    #[test]
+    fn every_metric_is_in_the_manual_and_no_other() {
+        assert_eq!(documented(), declared());
+    }
 }

@@ -4,6 +4,6 @@ mod exposition;
 mod log;
 mod metrics;
 
-pub use exposition::exposition;
+pub use exposition::{Activity, exposition};
 pub use log::{LogError, LogStyle, start_log};
-pub use metrics::Metrics;
+pub use metrics::{Metrics, REJECTED};

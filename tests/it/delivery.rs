@@ -34,6 +34,12 @@ async fn requests_look_as_meta_wants_them() {
     assert_eq!(request["api_version"], "v26.0");
     assert_eq!(request["user_agent"], format!("pixelgate/{}", env!("CARGO_PKG_VERSION")));
     assert_eq!(request["test_event_code"], "TEST7");
+    let pixel = eventually("it is counted", async || {
+        let pixel = gateway.json(&["accounts", "show", "shoes", "--json"])["pixels"][0].clone();
+        (pixel["tested"] == 1).then_some(pixel)
+    })
+    .await;
+    assert_eq!(pixel["delivered"], 0, "a test");
     assert!(request["token_in"] == "bearer" || request["token_in"] == "body", "{request}");
     assert_eq!(standin.violations().await, json!([]));
     assert!(!gateway.log().contains("token-4001"));
@@ -174,4 +180,26 @@ async fn an_operators_pause_outlives_a_restart_and_events_are_still_taken() {
     assert!(standin.events(PIXEL).await.is_empty());
     assert!(gateway.command(&["accounts", "resume", "shoes"]).status.success());
     standin.took(PIXEL, &["held-back"]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pixel_that_is_added_to_a_paused_account_is_paused_before_its_first_event() {
+    let standin = Standin::start().await;
+    let (site, gateway) = shop(&standin).await;
+    assert!(gateway.command(&["accounts", "pause", "shoes", "--reason", "invoice"]).status.success());
+    site.write_account(
+        &Account::new("shoes", PIXEL)
+            .domain(NAME)
+            .tables("[[pixels]]\nid = \"4003\"\naccess_token = { file = \"../secrets/token-4001\" }"),
+    );
+    assert!(gateway.command(&["reload"]).status.success());
+    let states = |gateway: &Gateway| {
+        let pixels = gateway.json(&["accounts", "show", "shoes", "--json"])["pixels"].clone();
+        pixels.as_array().unwrap().iter().map(|pixel| pixel["state"].clone()).collect::<Vec<_>>()
+    };
+    assert_eq!(states(&gateway), ["paused", "paused"]);
+    assert!(gateway.command(&["accounts", "resume", "shoes"]).status.success());
+    assert_eq!(states(&gateway), ["active", "active"]);
+    assert_eq!(gateway.browser().send(NAME, &page_view(4003, "later")).await.0, 200);
+    standin.took(4003, &["later"]).await;
 }

@@ -46,15 +46,24 @@ async fn two_accounts_with_different_filters_do_not_mix() {
         if id == "said" {
             event["custom_data"]["consent"] = "marketing".into();
         }
+        if id == "beside" {
+            event["consent"] = "marketing".into();
+        }
         let request = browser.post(name, "/events").header("cookie", cookie).body(event.to_string());
         assert_eq!(request.send().await.unwrap().status(), 200);
     };
     send(NAME, PIXEL, "no-consent", "other=marketing").await;
     send(NAME, PIXEL, "consent", "consent=marketing").await;
     send(NAME, PIXEL, "said", "").await;
+    send(NAME, PIXEL, "beside", "").await;
+    let image = format!("/tr?id={PIXEL}&ev=PageView&eid=image&cd[colour]=red&consent=marketing");
+    assert_eq!(browser.get(NAME, &image).send().await.unwrap().status(), 200);
     send("events.hats.example", 5002, "hat", "").await;
     send("events.plain.example", 5003, "plain", "").await;
-    standin.took(PIXEL, &["consent", "said"]).await;
+    standin.took(PIXEL, &["consent", "said", "beside", "image"]).await;
+    for id in ["beside", "image"] {
+        assert!(!standin.event(PIXEL, id).await.to_string().contains("marketing"), "what is said beside is not kept");
+    }
     standin.took(5002, &["hat"]).await;
     standin.took(5003, &["plain"]).await;
     assert!(!standin.events(PIXEL).await.contains_key("no-consent"));
@@ -143,6 +152,32 @@ async fn a_held_event_survives_a_crash_and_is_replayed_through_the_mended_chain(
     let arrived = standin.event(PIXEL, "held").await;
     assert_eq!(arrived["user_data"]["em"][0], "62a14e44f765419d10fea99367361a727c12365e2520f32218d505ed9aa0f62f");
     assert!(dead_letters(&gateway).is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_account_with_all_the_dead_letters_it_may_have_can_replay_them() {
+    let standin = Standin::start().await;
+    let faulty = |id: &str, pixel, name: &str| {
+        Account::new(id, pixel).domain(name).filter("moody", "faulty.wasm", "hold", "do = \"panic\"")
+    };
+    let site = Site::new(&standin.url)
+        .with("[outbox]\ndead_letters_max = 1\n")
+        .account(faulty("boots", 5003, "events.boots.example"))
+        .account(faulty("shoes", PIXEL, NAME));
+    let gateway = Gateway::start(&site).await;
+    for (pixel, name) in [(5003, "events.boots.example"), (PIXEL, NAME)] {
+        assert_eq!(gateway.browser().send(name, &page_view(pixel, "held")).await.0, 200);
+        assert_eq!(gateway.browser().send(name, &page_view(pixel, "one-more")).await.0, 429);
+    }
+    // Only one of the two is mended; the other keeps nobody's letters.
+    site.write_account(&Account::new("shoes", PIXEL).domain(NAME));
+    assert!(gateway.command(&["reload"]).status.success());
+    let replay = gateway.command(&["dead-letters", "replay", "--all", "--json"]);
+    let said: Value = serde_json::from_slice(&replay.stdout).unwrap();
+    assert_eq!((&said["replayed"], &said["held"]), (&json!(1), &json!(1)), "{said}");
+    standin.took(PIXEL, &["held"]).await;
+    assert_eq!(gateway.browser().send(NAME, &page_view(PIXEL, "room-again")).await.0, 200);
+    assert_eq!(dead_letters(&gateway).len(), 1);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -7,7 +7,7 @@ use anyhow::Context as _;
 use serde_json::{Value, json};
 
 use crate::cli::{Ended, GatewayArgs, say, say_json};
-use crate::config::{FilterLimits, Source};
+use crate::config::{self, FilterLimits, Surroundings};
 use crate::event::decode::{self, GraphRequest};
 use crate::event::{Arrival, Event, OnFault, Scalar};
 use crate::filter::{Chain, Context, FilterHost, Filtered, Program, Stage};
@@ -34,8 +34,8 @@ pub(in crate::cli) struct Args {
     /// A signal such as consent=marketing; may be given again
     #[arg(long = "signal", value_name = "NAME=VALUE", value_parser = signal)]
     signals: Vec<(String, Scalar)>,
-    /// The component that runs scripts
-    #[arg(long, value_name = "FILE", env = "PIXELGATE_SCRIPT_RUNNER")]
+    /// The component that runs scripts; without it that of the configuration, which $PIXELGATE_SCRIPT_RUNNER moves
+    #[arg(long, value_name = "FILE")]
     script_runner: Option<PathBuf>,
     /// Print JSON, for programs
     #[arg(long)]
@@ -45,8 +45,8 @@ pub(in crate::cli) struct Args {
 pub(super) fn run(gateway: &GatewayArgs, args: Args) -> anyhow::Result<Ended> {
     // What the filter itself logs, and what is said of its faults.
     start_log(LogStyle::Text, "off,filter=debug")?;
-    let written = Source::new(&gateway.config).read().gateway.map(|config| config.filters.clone());
-    let mut limits = FilterLimits { threads: 2, ..written.unwrap_or_default() };
+    let written = config::filter_limits(&gateway.config, &Surroundings::of_process());
+    let mut limits = FilterLimits { threads: 2, ..written };
     if let Some(runner) = args.script_runner.clone() {
         limits.script_runner = runner;
     }

@@ -10,18 +10,19 @@ use serde_json::{Map, Value};
 const FRAME_BYTES: usize = 64;
 
 /// Joins events into one document. `envelope` is a JSON object of request-level fields or empty; its own
-/// `test_event_code` goes before the pixel's, since who sent it wanted to see just these events.
+/// `test_event_code` goes before the pixel's, since who sent it wanted to see just these events. Gives whether there is one.
 pub(crate) fn document<'a>(
     envelope: &str,
     test_event_code: Option<&str>,
     bodies: impl Iterator<Item = &'a [u8]> + Clone,
-) -> Bytes {
+) -> (Bytes, bool) {
     let mut fields: Map<String, Value> = serde_json::from_str(envelope).unwrap_or_default();
     fields.remove("data");
     fields.remove("access_token");
     if let Some(code) = test_event_code {
         fields.entry("test_event_code").or_insert_with(|| code.into());
     }
+    let test = fields.get("test_event_code").is_some_and(|code| code.as_str() != Some(""));
     let events_bytes: usize = bodies.clone().map(|body| body.len() + 1).sum();
     let mut document = Vec::with_capacity(events_bytes + envelope.len() + FRAME_BYTES);
     document.extend_from_slice(b"{\"data\":[");
@@ -39,7 +40,7 @@ pub(crate) fn document<'a>(
         document.extend_from_slice(value.to_string().as_bytes());
     }
     document.push(b'}');
-    document.into()
+    (document.into(), test)
 }
 
 /// Whether an event is a shop's upload of what happened at its till: Meta takes these for 62 days.
@@ -61,8 +62,10 @@ mod tests {
     use super::*;
 
     fn joined(envelope: &str, code: Option<&str>, bodies: &[&str]) -> Value {
-        let document = document(envelope, code, bodies.iter().map(|body| body.as_bytes()));
-        serde_json::from_slice(&document).unwrap()
+        let (document, test) = document(envelope, code, bodies.iter().map(|body| body.as_bytes()));
+        let made: Value = serde_json::from_slice(&document).unwrap();
+        assert_eq!(test, made.get("test_event_code").is_some());
+        made
     }
 
     #[test]

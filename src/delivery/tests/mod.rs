@@ -3,7 +3,9 @@
 #![allow(clippy::unwrap_used, clippy::indexing_slicing)]
 
 mod client;
+mod doubt;
 mod graph;
+mod reload;
 mod rig;
 mod service;
 mod time;

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use serde_json::json;
 use tempfile::TempDir;
+use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
@@ -15,7 +16,7 @@ use super::graph::Graph;
 use crate::account::{AccessToken, LaneKey};
 use crate::clock::now_ms;
 use crate::config::{DeliveryConfig, PixelConfig};
-use crate::delivery::view::View;
+use crate::delivery::view::{Pixels, View};
 use crate::delivery::{Delivery, Observer};
 use crate::outbox::{DeadLetter, LaneStatus, NewEvent, Options, Outbox};
 
@@ -24,18 +25,29 @@ use crate::outbox::{DeadLetter, LaneStatus, NewEvent, Options, Outbox};
 pub(super) struct Counts {
     pub(super) requests: HashMap<&'static str, u64>,
     pub(super) delivered: u64,
+    pub(super) tested: u64,
+    pub(super) uncounted: u64,
     pub(super) dead: HashMap<&'static str, u64>,
     pub(super) ambiguous: u64,
     pub(super) retried: u64,
 }
 
 #[derive(Default)]
-struct Counting(Mutex<Counts>);
+pub(super) struct Counting(Mutex<Counts>);
+
+/// The configuration as a test changes it.
+#[derive(Clone)]
+pub(super) struct Config {
+    revision: u64,
+    pub(super) settings: Arc<DeliveryConfig>,
+    pub(super) pixels: HashMap<LaneKey, PixelConfig>,
+}
 
 /// A running service.
 pub(super) struct Rig {
     pub(super) outbox: Outbox,
-    view: Arc<Mutex<View>>,
+    config: Arc<Mutex<Config>>,
+    in_force: watch::Sender<u64>,
     counting: Arc<Counting>,
     pub(super) shutdown: CancellationToken,
     pub(super) running: JoinHandle<()>,
@@ -105,6 +117,7 @@ pub(super) fn open(folder: &Path) -> Outbox {
         dead_letter_bytes_max: u64::MAX,
         leases_per_lane_max: 1,
         on_sync: Box::new(|_| {}),
+        on_lost: Box::new(|_, _, _| {}),
     };
     Outbox::open(options).unwrap().0
 }
@@ -127,15 +140,18 @@ impl Rig {
 
     fn run(folder: TempDir, outbox: Outbox, settings: DeliveryConfig, pixels: Vec<PixelConfig>) -> Self {
         let by_lane = pixels.into_iter().map(|pixel| (lane(&pixel.id.to_string()), pixel)).collect();
-        let view = View { revision: 1, settings: Arc::new(settings), pixels: by_lane };
-        let shared = Arc::new(Mutex::new(view.clone()));
+        let config = Config { revision: 1, settings: Arc::new(settings), pixels: by_lane };
+        let view = config.view();
+        let config = Arc::new(Mutex::new(config));
         let counting = Arc::new(Counting::default());
-        let published = shared.clone();
-        let newer = move |known| Some(published.lock().unwrap().clone()).filter(|view| view.revision != known);
-        let delivery = Delivery::following(outbox.clone(), view, Box::new(newer), counting.clone()).unwrap();
+        let (in_force, followed) = watch::channel(1);
+        let published = config.clone();
+        let newer = move |known| Some(published.lock().unwrap().view()).filter(|view| view.revision != known);
+        let following = (Box::new(newer) as _, followed);
+        let delivery = Delivery::following(outbox.clone(), view, following, counting.clone()).unwrap();
         let shutdown = CancellationToken::new();
         let running = tokio::spawn(delivery.run(shutdown.clone()));
-        Self { outbox, view: shared, counting, shutdown, running, folder }
+        Self { outbox, config, in_force, counting, shutdown, running, folder }
     }
 
     /// Stops the gateway and starts it again on the same folder.
@@ -149,10 +165,11 @@ impl Rig {
     }
 
     /// Publishes a changed configuration.
-    pub(super) fn publish(&self, change: impl FnOnce(&mut View)) {
-        let mut view = self.view.lock().unwrap();
-        change(&mut view);
-        view.revision += 1;
+    pub(super) fn publish(&self, change: impl FnOnce(&mut Config)) {
+        let mut config = self.config.lock().unwrap();
+        change(&mut config);
+        config.revision += 1;
+        self.in_force.send_replace(config.revision);
     }
 
     /// Appends events to pixel 1, all of them in one group.
@@ -195,6 +212,20 @@ impl Rig {
     }
 }
 
+// === impl Config ===
+
+impl Config {
+    fn view(&self) -> View {
+        View { revision: self.revision, settings: self.settings.clone(), pixels: Arc::new(self.pixels.clone()) }
+    }
+}
+
+impl Pixels for HashMap<LaneKey, PixelConfig> {
+    fn active(&self, lane: &LaneKey) -> Option<&PixelConfig> {
+        self.get(lane)
+    }
+}
+
 // === impl Counting ===
 
 impl Observer for Counting {
@@ -204,6 +235,14 @@ impl Observer for Counting {
 
     fn delivered(&self, _: &LaneKey, events: u64, _: Duration) {
         self.0.lock().unwrap().delivered += events;
+    }
+
+    fn tested(&self, _: &LaneKey, events: u64, _: Duration) {
+        self.0.lock().unwrap().tested += events;
+    }
+
+    fn uncounted(&self, _: &LaneKey, events: u64) {
+        self.0.lock().unwrap().uncounted += events;
     }
 
     fn dead(&self, _: &LaneKey, reason: &'static str, events: u64) {

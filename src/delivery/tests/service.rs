@@ -9,10 +9,10 @@ use serde_json::json;
 use super::graph::{Behaviour, Graph, Seen};
 use super::rig::{Rig, event, events, ids, lane, pixel, settings};
 use crate::clock::now_ms;
-use crate::config::DeliveryConfig;
+use crate::config::{DeliveryConfig, PixelConfig};
 use crate::outbox::{NewEvent, PausedBy};
 
-const REFUSED: Option<i64> = Some(2_804_050);
+pub(super) const REFUSED: Option<i64> = Some(2_804_050);
 
 fn all_ids(seen: &[Seen]) -> Vec<String> {
     seen.iter().flat_map(Seen::ids).collect()
@@ -25,7 +25,7 @@ fn first(behaviours: Vec<Behaviour>) -> impl Fn(&Seen) -> Behaviour {
 }
 
 /// Refuses every request that has one of these events.
-fn refuse_with(bad: Vec<String>, subcode: Option<i64>) -> impl Fn(&Seen) -> Behaviour {
+pub(super) fn refuse_with(bad: Vec<String>, subcode: Option<i64>) -> impl Fn(&Seen) -> Behaviour {
     move |seen| match bad.iter().any(|id| seen.has(id)) {
         true => Behaviour::error(400, 100, subcode),
         false => Behaviour::Take,
@@ -41,7 +41,7 @@ async fn a_backlog_goes_out_in_order_and_in_full_batches() {
     let seen = graph.seen();
     assert_eq!(seen.iter().map(|seen| seen.ids().len()).collect::<Vec<_>>(), [1_000, 1_000, 500]);
     assert_eq!(all_ids(&seen), ids(0..2_500));
-    assert_eq!((rig.counts().delivered, rig.status("1").delivered), (2_500, 2_500));
+    assert_eq!((rig.counts().delivered, rig.status("1").counts.delivered), (2_500, 2_500));
 }
 
 #[tokio::test]
@@ -271,37 +271,15 @@ async fn a_lane_in_backoff_holds_no_slot() {
 }
 
 #[tokio::test]
-async fn an_unclear_refusal_of_everything_pauses_and_buries_nothing() {
-    let graph = Graph::start(|_| Behaviour::error(400, 100, None)).await;
-    let backlog = events(0..40);
-    let rig = Rig::start_with(settings(&graph.url), vec![pixel("1", Some("EAA1"))], backlog).await;
-    let reason = rig.until_paused().await;
-    assert!(reason.contains("code 100"), "{reason}");
-    assert_eq!((graph.seen().len(), rig.dead().len(), rig.status("1").pending), (3, 0, 40));
-}
-
-#[tokio::test]
-async fn an_unclear_refusal_of_some_buries_them() {
-    let bad = vec!["e0003".to_owned(), "e0030".to_owned()];
-    let graph = Graph::start(refuse_with(bad.clone(), None)).await;
-    let backlog = events(0..40);
-    let settings = DeliveryConfig { batch_events_max: 1, ..settings(&graph.url) };
-    let rig = Rig::start_with(settings, vec![pixel("1", Some("EAA1"))], backlog).await;
-    rig.until("they are buried", |rig| rig.dead().len() == 2).await;
+async fn what_meta_does_not_count_is_not_delivered() {
+    let short = r#"{"events_received":3,"messages":[]}"#.to_owned();
+    let graph = Graph::start(first(vec![Behaviour::Answer(200, Vec::new(), short)])).await;
+    let rig = Rig::start_with(settings(&graph.url), vec![pixel("1", Some("EAA1"))], events(0..5)).await;
     rig.until_empty().await;
-    assert_eq!(rig.counts().delivered, 38);
-}
-
-#[tokio::test]
-async fn a_broken_mapping_pauses_before_everything_is_buried() {
-    let graph = Graph::start(|_| Behaviour::error(400, 100, REFUSED)).await;
-    let backlog = events(0..300);
-    let rig = Rig::start_with(settings(&graph.url), vec![pixel("1", Some("EAA1"))], backlog).await;
-    let reason = rig.until_paused().await;
-    assert!(reason.contains("dead-letters"), "{reason}");
-    rig.until("they are on disk", |rig| rig.dead().len() == 40).await;
-    assert_eq!(rig.status("1").pending, 260);
-    assert!(graph.seen().iter().skip(100).all(|seen| seen.ids().len() <= 50));
+    assert_eq!(graph.seen().len(), 1, "nor sent again");
+    let (told, kept) = (rig.counts(), rig.status("1").counts);
+    assert_eq!((told.delivered, told.uncounted, told.requests["accept_short"]), (3, 2, 1));
+    assert_eq!((kept.delivered, kept.uncounted), (3, 2));
 }
 
 #[tokio::test]
@@ -309,7 +287,7 @@ async fn request_fields_go_with_their_events() {
     let graph = Graph::start(|_| Behaviour::Take).await;
     let mut events = events(0..3);
     events[1].envelope = r#"{"partner_agent":"shop","test_event_code":"THEIRS"}"#.into();
-    let pixel = crate::config::PixelConfig { test_event_code: Some("OURS".to_owned()), ..pixel("1", Some("EAA1")) };
+    let pixel = PixelConfig { test_event_code: Some("OURS".to_owned()), ..pixel("1", Some("EAA1")) };
     let rig = Rig::start_with(settings(&graph.url), vec![pixel], events).await;
     rig.until_empty().await;
     let [first, second] = graph.seen().try_into().unwrap();
@@ -319,6 +297,8 @@ async fn request_fields_go_with_their_events() {
     );
     assert_eq!((second.ids(), second.body["test_event_code"].as_str()), (vec!["e0001".into()], Some("THEIRS")));
     assert_eq!(second.body["partner_agent"], "shop");
+    let (told, kept) = (rig.counts(), rig.status("1").counts);
+    assert_eq!((told.delivered, told.tested, kept.delivered, kept.tested), (0, 3, 0, 3), "tests are not delivered");
 }
 
 #[tokio::test]
@@ -359,7 +339,19 @@ async fn stopping_waits_for_requests_in_flight_and_takes_nothing_new() {
     rig.running.await.unwrap();
     assert_eq!(graph.seen().len(), 1);
     let lanes = rig.outbox.lanes();
-    assert_eq!((lanes[0].pending, lanes[0].in_flight, lanes[0].delivered), (1, 0, 1));
+    assert_eq!((lanes[0].pending, lanes[0].in_flight, lanes[0].counts.delivered), (1, 0, 1));
+}
+
+#[tokio::test]
+async fn a_turn_that_still_reads_its_batch_when_the_gateway_stops_sends_nothing() {
+    let graph = Graph::start(|_| Behaviour::Take).await;
+    let rig = Rig::start_with(settings(&graph.url), vec![pixel("1", Some("EAA1"))], events(0..3)).await;
+    // The service has not run yet: it begins its turn and is told to stop in the same moment.
+    rig.shutdown.cancel();
+    rig.running.await.unwrap();
+    assert!(graph.seen().is_empty());
+    let lanes = rig.outbox.lanes();
+    assert_eq!((lanes[0].pending, lanes[0].in_flight), (3, 0));
 }
 
 #[tokio::test]

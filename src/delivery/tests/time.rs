@@ -21,7 +21,7 @@ async fn events_that_grew_too_old_do_not_sink_the_others() {
     rig.until_empty().await;
     assert_eq!(graph.seen().iter().flat_map(Seen::ids).collect::<Vec<_>>(), ["e0001", "e0003", "e0004"]);
     assert_eq!((rig.counts().dead["expired"], rig.counts().delivered), (3, 3));
-    assert_eq!((rig.dead().len(), rig.status("1").dead), (0, 0), "nobody can mend what is too old");
+    assert_eq!((rig.dead().len(), rig.status("1").counts.dead), (0, 0), "nobody can mend what is too old");
 }
 
 #[tokio::test]
@@ -57,5 +57,5 @@ async fn a_wait_from_a_clock_that_was_ahead_is_cut_at_a_start() {
     rig.outbox.hold_off(&lane("1"), now_ms() + 90 * 86_400_000, true);
     let rig = rig.restart(settings(&graph.url), vec![pixel("1", Some("EAA1"))]).await;
     let wait_ms = rig.status("1").not_before_ms - now_ms();
-    assert!((3_500_000..=3_600_000).contains(&wait_ms), "{wait_ms}");
+    assert!((86_300_000..=86_400_000).contains(&wait_ms), "{wait_ms}");
 }

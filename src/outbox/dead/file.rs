@@ -7,7 +7,7 @@ use std::sync::Mutex;
 
 use super::DeadLetter;
 use super::format::{self, HEADER, Item};
-use crate::account::AccountId;
+use crate::account::LaneKey;
 use crate::outbox::locked;
 use crate::outbox::log::file::{Disk, DiskFile, read_all};
 use crate::outbox::log::frame::{self, Frames, Piece};
@@ -31,7 +31,7 @@ struct Tail {
 /// What is known of a letter without reading it.
 pub(super) struct Slip {
     pub(super) id: u64,
-    pub(super) account: AccountId,
+    pub(super) lane: LaneKey,
     pub(super) dead_ms: i64,
     /// Place and length of its frame.
     pub(super) at: u64,
@@ -44,6 +44,8 @@ pub(super) struct Contents {
     /// Letters, those that are gone too.
     letters: Vec<Slip>,
     gone: HashSet<u64>,
+    /// The highest id of any letter, those that are gone too: given again, the new letter would be gone with the next start.
+    pub(super) last_id: u64,
     /// Bytes that should have been letters, and where they were.
     pub(super) damaged: Vec<(usize, Vec<u8>)>,
 }
@@ -58,9 +60,12 @@ impl DeadFile {
     pub(super) fn create(disk: &dyn Disk, dir: &Path, name: &str) -> io::Result<Self> {
         let path = dir.join(name);
         let file = disk.create(&path)?;
-        file.write_at(HEADER, 0)?;
-        file.sync()?;
-        disk.sync_dir(dir)?;
+        let durable = file.write_at(HEADER, 0).and_then(|()| file.sync()).and_then(|()| disk.sync_dir(dir));
+        if let Err(error) = durable {
+            // Nobody else would remove it, and a disk that fails is tried again and again.
+            let _ = disk.remove(&path);
+            return Err(error);
+        }
         Ok(Self { path, file, tail: Mutex::new(Tail { end: HEADER.len() as u64, torn: false }) })
     }
 
@@ -149,14 +154,15 @@ impl Contents {
     fn piece(&mut self, piece: Piece<'_>, bytes: &[u8]) {
         match piece {
             Piece::Frame { at, payload } => match format::read(payload) {
-                Some(Item::Letter(letter)) => self.letters.push(Slip {
-                    id: letter.id,
-                    account: letter.lane.account,
-                    dead_ms: letter.dead_ms,
-                    at: at as u64,
-                    len: frame::HEAD + payload.len(),
-                }),
-                Some(Item::Gone(ids)) => self.gone.extend(ids),
+                Some(Item::Letter(letter)) => {
+                    self.last_id = self.last_id.max(letter.id);
+                    let (at, len) = (at as u64, frame::HEAD + payload.len());
+                    self.letters.push(Slip { id: letter.id, lane: letter.lane, dead_ms: letter.dead_ms, at, len });
+                }
+                Some(Item::Gone(ids)) => {
+                    self.last_id = ids.iter().copied().fold(self.last_id, u64::max);
+                    self.gone.extend(ids);
+                }
                 None => self.damaged.push((at, payload.to_vec())),
             },
             Piece::Gap { from, to } => self.damaged.push((from, bytes.get(from..to).unwrap_or_default().to_vec())),

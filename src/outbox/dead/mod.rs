@@ -115,6 +115,7 @@ impl DeadLetters {
             }
             let file = Arc::new(file);
             index.files.insert(file.path.clone(), (Arc::clone(&file), 0));
+            index.next_id = index.next_id.max(contents.last_id + 1);
             contents.into_letters().for_each(|slip| index.add(&file, slip));
         }
         Ok((Self { disk, dir, letters_max, bytes_max, index: Mutex::new(index) }, damaged))
@@ -137,7 +138,7 @@ impl DeadLetters {
             let letter = DeadLetter { id: next_id, ..letter.clone() };
             let at = frames.len() as u64;
             let len = format::put_letter(&letter, &mut frames);
-            slips.push(Slip { id: next_id, account: letter.lane.account, dead_ms: letter.dead_ms, at, len });
+            slips.push(Slip { id: next_id, lane: letter.lane, dead_ms: letter.dead_ms, at, len });
             next_id += 1;
         }
         let appended = file.append(&frames);
@@ -149,9 +150,9 @@ impl DeadLetters {
         Ok(())
     }
 
-    /// Removes letters for good; gives how many there were. Those of one file are gone together; a file that fails does not
-    /// keep those of the others.
-    pub(crate) fn remove(&self, ids: &[u64]) -> io::Result<usize> {
+    /// Removes letters for good, names the lane of each to `gone`, and gives how many there were. Those of one file are gone
+    /// together; a file that fails does not keep those of the others.
+    pub(crate) fn remove(&self, ids: &[u64], mut gone: impl FnMut(LaneKey)) -> io::Result<usize> {
         let mut by_file = BTreeMap::<PathBuf, (Arc<DeadFile>, Vec<u64>)>::new();
         for id in ids {
             if let Some(slot) = locked(&self.index).slots.get(id) {
@@ -161,7 +162,7 @@ impl DeadLetters {
         }
         let (mut removed, mut failure) = (0, None);
         for (path, (file, ids)) in by_file {
-            match self.remove_from(&path, &file, ids) {
+            match self.remove_from(&path, &file, ids, &mut gone) {
                 Ok(count) => removed += count,
                 Err(error) => failure = Some(error),
             }
@@ -169,14 +170,22 @@ impl DeadLetters {
         failure.map_or(Ok(removed), Err)
     }
 
-    fn remove_from(&self, path: &Path, file: &DeadFile, mut ids: Vec<u64>) -> io::Result<usize> {
+    fn remove_from(
+        &self,
+        path: &Path,
+        file: &DeadFile,
+        mut ids: Vec<u64>,
+        gone: &mut impl FnMut(LaneKey),
+    ) -> io::Result<usize> {
         ids.sort_unstable();
         ids.dedup();
         let mut frame = Vec::new();
         format::put_gone(&ids, &mut frame);
         file.append(&frame)?;
         let mut index = locked(&self.index);
-        let removed = ids.iter().filter(|id| index.remove(**id)).count();
+        let lanes: Vec<_> = ids.iter().filter_map(|id| index.remove(*id)).collect();
+        let removed = lanes.len();
+        lanes.into_iter().for_each(gone);
         let empty = index.files.get(path).is_some_and(|(_, letters)| *letters == 0);
         if empty {
             index.files.remove(path);
@@ -190,7 +199,7 @@ impl DeadLetters {
     /// The newest letters, of one account or of all, the newest first.
     pub(crate) fn list(&self, account: Option<&AccountId>, limit: usize) -> Vec<DeadLetter> {
         let index = locked(&self.index);
-        let wanted = |slot: &&Slot| account.is_none_or(|account| *account == slot.slip.account);
+        let wanted = |slot: &&Slot| account.is_none_or(|account| *account == slot.slip.lane.account);
         let slots = index.slots.values().rev().filter(wanted).take(limit);
         let places: Vec<_> = slots.map(Slot::place).collect();
         drop(index);
@@ -199,7 +208,32 @@ impl DeadLetters {
 
     /// The numbers of all letters, of one account or of all, the oldest first.
     pub(crate) fn ids(&self, account: Option<&AccountId>) -> Vec<u64> {
-        self.ids_where(|slot| account.is_none_or(|account| *account == slot.slip.account))
+        self.ids_where(|slot| account.is_none_or(|account| *account == slot.slip.lane.account))
+    }
+
+    /// These letters, by account, in groups of at most so many letters and bytes, and at least one.
+    pub(crate) fn grouped(&self, ids: &[u64], letters_max: usize, bytes_max: u64) -> Vec<Vec<u64>> {
+        let index = locked(&self.index);
+        let mut by_account = BTreeMap::<&AccountId, Vec<(u64, u64)>>::new();
+        for id in ids {
+            if let Some(Slot { slip, .. }) = index.slots.get(id) {
+                by_account.entry(&slip.lane.account).or_default().push((*id, slip.len as u64));
+            }
+        }
+        let mut groups = Vec::new();
+        for letters in by_account.into_values() {
+            let (mut group, mut bytes) = (Vec::new(), 0);
+            for (id, len) in letters {
+                if !group.is_empty() && (group.len() >= letters_max || bytes + len > bytes_max) {
+                    groups.push(std::mem::take(&mut group));
+                    bytes = 0;
+                }
+                group.push(id);
+                bytes += len;
+            }
+            groups.push(group);
+        }
+        groups
     }
 
     /// One letter.
@@ -288,7 +322,7 @@ impl DeadLetters {
 impl DeadIndex {
     fn add(&mut self, file: &Arc<DeadFile>, slip: Slip) {
         self.next_id = self.next_id.max(slip.id + 1);
-        let usage = self.accounts.entry(slip.account.clone()).or_default();
+        let usage = self.accounts.entry(slip.lane.account.clone()).or_default();
         usage.letters += 1;
         usage.bytes += slip.len as u64;
         if let Some((_, letters)) = self.files.get_mut(&file.path) {
@@ -297,16 +331,16 @@ impl DeadIndex {
         self.slots.insert(slip.id, Slot { file: Arc::clone(file), slip, claimed: false });
     }
 
-    fn remove(&mut self, id: u64) -> bool {
-        let Some(Slot { file, slip, .. }) = self.slots.remove(&id) else { return false };
-        if let Some(usage) = self.accounts.get_mut(&slip.account) {
+    fn remove(&mut self, id: u64) -> Option<LaneKey> {
+        let Slot { file, slip, .. } = self.slots.remove(&id)?;
+        if let Some(usage) = self.accounts.get_mut(&slip.lane.account) {
             usage.letters -= 1;
             usage.bytes -= slip.len as u64;
         }
         if let Some((_, letters)) = self.files.get_mut(&file.path) {
             *letters -= 1;
         }
-        true
+        Some(slip.lane)
     }
 }
 
@@ -378,7 +412,7 @@ pub(crate) mod tests {
         let (dead, _) = open(&disk);
         dead.store(&[letter("shoes", "a"), letter("hats", "b")]).unwrap();
         dead.store(&[letter("shoes", "c")]).unwrap();
-        dead.remove(&[dead.list(None, 9)[2].id]).unwrap();
+        dead.remove(&[dead.list(None, 9)[2].id], |_| ()).unwrap();
         disk.power_cut(7);
 
         let (dead, damaged) = open(&disk);
@@ -393,11 +427,24 @@ pub(crate) mod tests {
     }
 
     #[test]
+    fn the_id_of_a_letter_that_is_gone_is_not_given_again() {
+        let disk = FaultDisk::new();
+        let (dead, _) = open(&disk);
+        dead.store(&[letter("shoes", "a"), letter("shoes", "b")]).unwrap();
+        dead.remove(&dead.ids(None)[1..], |_| ()).unwrap();
+        disk.kill();
+        // In the same millisecond, or after the clock was set back.
+        open(&disk).0.store(&[letter("shoes", "c")]).unwrap();
+        disk.kill();
+        assert_eq!(event_ids(&open(&disk).0.list(None, 9)), ["c", "a"]);
+    }
+
+    #[test]
     fn a_file_whose_letters_are_gone_goes_too() {
         let disk = FaultDisk::new();
         let (dead, _) = open(&disk);
         dead.store(&[letter("shoes", "a"), letter("shoes", "b")]).unwrap();
-        assert_eq!(dead.remove(&dead.older_than(JULY_MS + 1)).unwrap(), 2);
+        assert_eq!(dead.remove(&dead.older_than(JULY_MS + 1), |_| ()).unwrap(), 2);
         assert!(disk.paths().is_empty());
         dead.store(&[letter("shoes", "c")]).unwrap();
         assert_eq!(event_ids(&dead.list(None, 9)), ["c"]);
@@ -435,9 +482,9 @@ pub(crate) mod tests {
         dead.store(&[letter("shoes", "a"), letter("shoes", "b")]).unwrap();
         let [b, a] = dead.ids(None).try_into().map(|[a, b]: [u64; 2]| [b, a]).unwrap();
         disk.fail_syncs(true);
-        assert!(dead.store(&[letter("shoes", "lost")]).is_err() && dead.remove(&[a]).is_err());
+        assert!(dead.store(&[letter("shoes", "lost")]).is_err() && dead.remove(&[a], |_| ()).is_err());
         disk.fail_syncs(false);
-        assert_eq!(dead.remove(&[a]).unwrap(), 1);
+        assert_eq!(dead.remove(&[a], |_| ()).unwrap(), 1);
         disk.power_cut(5);
         assert_eq!(open(&disk).0.ids(None), [b], "what is gone stays gone");
     }
@@ -449,7 +496,7 @@ pub(crate) mod tests {
         dead.store(&[letter("shoes", "july")]).unwrap();
         dead.store(&[DeadLetter { dead_ms: JULY_MS + 40 * 86_400_000, ..letter("shoes", "august") }]).unwrap();
         disk.break_file(&disk.paths()[0]);
-        assert!(dead.remove(&dead.ids(None)).is_err());
+        assert!(dead.remove(&dead.ids(None), |_| ()).is_err());
         assert_eq!(event_ids(&dead.list(None, 9)), ["july"]);
     }
 
@@ -463,7 +510,7 @@ pub(crate) mod tests {
         disk.kill();
         let (dead, _) = open(&disk);
         assert_eq!(event_ids(&dead.list(None, 9)), ["b", "a"]);
-        dead.remove(&dead.ids(None)[..1]).unwrap();
+        dead.remove(&dead.ids(None)[..1], |_| ()).unwrap();
         disk.power_cut(1);
         assert_eq!(event_ids(&open(&disk).0.list(None, 9)), ["b"]);
     }
@@ -525,6 +572,20 @@ pub(crate) mod tests {
         assert!(!dead.is_full(&shoes));
         dead.store(&[letter("shoes", "c")]).unwrap();
         assert!(dead.is_full(&shoes) && !dead.is_full(&"hats".parse().unwrap()));
+    }
+
+    #[test]
+    fn groups_are_of_one_account_and_bounded() {
+        let disk = FaultDisk::new();
+        let (dead, _) = open(&disk);
+        let letters: Vec<_> = ["shoes", "hats", "shoes", "shoes", "hats"].map(|account| letter(account, "e")).into();
+        dead.store(&letters).unwrap();
+        let ids = dead.ids(None);
+        let [a, b, c, d, e] = ids.clone().try_into().unwrap();
+        assert_eq!(dead.grouped(&ids, 9, u64::MAX), [vec![b, e], vec![a, c, d]]);
+        assert_eq!(dead.grouped(&ids, 2, u64::MAX), [vec![b, e], vec![a, c], vec![d]]);
+        assert_eq!(dead.grouped(&ids[..3], 9, 1), [vec![b], vec![a], vec![c]], "at least one");
+        assert!(dead.grouped(&[7], 9, u64::MAX).is_empty());
     }
 
     #[test]

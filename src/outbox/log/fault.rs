@@ -91,6 +91,11 @@ impl FaultDisk {
         locked(&self.world).crashed
     }
 
+    /// How often it was changed, or somebody tried to.
+    pub(crate) fn changes(&self) -> u64 {
+        locked(&self.world).changes
+    }
+
     /// Makes all writes fail with EIO.
     pub(crate) fn fail_writes(&self, fail: bool) {
         locked(&self.world).fail_writes = fail;
@@ -324,6 +329,16 @@ impl FileState {
     fn write(&mut self, bytes: &[u8], at: usize) {
         write_into(&mut self.content, bytes, at);
         self.unsynced.push(Change::Write(bytes.to_vec(), at));
+    }
+
+    /// Makes durable what was changed since the last sync, whether that one failed or not.
+    fn sync(&mut self) {
+        for change in std::mem::take(&mut self.unsynced) {
+            match change {
+                Change::Len(len) => self.durable.resize(len, 0),
+                Change::Write(bytes, at) => write_into(&mut self.durable, &bytes, at),
+            }
+        }
     }
 
     /// Keeps a random part of what was not synced, sector by sector.

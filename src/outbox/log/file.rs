@@ -15,6 +15,13 @@ pub(crate) trait Disk: Send + Sync {
     fn create(&self, path: &Path) -> io::Result<Box<dyn DiskFile>>;
     /// Opens a file that is there, for reading and writing.
     fn open(&self, path: &Path) -> io::Result<Box<dyn DiskFile>>;
+    /// Opens a file, a new one if there is none.
+    fn create_or_open(&self, path: &Path) -> io::Result<Box<dyn DiskFile>> {
+        match self.create(path) {
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => self.open(path),
+            made => made,
+        }
+    }
     /// Gives a file another name, in place of what had it.
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()>;
     /// Removes a file's name.

@@ -3,12 +3,16 @@
 //! A mark is 16 bytes: seq u64 · kind u8 · three zero bytes · CRC32C u32 of the segment's id (u32), then of those twelve.
 //! Marks are appended at once, so that a killed process loses none, and synced once a second, so that a power cut takes
 //! at most that second's. A torn or damaged one is as if it had not been written: the event is sent again.
+//!
+//! After a sync that failed nothing is believed of what was written since the one before, though it can still be read: it
+//! is written again, in its place, before the next sync.
 
 use std::collections::HashMap;
 use std::io;
+use std::path::PathBuf;
 use std::sync::Arc;
 
-use super::file::DiskFile;
+use super::file::{Disk, DiskFile};
 use super::frame;
 
 /// What a mark says of an event. A number is never used again for something else.
@@ -29,19 +33,30 @@ pub(crate) enum MarkKind {
 
 /// A `.done` file that is open for more.
 pub(crate) struct MarkFile {
-    file: Arc<dyn DiskFile>,
+    file: Place,
     segment: u32,
-    end: u64,
-    /// Marks that could not be written; they go with the next ones.
+    /// Bytes of it that are durable.
+    synced: u64,
+    /// What was written behind them.
+    unsynced: Vec<u8>,
+    /// What was not written, or is to be written again; it goes with the next marks.
     unwritten: Vec<u8>,
-    unsynced: bool,
+}
+
+/// Where the marks go.
+enum Place {
+    Open(Arc<dyn DiskFile>),
+    /// A file that is not there: it is made when there is something to write.
+    Missing(Arc<dyn Disk>, PathBuf),
 }
 
 /// What the marks of a segment say when all are read.
 #[derive(Debug, Default)]
 pub(crate) struct Marked {
-    /// Events that are settled, or live on as a copy elsewhere.
-    done: Vec<u64>,
+    /// Events that are settled.
+    settled: Vec<u64>,
+    /// Events that live on as a copy elsewhere.
+    moved: Vec<u64>,
     /// Others that were in requests: how often, and whether the last one may have taken them.
     sent: HashMap<u64, (u16, bool)>,
     /// The highest seq of any mark.
@@ -54,11 +69,16 @@ pub(crate) const MARK_BYTES: usize = 16;
 // === impl MarkFile ===
 
 impl MarkFile {
-    /// Goes on after `end` bytes of a file; what is no whole mark before it is overwritten. What is there may be an earlier
-    /// process's, and not synced.
-    pub(crate) fn new(file: Box<dyn DiskFile>, segment: u32, end: u64) -> Self {
-        let end = end - end % MARK_BYTES as u64;
-        Self { file: file.into(), segment, end, unwritten: Vec::new(), unsynced: end > 0 }
+    /// Goes on behind what is in a file, `bytes`; what is no whole mark at their end is overwritten. An earlier process may
+    /// have written them, and a sync of its may have failed: they are written again.
+    pub(crate) fn new(file: Box<dyn DiskFile>, segment: u32, mut bytes: Vec<u8>) -> Self {
+        bytes.truncate(bytes.len() - bytes.len() % MARK_BYTES);
+        Self { file: Place::Open(file.into()), segment, synced: 0, unsynced: Vec::new(), unwritten: bytes }
+    }
+
+    /// Without a file yet; the first marks make it.
+    pub(crate) fn missing(disk: Arc<dyn Disk>, path: PathBuf, segment: u32) -> Self {
+        Self { file: Place::Missing(disk, path), segment, synced: 0, unsynced: Vec::new(), unwritten: Vec::new() }
     }
 
     /// Appends one mark for each event. After an error they are kept, and written with the next ones.
@@ -76,27 +96,49 @@ impl MarkFile {
         self.flush()
     }
 
-    /// Writes what could not be written before, and gives the file if it must be synced: that takes time, and nobody who
-    /// marks waits for it. [`MarkFile::not_synced`] follows if it fails.
-    pub(crate) fn take_unsynced(&mut self) -> io::Result<Option<Arc<dyn DiskFile>>> {
+    /// Writes what could not be written before, and gives the file if it must be synced, and for how many bytes: that takes
+    /// time, and nobody who marks waits for it. [`MarkFile::synced`] or [`MarkFile::not_synced`] follows.
+    pub(crate) fn take_unsynced(&mut self) -> io::Result<Option<(Arc<dyn DiskFile>, usize)>> {
         self.flush()?;
-        Ok(std::mem::take(&mut self.unsynced).then(|| Arc::clone(&self.file)))
+        match self.unsynced.len() {
+            0 => Ok(None),
+            bytes => Ok(Some((self.open()?, bytes))),
+        }
     }
 
-    /// What was to be synced was not.
+    /// The first `bytes` of what was not synced are.
+    pub(crate) fn synced(&mut self, bytes: usize) {
+        self.synced += self.unsynced.drain(..bytes.min(self.unsynced.len())).len() as u64;
+    }
+
+    /// What was to be synced was not, and may be lost: it is written again with the next marks.
     pub(crate) fn not_synced(&mut self) {
-        self.unsynced = true;
+        let later = std::mem::replace(&mut self.unwritten, std::mem::take(&mut self.unsynced));
+        self.unwritten.extend_from_slice(&later);
     }
 
     fn flush(&mut self) -> io::Result<()> {
         if self.unwritten.is_empty() {
             return Ok(());
         }
-        self.file.write_at(&self.unwritten, self.end)?;
-        self.end += self.unwritten.len() as u64;
-        self.unwritten.clear();
-        self.unsynced = true;
+        let end = self.synced + self.unsynced.len() as u64;
+        self.open()?.write_at(&self.unwritten, end)?;
+        self.unsynced.append(&mut self.unwritten);
         Ok(())
+    }
+
+    /// The file; a new one has a durable name.
+    fn open(&mut self) -> io::Result<Arc<dyn DiskFile>> {
+        let file = match &self.file {
+            Place::Open(file) => return Ok(Arc::clone(file)),
+            Place::Missing(disk, path) => {
+                let file: Arc<dyn DiskFile> = disk.create_or_open(path)?.into();
+                path.parent().map_or(Ok(()), |dir| disk.sync_dir(dir))?;
+                file
+            }
+        };
+        self.file = Place::Open(Arc::clone(&file));
+        Ok(file)
     }
 }
 
@@ -112,13 +154,19 @@ impl Marked {
                 marked.take(frame::u64_at(mark, 0).unwrap_or(0), mark.get(8).copied().unwrap_or(0));
             }
         }
-        marked.done.sort_unstable();
+        marked.settled.sort_unstable();
+        marked.moved.sort_unstable();
         marked
     }
 
     /// Whether an event needs nothing more from this segment.
     pub(crate) fn is_done(&self, seq: u64) -> bool {
-        self.done.binary_search(&seq).is_ok()
+        self.is_settled(seq) || self.moved.binary_search(&seq).is_ok()
+    }
+
+    /// Whether an event, or the copy of it that is here, needs no delivery any more.
+    pub(crate) fn is_settled(&self, seq: u64) -> bool {
+        self.settled.binary_search(&seq).is_ok()
     }
 
     /// How many requests an event was in, and whether the last one may have taken it.
@@ -128,8 +176,11 @@ impl Marked {
 
     fn take(&mut self, seq: u64, kind: u8) {
         self.last_seq = self.last_seq.max(seq);
-        if kind == MarkKind::Settled as u8 || kind == MarkKind::Moved as u8 {
-            self.done.push(seq);
+        if kind == MarkKind::Settled as u8 {
+            self.settled.push(seq);
+            self.sent.remove(&seq);
+        } else if kind == MarkKind::Moved as u8 {
+            self.moved.push(seq);
             self.sent.remove(&seq);
         } else if kind == MarkKind::Sent as u8 {
             let sent = self.sent.entry(seq).or_default();
@@ -156,7 +207,7 @@ mod tests {
     fn marks_say_what_became_of_events() {
         let disk = FaultDisk::new();
         let path = Path::new("/1.done");
-        let mut marks = MarkFile::new(disk.create(path).unwrap(), 1, 0);
+        let mut marks = MarkFile::new(disk.create(path).unwrap(), 1, Vec::new());
         marks.add(MarkKind::Sent, [4, 5, 6].into_iter()).unwrap();
         marks.add(MarkKind::Refused, [5].into_iter()).unwrap();
         marks.add(MarkKind::Sent, [5].into_iter()).unwrap();
@@ -168,6 +219,7 @@ mod tests {
 
         let marked = Marked::read(&bytes, 1);
         assert!(marked.is_done(3) && marked.is_done(4) && !marked.is_done(5));
+        assert!(!marked.is_settled(3) && marked.is_settled(4));
         assert_eq!((marked.sent(4), marked.sent(5), marked.sent(6)), ((0, false), (2, true), (1, true)));
         assert_eq!((marked.sent(7), marked.last_seq), ((0, false), 7));
         assert!(!Marked::read(&bytes, 2).is_done(4), "marks of another segment are none");
@@ -177,11 +229,12 @@ mod tests {
     fn a_torn_mark_is_overwritten() {
         let disk = FaultDisk::new();
         let path = Path::new("/1.done");
-        let mut marks = MarkFile::new(disk.create(path).unwrap(), 1, 0);
+        let mut marks = MarkFile::new(disk.create(path).unwrap(), 1, Vec::new());
         marks.add(MarkKind::Settled, [1, 2].into_iter()).unwrap();
         disk.open(path).unwrap().set_len(27).unwrap();
 
-        let mut marks = MarkFile::new(disk.open(path).unwrap(), 1, 27);
+        let bytes = read_all(&*disk.open(path).unwrap()).unwrap();
+        let mut marks = MarkFile::new(disk.open(path).unwrap(), 1, bytes);
         marks.add(MarkKind::Settled, [3].into_iter()).unwrap();
         let marked = Marked::read(&read_all(&*disk.open(path).unwrap()).unwrap(), 1);
         assert!(marked.is_done(1) && !marked.is_done(2) && marked.is_done(3));
@@ -191,12 +244,51 @@ mod tests {
     fn marks_that_could_not_be_written_go_with_the_next() {
         let disk = FaultDisk::new();
         let path = Path::new("/1.done");
-        let mut marks = MarkFile::new(disk.create(path).unwrap(), 1, 0);
+        let mut marks = MarkFile::new(disk.create(path).unwrap(), 1, Vec::new());
         disk.fail_writes(true);
         assert!(marks.add(MarkKind::Settled, [1].into_iter()).is_err());
         disk.fail_writes(false);
-        marks.take_unsynced().unwrap().unwrap().sync().unwrap();
+        sync(&mut marks).unwrap();
         assert!(marks.take_unsynced().unwrap().is_none());
+        assert!(Marked::read(&read_all(&*disk.open(path).unwrap()).unwrap(), 1).is_done(1));
+    }
+
+    fn sync(marks: &mut MarkFile) -> io::Result<()> {
+        let (file, bytes) = marks.take_unsynced()?.unwrap();
+        file.sync().inspect(|()| marks.synced(bytes)).inspect_err(|_| marks.not_synced())
+    }
+
+    #[test]
+    fn marks_that_a_sync_lost_are_written_again() {
+        let disk = FaultDisk::new();
+        let path = Path::new("/1.done");
+        let mut marks = MarkFile::new(disk.create(path).unwrap(), 1, Vec::new());
+        disk.sync_dir(Path::new("/")).unwrap();
+        marks.add(MarkKind::Settled, [1].into_iter()).unwrap();
+        sync(&mut marks).unwrap();
+        marks.add(MarkKind::Settled, [2].into_iter()).unwrap();
+        disk.fail_syncs(true);
+        assert!(sync(&mut marks).is_err());
+        marks.add(MarkKind::Settled, [3].into_iter()).unwrap();
+        disk.fail_syncs(false);
+        sync(&mut marks).unwrap();
+        disk.power_cut(3);
+        let bytes = read_all(&*disk.open(path).unwrap()).unwrap();
+        let marked = Marked::read(&bytes, 1);
+        assert!((1..=3).all(|seq| marked.is_done(seq)) && bytes.len() == 3 * MARK_BYTES);
+    }
+
+    #[test]
+    fn a_missing_file_is_made_for_the_first_mark() {
+        let disk = FaultDisk::new();
+        let path = Path::new("/1.done");
+        let mut marks = MarkFile::missing(Arc::new(disk.clone()), path.to_owned(), 1);
+        assert!(marks.take_unsynced().unwrap().is_none() && disk.paths().is_empty());
+        disk.fill(true);
+        assert!(marks.add(MarkKind::Settled, [1].into_iter()).is_err());
+        disk.fill(false);
+        sync(&mut marks).unwrap();
+        disk.power_cut(1);
         assert!(Marked::read(&read_all(&*disk.open(path).unwrap()).unwrap(), 1).is_done(1));
     }
 }

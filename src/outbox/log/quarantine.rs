@@ -26,10 +26,7 @@ impl Quarantine {
     /// Keeps bytes under a name, durable, and says where. The same bytes again, after a crash, take the same place.
     pub(crate) fn keep(&self, name: &str, bytes: &[u8]) -> io::Result<PathBuf> {
         let path = self.dir.join(name);
-        let file = match self.disk.create(&path) {
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => self.disk.open(&path)?,
-            made => made?,
-        };
+        let file = self.disk.create_or_open(&path)?;
         file.write_at(bytes, 0)?;
         file.sync()?;
         self.disk.sync_dir(&self.dir)?;

@@ -3,8 +3,9 @@
 use std::collections::BTreeSet;
 use std::io;
 use std::path::PathBuf;
+use std::sync::Arc;
 
-use super::file::{DiskFile, read_all};
+use super::file::read_all;
 use super::frame::{Frames, Piece};
 use super::marks::{MarkFile, Marked};
 use super::record::{HEADER_BYTES, Header, Record, VERSION};
@@ -94,15 +95,13 @@ impl LogDir {
         let name = file_name(id, "log");
         let failed = |source| self.failed(&name, source);
         let log = self.disk.open(&self.dir.join(&name)).map_err(failed)?;
-        let marks = self.open_or_create(&file_name(id, "done")).map_err(failed)?;
-        let marked = read_all(&*marks).map_err(failed)?;
-        let marks = MarkFile::new(marks, id, marked.len() as u64);
+        let (marks, marked) = self.open_marks(id).map_err(failed)?;
         let segment = Segment::new(id, log, marks);
         let summary = match self.read_summary(id) {
             Some(summary) if summary.end <= segment.file_bytes() => summary,
             _ => self.scan(&segment, report)?,
         };
-        Ok(Found { segment, summary, marked: Marked::read(&marked, id) })
+        Ok(Found { segment, summary, marked })
     }
 
     /// Reads a segment frame by frame, and leaves it so that the next start need not.
@@ -151,15 +150,20 @@ impl LogDir {
         Summary::decode(&file::read_all(&*file).ok()?, id)
     }
 
-    fn open_or_create(&self, name: &str) -> io::Result<Box<dyn DiskFile>> {
-        let path = self.dir.join(name);
+    /// The marks of a segment. A crash while it was made leaves it without a file; one is made when there is something to
+    /// mark: there may be no room for it now.
+    fn open_marks(&self, id: u32) -> io::Result<(MarkFile, Marked)> {
+        let path = self.dir.join(file_name(id, "done"));
         match self.disk.open(&path) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                let made = self.disk.create(&path)?;
-                self.disk.sync_dir(&self.dir)?;
-                Ok(made)
+                Ok((MarkFile::missing(Arc::clone(&self.disk), path, id), Marked::default()))
             }
-            opened => opened,
+            Err(error) => Err(error),
+            Ok(file) => {
+                let bytes = read_all(&*file)?;
+                let marked = Marked::read(&bytes, id);
+                Ok((MarkFile::new(file, id, bytes), marked))
+            }
         }
     }
 

@@ -64,29 +64,36 @@ impl LogDir {
     /// Makes a new segment, durable and empty, out of a spare file if there is one.
     pub(crate) fn create(&self, id: u32, first_seq: u64) -> io::Result<Segment> {
         let header = Header { version: VERSION, id, first_seq }.encode();
-        let path = self.dir.join(file_name(id, "log"));
-        let spare = locked(&self.spares).pop();
-        let made = self.create_in(id, &header, &path, spare.as_deref());
-        // A spare that did not become a segment may be what is at fault, and nobody else would remove it.
-        if let Some(spare) = spare.filter(|_| made.is_err()) {
-            let _ = self.remove_if_there(&spare);
+        let mut names = Vec::new();
+        let made = self.create_in(id, &header, &mut names);
+        if made.is_err() {
+            // Nobody else would remove them, and a disk that fails is tried again and again. A spare may be what is at fault.
+            for name in &names {
+                let _ = self.remove_if_there(name);
+            }
         }
         made
     }
 
-    fn create_in(&self, id: u32, header: &[u8], path: &Path, spare: Option<&str>) -> io::Result<Segment> {
-        let log = match spare {
+    /// Says in `names` which files there are of what may not become a segment.
+    fn create_in(&self, id: u32, header: &[u8], names: &mut Vec<String>) -> io::Result<Segment> {
+        let (name, marks_name) = (file_name(id, "log"), file_name(id, "done"));
+        let path = self.dir.join(&name);
+        let spare = locked(&self.spares).pop();
+        names.extend(spare.clone());
+        let log = match &spare {
             Some(spare) => self.disk.open(&self.dir.join(spare))?,
-            None => self.disk.create(path)?,
+            None => self.disk.create(&path).inspect(|_| names.push(name.clone()))?,
         };
         log.write_at(header, 0)?;
         log.sync()?;
-        if let Some(spare) = spare {
-            self.disk.rename(&self.dir.join(spare), path)?;
+        if let Some(spare) = &spare {
+            self.disk.rename(&self.dir.join(spare), &path)?;
+            names.push(name);
         }
-        let marks = self.disk.create(&self.dir.join(file_name(id, "done")))?;
+        let marks = self.disk.create(&self.dir.join(&marks_name)).inspect(|_| names.push(marks_name))?;
         self.disk.sync_dir(&self.dir)?;
-        Ok(Segment::new(id, log, MarkFile::new(marks, id, 0)))
+        Ok(Segment::new(id, log, MarkFile::new(marks, id, Vec::new())))
     }
 
     /// Removes a segment that nothing needs any more, or keeps its file to be overwritten. The marks go last: were the
@@ -193,10 +200,16 @@ impl Segment {
         locked(&self.marks).add(kind, seqs)
     }
 
-    /// Makes the marks durable.
+    /// Makes the marks durable. For one thread.
     pub(crate) fn sync_marks(&self) -> io::Result<()> {
-        let unsynced = locked(&self.marks).take_unsynced()?;
-        unsynced.map_or(Ok(()), |file| file.sync()).inspect_err(|_| locked(&self.marks).not_synced())
+        let Some((file, bytes)) = ({ locked(&self.marks).take_unsynced()? }) else { return Ok(()) };
+        let synced = file.sync();
+        let mut marks = locked(&self.marks);
+        match synced {
+            Ok(()) => marks.synced(bytes),
+            Err(_) => marks.not_synced(),
+        }
+        synced
     }
 
     /// Bytes of its file.

@@ -76,10 +76,13 @@ fn damage_behind_a_summary_is_found_when_it_is_read() {
     outbox.append_now(events(&shoes(), 0..6)).unwrap();
     outbox.close();
     flip(&rig, r#""event_id":"e1""#);
-    let (outbox, recovered) = rig.try_open().unwrap();
+    let (lost, on_lost) = losses();
+    let (outbox, recovered) = rig.open_with(Options { on_lost, ..rig.options() }).unwrap();
     assert_eq!((recovered.pending, recovered.quarantined.len()), (6, 0));
     assert_eq!(outbox.pending(&shoes()), ["e0", "e2", "e3", "e4", "e5"]);
-    assert_eq!((rig.quarantined(), outbox.status(&shoes()).pending), (1, 5));
+    let status = outbox.status(&shoes());
+    assert_eq!((rig.quarantined(), status.pending, status.counts.damaged), (1, 5, 1));
+    assert_eq!(*lost.lock().unwrap(), [(shoes(), Lost::Damaged, 1)]);
 }
 
 #[test]
@@ -110,24 +113,6 @@ fn a_newer_format_is_not_opened() {
     rig.disk.kill();
     drop(outbox);
     assert!(matches!(rig.try_open(), Err(OpenError::NewerFormat { version: 2, .. })));
-}
-
-#[test]
-fn a_failed_sync_ends_the_segment_and_not_the_service() {
-    let rig = Rig { segment_bytes: 1 << 20, ..Rig::new() };
-    let outbox = rig.open();
-    outbox.append_now(events(&shoes(), 0..2)).unwrap();
-    rig.disk.fail_syncs(true);
-    assert!(matches!(outbox.append_now(events(&shoes(), 2..4)), Err(AppendError::Unavailable { .. })));
-    until("it is known", || matches!(outbox.health(), Health::Broken { .. }));
-    assert!(matches!(outbox.append_now(events(&shoes(), 4..5)), Err(AppendError::Unavailable { .. })));
-    rig.disk.fail_syncs(false);
-    until("it is tried again", || outbox.health() == Health::Accepting);
-    outbox.append_now(events(&shoes(), 5..6)).unwrap();
-    assert_eq!(outbox.pending(&shoes()), ["e0", "e1", "e5"]);
-    rig.disk.power_cut(5);
-    drop(outbox);
-    assert_eq!(rig.open().pending(&shoes()), ["e0", "e1", "e5"]);
 }
 
 #[test]

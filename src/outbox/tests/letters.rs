@@ -2,7 +2,7 @@
 
 use super::*;
 
-fn held(id: &str) -> DeadLetter {
+pub(super) fn held(id: &str) -> DeadLetter {
     DeadLetter {
         id: 0,
         lane: shoes(),
@@ -25,7 +25,7 @@ impl Outbox {
     fn replay(&self, ids: &[u64]) -> Result<usize, String> {
         let claimed = self.claim_dead_letters(ids);
         let events = claimed.letters().iter().map(|letter| letter.event(letter.body.clone())).collect();
-        self.append_now(events).map_err(|error| error.to_string())?;
+        wait(self.append_replayed(events, NOW_MS)).map_err(|error| error.to_string())?;
         wait(claimed.remove(ids)).map_err(|error| error.to_string())
     }
 }
@@ -74,7 +74,7 @@ fn what_cannot_be_buried_goes_back() {
     until("it is back", || outbox.status(&shoes()).in_flight == 0);
     rig.disk.fail_syncs(false);
     let status = outbox.status(&shoes());
-    assert_eq!((status.pending, status.dead), (1, 0));
+    assert_eq!((status.pending, status.counts.dead), (1, 0));
     assert!(status.not_before_ms > NOW_MS);
 }
 
@@ -105,6 +105,17 @@ fn replayed_letters_are_in_their_lane_again_with_their_ids() {
     assert_eq!(outbox.pending(&shoes()), ["e0", "e1"]);
     assert!(outbox.dead_letters(None, 9).is_empty());
     assert_eq!(outbox.replay(&ids), Ok(0), "a second time there is nothing");
+}
+
+#[test]
+fn an_account_with_all_its_letters_can_replay_them() {
+    let rig = Rig { letters_max: 1, ..Rig::new() };
+    let outbox = rig.open();
+    wait(outbox.hold(vec![held("a")])).unwrap();
+    assert_eq!(outbox.append_now(events(&shoes(), 0..1)), Err(AppendError::DeadLetters));
+    assert_eq!(outbox.replay(&outbox.dead_letter_ids(None)), Ok(1));
+    assert_eq!(outbox.pending(&shoes()), ["a"]);
+    outbox.append_now(events(&shoes(), 0..1)).unwrap();
 }
 
 #[test]
@@ -139,10 +150,14 @@ fn a_crash_while_replaying_never_loses_a_letter() {
 }
 
 #[test]
-fn old_letters_are_purged() {
+fn old_letters_are_purged_and_counted() {
     let rig = Rig::new();
-    let outbox = rig.open();
-    wait(outbox.hold(vec![held("a"), DeadLetter { dead_ms: NOW_MS + 10, ..held("b") }])).unwrap();
+    let (lost, on_lost) = losses();
+    let outbox = rig.open_with(Options { on_lost, ..rig.options() }).unwrap().0;
+    wait(outbox.hold(vec![held("a"), held("c"), DeadLetter { dead_ms: NOW_MS + 10, ..held("b") }])).unwrap();
+    assert_eq!(wait(outbox.drop_dead_letters(&outbox.dead_letter_ids(None)[1..2])), Ok(1));
     assert_eq!(wait(outbox.purge_dead_letters(NOW_MS + 5)), Ok(1));
     assert_eq!(outbox.dead_letters(None, 9)[0].event_id, "b");
+    assert_eq!(outbox.status(&shoes()).counts.purged, 1, "what a person drops is no loss");
+    assert_eq!(*lost.lock().unwrap(), [(shoes(), Lost::Purged, 1)]);
 }

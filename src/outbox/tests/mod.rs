@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::panic)]
 
 mod disk;
+mod failing;
 mod letters;
 mod model;
 mod old_format;
@@ -64,6 +65,7 @@ impl Rig {
             dead_letter_bytes_max: 1 << 30,
             leases_per_lane_max: self.leases_max,
             on_sync: Box::new(|_| {}),
+            on_lost: Box::new(|_, _, _| {}),
         }
     }
 
@@ -71,6 +73,15 @@ impl Rig {
     fn files(&self, kind: &str) -> Vec<PathBuf> {
         let of_kind = |path: &PathBuf| path.starts_with("/o/log") && path.extension().is_some_and(|end| end == kind);
         self.disk.paths().into_iter().filter(of_kind).collect()
+    }
+
+    fn trouble(&self, trouble: model::Trouble, begin: bool) {
+        match trouble {
+            model::Trouble::Writes => self.disk.fail_writes(begin),
+            model::Trouble::Syncs => self.disk.fail_syncs(begin),
+            model::Trouble::DirSyncs => self.disk.fail_dir_syncs(begin),
+            model::Trouble::Full => self.disk.fill(begin),
+        }
     }
 
     fn quarantined(&self) -> usize {
@@ -125,6 +136,16 @@ impl Lease {
         let settlements = vec![settlement; self.events.len()];
         self.settle(settlements, now_ms);
     }
+}
+
+/// What an outbox said that it lost.
+type Losses = Arc<Mutex<Vec<(LaneKey, Lost, u64)>>>;
+
+/// Notes what an outbox says that it lost.
+fn losses() -> (Losses, OnLost) {
+    let lost = Losses::default();
+    let told = Arc::clone(&lost);
+    (lost, Box::new(move |lane, why, events| told.lock().unwrap().push((lane.clone(), why, events))))
 }
 
 /// Runs a future to its end.

@@ -1,6 +1,6 @@
 //! Random operations and crashes, compared with a model that knows what must be there.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use proptest::prelude::*;
 
@@ -9,16 +9,14 @@ use super::*;
 /// What is done to an outbox.
 #[derive(Clone, Debug)]
 enum Op {
-    /// Appends a group to a lane.
-    Append { lane: usize, count: usize, size: usize },
-    /// The same while syncs fail.
-    AppendFailing { lane: usize },
+    /// What a disk may refuse.
+    Do(Act),
+    /// The same while the disk refuses it.
+    Failing(Trouble, Act),
     /// Leases from a lane.
     Lease { lane: usize, max: usize },
-    /// Ends one of the leases that are out.
-    Settle { which: usize, how: How },
-    /// Lets the keeper do its work.
-    Tick,
+    /// Holds a lane, or ends that.
+    Pause { lane: usize, hold: bool },
     /// The process dies.
     Kill,
     /// The power goes.
@@ -27,6 +25,32 @@ enum Op {
     PowerCutAfter { changes: u64 },
     /// An orderly restart.
     Restart,
+}
+
+/// What is done to an outbox that writes.
+#[derive(Clone, Debug)]
+enum Act {
+    /// Appends a group to a lane.
+    Append { lane: usize, count: usize, size: usize },
+    /// Ends one of the leases that are out.
+    Settle { which: usize, how: How },
+    /// Holds an event of a lane as a dead letter.
+    Hold { lane: usize },
+    /// Puts a dead letter into its lane.
+    Replay { which: usize },
+    /// Drops a dead letter.
+    DropLetter { which: usize },
+    /// Lets the keeper do its work.
+    Tick,
+}
+
+/// What a disk does wrong.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Trouble {
+    Writes,
+    Syncs,
+    DirSyncs,
+    Full,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -47,10 +71,18 @@ enum Known {
     There,
     /// It was acknowledged: a kill does not bring it back, a power cut may.
     Acked,
+    /// It was acknowledged while the disk refused: its mark may be in memory only.
+    AckedLoosely,
     /// It was acknowledged, and the mark was synced: it never comes back.
     Gone,
     /// It is in the lane or in the dead letters, or for a moment in both.
     Buried,
+    /// It is in the dead letters.
+    Held,
+    /// It was a dead letter and was dropped. It may be in its lane, if its burial was not marked durably.
+    Dropped,
+    /// It is in the lane, and in the dead letters too, maybe.
+    Replayed,
 }
 
 struct Model {
@@ -58,6 +90,8 @@ struct Model {
     outbox: Option<Outbox>,
     leases: Vec<Lease>,
     known: HashMap<String, (LaneKey, Known)>,
+    /// Events that were in their lane and in the dead letters at one time: a replay doubles them.
+    doubled: HashSet<String>,
     next: usize,
     seed: u64,
 }
@@ -68,12 +102,21 @@ fn op() -> impl Strategy<Value = Op> {
     let how = prop_oneof![
         4 => Just(How::Ack), 2 => Just(How::Retry), 2 => Just(How::Bury), 1 => Just(How::Drop), 2 => Just(How::AckHalf)
     ];
+    let act = prop_oneof![
+        8 => (0..LANES, 1..6usize, 0..600usize).prop_map(|(lane, count, size)| Act::Append { lane, count, size }),
+        6 => (0..4usize, how).prop_map(|(which, how)| Act::Settle { which, how }),
+        2 => (0..LANES).prop_map(|lane| Act::Hold { lane }),
+        2 => (0..4usize).prop_map(|which| Act::Replay { which }),
+        1 => (0..4usize).prop_map(|which| Act::DropLetter { which }),
+        3 => Just(Act::Tick),
+    ];
+    let trouble =
+        prop_oneof![Just(Trouble::Writes), Just(Trouble::Syncs), Just(Trouble::DirSyncs), Just(Trouble::Full)];
     prop_oneof![
-        8 => (0..LANES, 1..6usize, 0..600usize).prop_map(|(lane, count, size)| Op::Append { lane, count, size }),
-        1 => (0..LANES).prop_map(|lane| Op::AppendFailing { lane }),
+        16 => act.clone().prop_map(Op::Do),
+        4 => (trouble, act).prop_map(|(trouble, act)| Op::Failing(trouble, act)),
         6 => (0..LANES, 1..8usize).prop_map(|(lane, max)| Op::Lease { lane, max }),
-        6 => (0..4usize, how).prop_map(|(which, how)| Op::Settle { which, how }),
-        3 => Just(Op::Tick),
+        1 => (0..LANES, any::<bool>()).prop_map(|(lane, hold)| Op::Pause { lane, hold }),
         1 => Just(Op::Kill),
         1 => any::<u64>().prop_map(|seed| Op::PowerCut { seed }),
         1 => (0..30u64).prop_map(|changes| Op::PowerCutAfter { changes }),
@@ -89,7 +132,8 @@ impl Model {
     fn new() -> Self {
         let rig = Rig { leases_max: 1_000, ..Rig::new() };
         let outbox = Some(rig.open());
-        Self { rig, outbox, leases: Vec::new(), known: HashMap::new(), next: 0, seed: 1 }
+        let (known, doubled) = (HashMap::new(), HashSet::new());
+        Self { rig, outbox, leases: Vec::new(), known, doubled, next: 0, seed: 1 }
     }
 
     fn outbox(&self) -> &Outbox {
@@ -98,21 +142,31 @@ impl Model {
 
     fn run(&mut self, op: Op) {
         match op {
-            Op::Append { lane, count, size } => self.append(lane, count, size),
-            Op::AppendFailing { lane } => {
-                self.rig.disk.fail_syncs(true);
-                self.append(lane, 2, 50);
-                self.rig.disk.fail_syncs(false);
+            Op::Do(act) => self.act(act, true),
+            Op::Failing(trouble, act) => {
+                self.rig.trouble(trouble, true);
+                self.act(act, false);
+                // Then the keeper has done what it was handed.
+                self.outbox().tick();
+                self.rig.trouble(trouble, false);
                 let outbox = self.outbox().clone();
                 let disk = self.rig.disk.clone();
                 until("it recovers", || outbox.health() == Health::Accepting || disk.has_crashed());
             }
             Op::Lease { lane, max } => {
-                let lease = self.outbox().lease(&lane_of(lane), max, u64::MAX, NOW_MS);
+                let lane = lane_of(lane);
+                let lease = self.outbox().lease(&lane, max, u64::MAX, NOW_MS);
+                let paused = self.outbox().lanes().iter().any(|status| status.lane == lane && status.paused.is_some());
+                assert!(lease.is_none() || !paused, "{lane} is paused");
                 self.leases.extend(lease);
             }
-            Op::Settle { which, how } => self.settle(which, how),
-            Op::Tick => self.tick(),
+            Op::Pause { lane, hold } => {
+                let (lane, by) = (lane_of(lane), PausedBy::Delivery);
+                let _ = match hold {
+                    true => wait(self.outbox().pause(&lane, "holiday", by, NOW_MS)),
+                    false => wait(self.outbox().resume(&lane, by)),
+                };
+            }
             Op::Kill => self.restart(|rig, _| rig.disk.kill(), false),
             Op::PowerCut { seed } => {
                 self.seed = seed;
@@ -131,6 +185,71 @@ impl Model {
         }
     }
 
+    fn act(&mut self, act: Act, sound: bool) {
+        match act {
+            Act::Append { lane, count, size } => self.append(lane, count, size),
+            Act::Settle { which, how } => {
+                self.settle(which, how, if sound { Known::Acked } else { Known::AckedLoosely })
+            }
+            Act::Hold { lane } => self.hold(lane),
+            Act::Replay { which } => self.replay(which),
+            Act::DropLetter { which } => self.drop_letter(which),
+            Act::Tick => self.tick(sound),
+        }
+    }
+
+    fn hold(&mut self, lane: usize) {
+        let (lane, id) = (lane_of(lane), format!("e{}", self.next));
+        self.next += 1;
+        let letter = DeadLetter { lane: lane.clone(), body: body(&id, 9), ..letters::held(&id) };
+        let held = wait(self.outbox().hold(vec![letter]));
+        self.known.insert(id, (lane, if held.is_ok() { Known::Held } else { Known::Maybe }));
+    }
+
+    /// A letter that nobody is burying now.
+    fn a_letter(&self, which: usize) -> Option<(u64, String)> {
+        let letters = self.outbox().dead_letters(None, usize::MAX);
+        let letter = letters.get(which)?;
+        Some((letter.id, letter.event_id.clone()))
+    }
+
+    fn replay(&mut self, which: usize) {
+        let Some((id, event)) = self.a_letter(which) else { return };
+        // Of one that was in the lane before, a mark that a power cut takes brings the old one back beside the new one.
+        if self.known[&event].1 != Known::Held {
+            self.doubled.insert(event.clone());
+        }
+        let claimed = self.outbox().claim_dead_letters(&[id]);
+        let events: Vec<_> = claimed.letters().iter().map(|letter| letter.event(letter.body.clone())).collect();
+        if events.is_empty() {
+            return;
+        }
+        if wait(self.outbox().append_replayed(events, NOW_MS)).is_err() {
+            // It may be in the lane too.
+            self.doubled.insert(event);
+            return;
+        }
+        // From here on it is in the lane; a letter that cannot be removed is there too.
+        self.known.get_mut(&event).unwrap().1 = Known::Replayed;
+        if wait(claimed.remove(&[id])).is_err() {
+            self.doubled.insert(event);
+        }
+    }
+
+    fn drop_letter(&mut self, which: usize) {
+        let Some((id, event)) = self.a_letter(which) else { return };
+        let known = &mut self.known.get_mut(&event).unwrap().1;
+        if wait(self.outbox.as_ref().unwrap().drop_dead_letters(&[id])) == Ok(1) {
+            match known {
+                Known::Held | Known::Buried => *known = Known::Dropped,
+                _ => {}
+            }
+        } else if matches!(known, Known::Held | Known::Buried) {
+            // It may be gone at the next start.
+            *known = Known::Maybe;
+        }
+    }
+
     fn append(&mut self, lane: usize, count: usize, size: usize) {
         let lane = lane_of(lane);
         let ids: Vec<_> = (self.next..self.next + count).map(|id| format!("e{id}")).collect();
@@ -142,7 +261,7 @@ impl Model {
         }
     }
 
-    fn settle(&mut self, which: usize, how: How) {
+    fn settle(&mut self, which: usize, how: How, acked: Known) {
         if which >= self.leases.len() {
             return;
         }
@@ -151,7 +270,7 @@ impl Model {
         match how {
             How::Ack => {
                 lease.ack();
-                self.learn(&ids, Known::Acked);
+                self.learn(&ids, acked);
             }
             How::Retry => lease.retry(0, Sent::Maybe),
             How::Bury => {
@@ -163,7 +282,7 @@ impl Model {
                 let half = ids.len().div_ceil(2);
                 let settlements = vec![Settlement::Ack; half];
                 lease.settle(settlements, NOW_MS);
-                self.learn(&ids[..half], Known::Acked);
+                self.learn(&ids[..half], acked);
             }
         }
     }
@@ -174,13 +293,13 @@ impl Model {
         }
     }
 
-    fn tick(&mut self) {
+    fn tick(&mut self, sound: bool) {
         self.outbox().tick();
-        if self.rig.disk.has_crashed() {
+        if self.rig.disk.has_crashed() || !sound {
             return;
         }
         for (_, known) in self.known.values_mut() {
-            if *known == Known::Acked {
+            if matches!(known, Known::Acked | Known::AckedLoosely) {
                 *known = Known::Gone;
             }
         }
@@ -214,25 +333,31 @@ impl Model {
             for id in outbox.pending(&lane) {
                 let owner = &self.known.get(&id).unwrap_or_else(|| panic!("{id} was never appended")).0;
                 assert_eq!(*owner, lane);
-                assert!(waiting.insert(id.clone(), ()).is_none(), "{id} is there twice");
+                let twice = waiting.insert(id.clone(), ()).is_some();
+                assert!(!twice || self.doubled.contains(&id), "{id} is there twice");
             }
         }
         for (id, (_, known)) in &mut self.known {
             let (waits, letter) = (waiting.contains_key(id), letters.contains(id));
             match known {
-                Known::There => assert!(waits, "{id} was confirmed and is lost"),
+                Known::There | Known::Replayed => assert!(waits, "{id} was confirmed and is lost"),
+                Known::Held => assert!(letter, "{id} was held and is lost"),
+                _ if self.doubled.contains(id) => {}
+                Known::Dropped => assert!(!letter, "{id} came back to the dead letters"),
                 Known::Gone => assert!(!waits, "{id} came back"),
                 Known::Acked if !power_cut => assert!(!waits, "{id} came back after a kill"),
                 Known::Buried => assert!(waits || letter, "{id} was buried and is lost"),
-                Known::Acked | Known::Maybe => {}
+                Known::Acked | Known::AckedLoosely | Known::Maybe => {}
             }
             *known = match (waits, letter) {
-                (_, true) => Known::Buried,
+                (true, true) => Known::Replayed,
+                (false, true) => Known::Buried,
                 (true, false) => Known::There,
                 // What a disk refused to sync may come to light at any later start.
                 (false, false) if *known == Known::Maybe => Known::Maybe,
                 // After a kill its mark is written and not yet synced.
-                (false, false) if *known == Known::Acked && !power_cut => Known::Acked,
+                (false, false) if matches!(known, Known::Acked | Known::AckedLoosely) && !power_cut => Known::Acked,
+                (false, false) if *known == Known::Dropped => Known::Dropped,
                 (false, false) => Known::Gone,
             };
         }

@@ -30,7 +30,7 @@ fn a_lane_is_served_oldest_first_one_lease_at_a_time() {
     outbox.lease(&shoes(), 3, u64::MAX, NOW_MS).unwrap().ack();
     assert_eq!(outbox.pending(&shoes()), ["e3", "e4"]);
     let status = outbox.status(&shoes());
-    assert_eq!((status.pending, status.in_flight, status.delivered), (2, 0, 3));
+    assert_eq!((status.pending, status.in_flight, status.counts.delivered), (2, 0, 3));
 }
 
 #[test]
@@ -65,6 +65,20 @@ fn a_retry_waits_and_counts() {
 }
 
 #[test]
+fn events_are_counted_by_what_became_of_them() {
+    let rig = Rig::new();
+    let outbox = rig.open();
+    outbox.append_now(events(&shoes(), 0..5)).unwrap();
+    let ends = [Settlement::Ack, Settlement::Tested, Settlement::Uncounted, Settlement::Expire, Settlement::Tested];
+    outbox.lease_all(&shoes()).unwrap().settle(ends.into(), NOW_MS);
+    let counts = Counts { delivered: 1, tested: 2, uncounted: 1, expired: 1, ..Counts::default() };
+    assert_eq!(outbox.status(&shoes()).counts, counts);
+    rig.disk.kill();
+    drop(outbox);
+    assert!(rig.open().pending(&shoes()).is_empty());
+}
+
+#[test]
 fn a_batch_may_end_in_parts() {
     let rig = Rig::new();
     let outbox = rig.open();
@@ -78,7 +92,7 @@ fn a_batch_may_end_in_parts() {
     outbox.tick();
     assert_eq!(outbox.pending(&shoes()), ["e4", "e5"]);
     let status = outbox.status(&shoes());
-    assert_eq!((status.delivered, status.dead, status.in_flight), (3, 1, 0));
+    assert_eq!((status.counts.delivered, status.counts.dead, status.in_flight), (3, 1, 0));
     let letter = &outbox.dead_letters(None, 9)[0];
     assert_eq!((letter.event_id.as_str(), letter.reason.as_str(), letter.dead_ms), ("e3", "invalid", NOW_MS));
 }
@@ -163,7 +177,7 @@ fn what_is_old_can_be_taken_from_a_lane_that_does_not_send() {
     drop(second);
     assert!(aged(last).is_none());
     let status = outbox.status(&shoes());
-    assert_eq!((status.pending, status.in_flight, status.dead), (3, 0, 0));
+    assert_eq!((status.pending, status.in_flight, status.counts.dead), (3, 0, 0));
     assert!(outbox.dead_letter_ids(None).is_empty());
     rig.disk.kill();
     let lease = rig.open().lease_all(&shoes()).unwrap();
@@ -247,6 +261,39 @@ fn a_new_lane_of_a_held_account_is_held_too() {
     outbox.append_now(events(&lane("shoes", 4), 0..1)).unwrap();
     assert!(outbox.lease_all(&later).is_some() && outbox.lease_all(&lane("shoes", 4)).is_some());
     outbox.close();
+}
+
+#[test]
+fn an_account_is_held_as_a_whole() {
+    let rig = Rig::new();
+    let outbox = rig.open();
+    let (two, three) = (lane("shoes", 2), lane("shoes", 3));
+    outbox.append_now(events(&shoes(), 0..1)).unwrap();
+    outbox.append_now(events(&lane("hats", 1), 0..1)).unwrap();
+    wait(outbox.pause(&shoes(), "token refused", PausedBy::Delivery, NOW_MS)).unwrap();
+    wait(outbox.pause_account(&shoes().account, &[two.pixel], "invoice", NOW_MS)).unwrap();
+    outbox.append_now(events(&three, 0..1)).unwrap();
+    let reason = |lane: &LaneKey| outbox.status(lane).paused.map(|pause| pause.reason);
+    for lane in [&shoes(), &two, &three] {
+        assert_eq!(reason(lane).as_deref(), Some("invoice"), "{lane}");
+    }
+    assert_eq!(outbox.held_accounts().into_keys().collect::<Vec<_>>(), [shoes().account]);
+    assert!(outbox.lease_all(&lane("hats", 1)).is_some());
+    wait(outbox.resume_account(&shoes().account)).unwrap();
+    outbox.append_now(events(&lane("shoes", 4), 0..1)).unwrap();
+    assert!(outbox.lanes().iter().all(|lane| lane.paused.is_none()) && outbox.held_accounts().is_empty());
+    assert!(outbox.lease_all(&three).is_some());
+}
+
+#[test]
+fn what_delivery_says_of_a_lane_does_not_end_the_hold_of_its_account() {
+    let rig = Rig::new();
+    let outbox = rig.open();
+    outbox.append_now(events(&lane("shoes", 2), 0..1)).unwrap();
+    wait(outbox.pause(&shoes(), "invoice", PausedBy::Operator, NOW_MS)).unwrap();
+    outbox.hold_off(&lane("shoes", 2), NOW_MS + 500, true);
+    outbox.append_now(events(&lane("shoes", 3), 0..1)).unwrap();
+    assert!(outbox.status(&lane("shoes", 3)).paused.is_some());
 }
 
 #[test]

@@ -53,15 +53,17 @@ impl DiskFile for Handle {
 
     fn sync(&self) -> io::Result<()> {
         self.disk.change(Some(self.life), |world| {
-            if world.fail_syncs {
+            let (fails, crashed) = (world.fail_syncs, world.crashed);
+            let file = world.files.get_mut(&self.file).ok_or(io::ErrorKind::NotFound)?;
+            if fails {
+                // As a kernel does it: the pages count as written from now on and can still be read, and no later sync
+                // says that they never reached the disk.
+                file.unsynced.clear();
                 return Err(io::Error::from_raw_os_error(5));
             }
-            if world.crashed {
-                return Ok(());
+            if !crashed {
+                file.sync();
             }
-            let file = world.files.get_mut(&self.file).ok_or(io::ErrorKind::NotFound)?;
-            file.durable = file.content.clone();
-            file.unsynced.clear();
             Ok(())
         })
     }

@@ -1,0 +1,113 @@
+//! A disk that refuses: what was promised stays, what was not promised leaves nothing behind.
+
+use std::path::Path;
+
+use super::*;
+use crate::outbox::log::file::Disk;
+
+#[test]
+fn a_failed_sync_ends_the_segment_and_not_the_service() {
+    let rig = Rig { segment_bytes: 1 << 20, ..Rig::new() };
+    let outbox = rig.open();
+    outbox.append_now(events(&shoes(), 0..2)).unwrap();
+    rig.disk.fail_syncs(true);
+    assert!(matches!(outbox.append_now(events(&shoes(), 2..4)), Err(AppendError::Unavailable { .. })));
+    until("it is known", || matches!(outbox.health(), Health::Broken { .. }));
+    assert!(matches!(outbox.append_now(events(&shoes(), 4..5)), Err(AppendError::Unavailable { .. })));
+    rig.disk.fail_syncs(false);
+    until("it is tried again", || outbox.health() == Health::Accepting);
+    outbox.append_now(events(&shoes(), 5..6)).unwrap();
+    assert_eq!(outbox.pending(&shoes()), ["e0", "e1", "e5"]);
+    rig.disk.power_cut(5);
+    drop(outbox);
+    assert_eq!(rig.open().pending(&shoes()), ["e0", "e1", "e5"]);
+}
+
+#[test]
+fn a_segment_without_marks_starts_on_a_disk_that_takes_nothing() {
+    let rig = Rig { segment_bytes: 1 << 20, ..Rig::new() };
+    let outbox = rig.open();
+    outbox.append_now(events(&shoes(), 0..2)).unwrap();
+    rig.disk.remove(&rig.files("done")[0]).unwrap();
+    rig.disk.kill();
+    drop(outbox);
+    rig.disk.fill(true);
+    let outbox = rig.open();
+    outbox.lease(&shoes(), 1, u64::MAX, NOW_MS).unwrap().ack();
+    rig.disk.fill(false);
+    outbox.tick();
+    rig.disk.power_cut(3);
+    drop(outbox);
+    assert_eq!(rig.open().pending(&shoes()), ["e1"], "the mark was kept until there was room for it");
+}
+
+#[test]
+fn a_disk_that_fails_for_long_is_not_filled_by_the_tries() {
+    for fail in [FaultDisk::fail_syncs, FaultDisk::fail_dir_syncs, FaultDisk::fail_writes] {
+        let rig = Rig { segment_bytes: 1 << 20, ..Rig::new() };
+        let outbox = rig.open();
+        outbox.append_now(events(&shoes(), 0..2)).unwrap();
+        fail(&rig.disk, true);
+        let _ = wait(outbox.hold(vec![letters::held("a")]));
+        let _ = wait(outbox.hold(vec![letters::held("b")]));
+        // The first file that cannot be written ends the segment, if the disk fails so.
+        let _ = outbox.append_now(events(&shoes(), 2..3));
+        let before = rig.disk.changes();
+        until("it was tried some times", || outbox.health() == Health::Accepting || rig.disk.changes() > before + 100);
+        let left = rig.disk.paths();
+        assert!(left.len() <= 8, "{left:?}");
+        fail(&rig.disk, false);
+        until("it accepts", || outbox.append_now(events(&shoes(), 3..4)).is_ok());
+        assert!(outbox.pending(&shoes()).starts_with(&["e0".into(), "e1".into()]));
+    }
+}
+
+#[test]
+fn an_event_that_could_not_be_marked_as_moved_does_not_come_back_once_its_copy_is_settled() {
+    for gives_back in [false, true] {
+        let rig = Rig { segment_bytes: 8 << 10, ..Rig::new() };
+        let (slow, outbox) = (lane("slow", 9), rig.open());
+        outbox.append_now(events(&slow, 0..3)).unwrap();
+        outbox.append_now(events(&shoes(), 0..40)).unwrap();
+        outbox.append_now(events(&shoes(), 40..80)).unwrap();
+        outbox.lease_all(&shoes()).unwrap().ack();
+        rig.disk.break_file(&rig.files("done")[0]);
+        outbox.tick();
+        assert_eq!(outbox.status(&slow).pending, 3);
+        outbox.lease_all(&slow).unwrap().ack();
+        if gives_back {
+            // The copies' segment is closed, and nothing else in it is needed.
+            outbox.append_now(events(&shoes(), 80..120)).unwrap();
+            outbox.append_now(events(&shoes(), 120..160)).unwrap();
+            outbox.lease_all(&shoes()).unwrap().ack();
+            outbox.tick();
+        }
+        rig.disk.kill();
+        drop(outbox);
+        rig.disk.break_file(Path::new("/nothing"));
+        assert!(rig.open().pending(&slow).is_empty(), "given back: {gives_back}");
+    }
+}
+
+#[test]
+fn a_settled_segment_stays_until_its_marks_are_synced() {
+    for seed in 0..16 {
+        let rig = Rig { segment_bytes: 8 << 10, ..Rig::new() };
+        let outbox = rig.open();
+        outbox.append_now(events(&shoes(), 0..40)).unwrap();
+        outbox.append_now(events(&shoes(), 40..80)).unwrap();
+        let first = rig.files("log").remove(0);
+        outbox.lease_all(&shoes()).unwrap().ack();
+        rig.disk.fail_syncs(true);
+        outbox.tick();
+        assert!(rig.files("log").contains(&first));
+        rig.disk.fail_syncs(false);
+        rig.disk.fail_dir_syncs(true);
+        outbox.tick();
+        assert!(!rig.files("log").contains(&first));
+        rig.disk.fail_dir_syncs(false);
+        rig.disk.power_cut(seed);
+        outbox.close();
+        assert!(rig.open().pending(&shoes()).is_empty(), "seed {seed}");
+    }
+}
