@@ -1,5 +1,5 @@
 /*!
- * Pixelgate: sends the page's conversion events to the gateway that served this file.
+ * Pixelgate 0.1.0: sends the page's conversion events to the gateway that served this file.
  * Beside Meta's pixel it follows every call of fbq() and sends a copy under the same event id; alone, with
  * data-pixel="123" on its tag, it sends by itself. Without consent nothing is sent and no cookie touched.
  * It never throws into the page.
@@ -394,6 +394,7 @@
     const calls = (win.pixelgate && win.pixelgate.q) || [];
     const api = guard(function () { follow(arguments); });
     api.loaded = true;
+    api.version = '0.1.0';
     win.pixelgate = api;
 
     const names = ['fbq', '_fbq'];

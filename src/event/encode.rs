@@ -41,6 +41,7 @@ mod tests {
             opt_out: None,
             app_data: Map::new(),
             extra: Map::new(),
+            beside: Vec::new(),
         }
     }
 

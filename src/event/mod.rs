@@ -67,6 +67,10 @@ pub struct Event {
     /// where Meta does not define the key, a telephone number.
     #[serde(flatten)]
     pub extra: Map<String, Value>,
+    /// What a browser's request said beside all this under names that are not Meta's. An account's filters see of it what
+    /// the account names as consent sources; it is not kept with the event.
+    #[serde(skip)]
+    pub beside: Vec<(String, Scalar)>,
 }
 
 /// Limited Data Use: the three keys that Meta wants together.

@@ -127,15 +127,18 @@ impl<'a> Call<'a> {
     }
 }
 
-/// What the request said, then what the event itself carries under the names of consent sources: a server has no cookies.
+/// What the request said, then what the event itself carries under the names of consent sources, in it or beside it: a
+/// server has no cookies.
 fn signals<'a>(context: &'a Context, event: &'a Event) -> Vec<Named<'a>> {
     let mut signals: Vec<Named<'a>> =
         context.signals.iter().map(|(name, value)| (name.as_str(), Held::of_scalar(value))).collect();
     for source in &context.sources {
-        let carried = event.custom_data.get(source).or_else(|| event.extra.get(source));
-        if let Some(value) = carried.filter(|_| signals.iter().all(|(name, _)| name != source)) {
-            signals.push((source, Held::of_value(value)));
+        if signals.iter().any(|(name, _)| name == source) {
+            continue;
         }
+        let carried = event.custom_data.get(source).or_else(|| event.extra.get(source)).map(Held::of_value);
+        let beside = || event.beside.iter().find(|(name, _)| name == source).map(|(_, value)| Held::of_scalar(value));
+        signals.extend(carried.or_else(beside).map(|value| (source.as_str(), value)));
     }
     signals
 }

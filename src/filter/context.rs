@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::account::{AccountId, PixelId};
-use crate::event::Scalar;
+use crate::event::{Event, Scalar};
 
 /// Where an event came in.
 #[derive(Clone, Debug, PartialEq)]
@@ -43,6 +43,18 @@ enum WrittenScalar {
 // === impl Context ===
 
 impl Context {
+    /// The context of one event, to be kept with it: what was said beside the event is not kept in it.
+    #[must_use]
+    pub fn with_beside(&self, event: &Event) -> Self {
+        let mut context = self.clone();
+        let is_signal = |name: &String| {
+            let carried = event.custom_data.contains_key(name) || event.extra.contains_key(name);
+            self.sources.contains(name) && !carried && self.signals.iter().all(|(other, _)| other != name)
+        };
+        context.signals.extend(event.beside.iter().filter(|(name, _)| is_signal(name)).cloned());
+        context
+    }
+
     /// The context as JSON.
     pub fn to_json(&self) -> String {
         let signals = self.signals.iter().map(|(name, value)| (name.clone(), WrittenScalar::from(value)));

@@ -75,7 +75,7 @@ pub(super) fn slots() -> usize {
     let mappings = allowed.and_then(|text| text.trim().parse().ok()).unwrap_or(MAPPINGS_DEFAULT);
     let slots = slots_within(mappings);
     let limited = slots < SLOTS_MAX;
-    tracing::info!(target: "filter", slots, mappings, limited, "room for filter instances (vm.max_map_count)");
+    tracing::info!(slots, mappings, limited, "room for filter instances (vm.max_map_count)");
     slots
 }
 

@@ -3,9 +3,9 @@
 mod replay;
 mod taking;
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
-use crate::account::PixelId;
+use crate::account::{AccountId, PixelId};
 use crate::event::decode::{self, DecodeError, Decoded, Form, GraphRequest, RenewedCookies};
 use crate::event::{Arrival, Event, click_id};
 use crate::ingest::taking::Group;
@@ -40,9 +40,21 @@ pub struct Request {
     pub country: Option<String>,
     /// The rest of what the headers say.
     pub arrival: Arrival,
+    /// Whose pixel it is for, once that is known; for the log.
+    pub addressed: OnceLock<Addressed>,
+}
+
+/// Whose pixel a request is for.
+#[derive(Clone, Debug)]
+pub struct Addressed {
+    /// The first pixel that it names.
+    pub pixel: PixelId,
+    /// Whose name it came in on, or else who has that pixel.
+    pub account: Option<AccountId>,
 }
 
 /// The parts of a request to a Graph-compatible route.
+#[derive(Clone, Copy)]
 pub struct GraphParts<'a> {
     /// The pixel id in the path.
     pub pixel: &'a str,
@@ -54,6 +66,15 @@ pub struct GraphParts<'a> {
     pub bearer: Option<&'a str>,
     /// The body, inflated.
     pub body: &'a [u8],
+}
+
+/// A server that may send, as far as can be known before its body is read.
+#[derive(Debug)]
+pub struct Admitted {
+    /// Whose pixel it sends to.
+    pub account: AccountId,
+    /// Whether it has shown a key; if not, the key must be in the body.
+    pub proven: bool,
 }
 
 /// What was taken.
@@ -89,9 +110,12 @@ pub enum Refusal {
     /// The account sends more than `[limits] account_events_per_second`.
     #[error("more events than the account may send in a second")]
     TooFast,
-    /// The account's backlog or dead letters are full.
+    /// The account's backlog is full.
     #[error("the account's backlog is full")]
     BacklogFull,
+    /// The account's dead letters are full.
+    #[error("the account has too many dead letters; replay or drop some")]
+    LettersFull,
     /// The disk takes no more, or not now.
     #[error("events cannot be stored now")]
     Unavailable,
@@ -121,7 +145,8 @@ impl Ingest {
 
     /// `GET` and `POST /tr`: events in the format of the pixel's own endpoint.
     pub async fn pixel(&self, request: &Request, form: Form<'_>) -> Result<Accepted, Refusal> {
-        let decoded = decode::pixel::decode(form, &request.arrival)?;
+        let decoded =
+            decode::pixel::decode(form, &request.arrival, request.snapshot.gateway.limits.events_per_request_max)?;
         self.take_from_browser(request, decoded, Format::Pixel).await
     }
 
@@ -148,12 +173,19 @@ impl Ingest {
         Ok(Accepted { received: taken.received, cookies: RenewedCookies::default() })
     }
 
-    /// Whether the pixel in the path of a Graph-compatible route is served, before its body is read.
+    /// Judges a request to a Graph-compatible route by all but its body: the pixel in the path, and the key if it is in a
+    /// header or in the query.
     ///
     /// # Errors
     /// As [`Ingest::graph`] would refuse it.
-    pub fn serves(&self, request: &Request, pixel: &str) -> Result<(), Refusal> {
-        addressed(request, pixel).map(drop)
+    pub fn admit(&self, request: &Request, parts: &GraphParts<'_>) -> Result<Admitted, Refusal> {
+        let (_, tenant) = addressed(request, parts.pixel)?;
+        let key = decode::graph::token_outside(parts.bearer, parts.query);
+        let proven = key.is_some();
+        if key.is_some_and(|key| !tenant.has_ingest_key(key.reveal())) {
+            return Err(Refusal::KeyRefused);
+        }
+        Ok(Admitted { account: tenant.config.id.clone(), proven })
     }
 
     async fn take_from_browser(
@@ -200,9 +232,12 @@ fn addressed(request: &Request, pixel: &str) -> Result<(PixelId, Arc<Tenant>), R
 /// The tenant that serves this pixel under the request's name, if it and the pixel are switched on.
 fn serving(request: &Request, pixel: PixelId) -> Result<Arc<Tenant>, Refusal> {
     let tenant = match &request.route {
-        Route::Host => request.snapshot.tenant_on_host_domain(pixel).ok_or(Refusal::NotOnboarded)?,
-        Route::Tenant(tenant) => tenant,
+        Route::Host => request.snapshot.tenant_on_host_domain(pixel),
+        Route::Tenant(tenant) => Some(tenant),
     };
+    let account = tenant.map(|tenant| tenant.config.id.clone());
+    request.addressed.get_or_init(|| Addressed { pixel, account });
+    let tenant = tenant.ok_or(Refusal::NotOnboarded)?;
     let served = tenant.pixel(pixel).ok_or(Refusal::NotOnboarded)?;
     match (tenant.config.active, served.active) {
         (false, _) => Err(Refusal::AccountInactive),
@@ -247,7 +282,8 @@ impl Format {
 impl From<AppendError> for Refusal {
     fn from(error: AppendError) -> Self {
         match error {
-            AppendError::Backlog | AppendError::DeadLetters => Self::BacklogFull,
+            AppendError::Backlog => Self::BacklogFull,
+            AppendError::DeadLetters => Self::LettersFull,
             AppendError::TooLarge => Self::Malformed(DecodeError::TooLarge),
             AppendError::Full | AppendError::Busy | AppendError::Unavailable { .. } => Self::Unavailable,
         }
@@ -257,7 +293,7 @@ impl From<AppendError> for Refusal {
 impl From<DeadLetterError> for Refusal {
     fn from(error: DeadLetterError) -> Self {
         match error {
-            DeadLetterError::Full => Self::BacklogFull,
+            DeadLetterError::Full => Self::LettersFull,
             DeadLetterError::Unavailable(_) => Self::Unavailable,
         }
     }

@@ -105,9 +105,9 @@ impl Ingest {
                 Filtered::Pass(event) => sorted.pass(&event, stored(&lane, &envelope, &event)),
                 Filtered::Drop { filter, reason } => sorted.dropped.push(format!("{filter}: {reason}")),
                 Filtered::Hold { event, reason, message } => {
+                    let context = context.with_beside(&event).to_json();
                     let event = stored(&lane, &envelope, &event);
-                    let now_ms = request.arrival.now_ms;
-                    sorted.held.push(held(event, reason, message, context.to_json(), now_ms));
+                    sorted.held.push(held(event, reason, message, context, request.arrival.now_ms));
                 }
             }
         }

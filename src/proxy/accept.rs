@@ -201,7 +201,8 @@ impl Acceptor {
         let mut options = HttpServerOptions::default();
         options.keepalive_request_limit = Some(REQUESTS_PER_CONNECTION_MAX);
         options.h2_idle_timeout = Some(limits.idle_timeout);
-        let app = ConnectionApp { proxy: self.proxy.clone(), connection: Arc::new(connection), options };
+        let (proxy, observer) = (self.proxy.clone(), self.observer.clone());
+        let app = ConnectionApp { proxy, connection: Arc::new(connection), options, observer };
         Arc::new(app).process_new(stream, &self.stopping).await;
     }
 
@@ -209,7 +210,7 @@ impl Acceptor {
     async fn establish(&self, arrival: Arrival) -> Option<Established> {
         let Arrival { tcp, peer, scheme, permit, gateway, mut own, is_proxied } = arrival;
         let pace = Pace::new();
-        let mut wire = Wire::new(tcp, pace.clone(), WRITE_STALL_MAX, permit);
+        let mut wire = Wire::new(tcp, pace.clone(), WRITE_STALL_MAX, gateway.limits.header_bytes_max, permit);
         let mut client = peer;
         if is_proxied {
             match proxy_protocol::read_header(&mut wire).await {

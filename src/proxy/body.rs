@@ -1,7 +1,6 @@
 //! Request bodies: read whole, within a number of bytes and a time, and inflated within the same number.
 
 use std::io::Read;
-use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
@@ -11,7 +10,7 @@ use pingora::protocols::http::ServerSession;
 use pingora::{Error, ErrorType};
 use tokio::time::{Instant, timeout, timeout_at};
 
-use crate::proxy::limits::{BodyMemory, HeldBytes};
+use crate::proxy::bodies::{HeldBytes, Shares};
 
 /// What is read of a body that is refused, so that the client sees the answer and not a reset.
 const REFUSED_BYTES_MAX: usize = 64 * 1024;
@@ -36,7 +35,7 @@ pub(super) struct BodyLimits {
     /// Time from now until its last byte.
     pub(super) time_max: Duration,
     /// Bytes of all bodies at one time.
-    pub(super) memory_max: usize,
+    pub(super) shares: Shares,
 }
 
 /// Why there is no body.
@@ -52,19 +51,15 @@ pub(super) enum BodyError {
     Encoding,
     /// It says gzip and is not.
     NotGzip,
-    /// All bodies together take too much memory now.
+    /// All bodies together, or those of this sender, take too much memory now.
     NoMemory,
 }
 
-/// Reads the whole body.
+/// Reads the whole body. Its memory is claimed with `held`.
 ///
 /// # Errors
 /// The rest of the body may be unread then.
-pub(super) async fn read(
-    session: &mut ServerSession,
-    limits: BodyLimits,
-    memory: &Arc<BodyMemory>,
-) -> Result<Body, BodyError> {
+pub(super) async fn read(session: &mut ServerSession, limits: BodyLimits, held: HeldBytes) -> Result<Body, BodyError> {
     let gzip = match session.get_header_bytes(CONTENT_ENCODING) {
         b"" => false,
         encoding if encoding.eq_ignore_ascii_case(b"identity") => false,
@@ -74,7 +69,7 @@ pub(super) async fn read(
     if declared_bytes(session).is_some_and(|bytes| bytes > limits.bytes_max as u64) {
         return Err(BodyError::TooLarge);
     }
-    let mut held = memory.claim();
+    let mut held = held;
     let deadline = Instant::now() + limits.time_max;
     let whole = timeout_at(deadline, collect(session, limits, &mut held));
     let bytes = whole.await.map_err(|_| BodyError::TooSlow)??;
@@ -82,23 +77,38 @@ pub(super) async fn read(
     Ok(Body { bytes, _held: held })
 }
 
-/// Reads some of a body that is refused.
+/// Reads some of a body that is refused, before the answer on HTTP/1.
 pub(super) async fn discard(session: &mut ServerSession) {
     // A client that waits for leave to send has sent nothing that would have to be read.
     if expects_continue(session) {
         return;
     }
-    let some = async {
-        let mut discarded = 0;
-        while discarded < REFUSED_BYTES_MAX {
-            match session.read_request_body().await {
-                Ok(Some(chunk)) => discarded += chunk.len(),
-                Ok(None) | Err(_) => return,
-            }
+    // What was not read by then stays unread.
+    let _ = timeout(REFUSED_TIME_MAX, read_some(session)).await;
+}
+
+/// Keeps an HTTP/2 stream open for a moment after the answer to a request that is still being sent: reset at once, some
+/// clients lose the answer. As much is read as on HTTP/1. A client that has more to send waits for room then, sees the
+/// answer, and ends the stream itself; or it is reset.
+pub(super) async fn see_off(session: &mut ServerSession) {
+    let seen_off = async {
+        if read_some(session).await {
+            let _ = session.read_body_or_idle(true).await;
         }
     };
-    // What was not read by then stays unread.
-    let _ = timeout(REFUSED_TIME_MAX, some).await;
+    let _ = timeout(REFUSED_TIME_MAX, seen_off).await;
+}
+
+/// Reads as much as is read of a body that is refused; whether there is more of it.
+async fn read_some(session: &mut ServerSession) -> bool {
+    let mut discarded = 0;
+    while discarded < REFUSED_BYTES_MAX {
+        match session.read_request_body().await {
+            Ok(Some(chunk)) => discarded += chunk.len(),
+            Ok(None) | Err(_) => return false,
+        }
+    }
+    true
 }
 
 /// The `Content-Length`, if there is one.
@@ -119,7 +129,7 @@ async fn collect(session: &mut ServerSession, limits: BodyLimits, held: &mut Hel
         if first.len() + rest.len() + chunk.len() > limits.bytes_max {
             return Err(BodyError::TooLarge);
         }
-        if !held.grow(chunk.len(), limits.memory_max) {
+        if !held.grow(chunk.len(), &limits.shares) {
             return Err(BodyError::NoMemory);
         }
         if first.is_empty() {
@@ -160,7 +170,7 @@ fn gunzip(packed: &[u8], limits: BodyLimits, held: &mut HeldBytes) -> Result<Vec
         }
         // One byte more than there may be shows that there are too many.
         let more = room.max(INFLATED_FIRST).min(limits.bytes_max + 1 - room);
-        if !held.grow(more, limits.memory_max) {
+        if !held.grow(more, &limits.shares) {
             return Err(BodyError::NoMemory);
         }
         inflated.reserve_exact(more);
@@ -178,11 +188,21 @@ fn expects_continue(session: &ServerSession) -> bool {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use std::io::Write;
+    use std::sync::Arc;
 
     use flate2::Compression;
     use flate2::write::GzEncoder;
 
     use super::*;
+    use crate::proxy::bodies::{BodyMemory, Holder, Sender};
+
+    fn claim() -> HeldBytes {
+        Arc::new(BodyMemory::default()).claim(Holder::new(None, None, Sender::Browser))
+    }
+
+    fn limits(bytes_max: usize, memory_max: usize) -> BodyLimits {
+        BodyLimits { bytes_max, time_max: Duration::ZERO, shares: Shares::new(memory_max, memory_max) }
+    }
 
     fn gzip(bytes: &[u8]) -> Vec<u8> {
         let mut encoder = GzEncoder::new(Vec::new(), Compression::best());
@@ -192,8 +212,7 @@ mod tests {
 
     /// Inflates within `bytes_max`, where all bodies may take `memory_max`.
     fn gunzip(packed: &[u8], bytes_max: usize, memory_max: usize) -> Result<Vec<u8>, BodyError> {
-        let limits = BodyLimits { bytes_max, time_max: Duration::ZERO, memory_max };
-        super::gunzip(packed, limits, &mut Arc::new(BodyMemory::default()).claim())
+        super::gunzip(packed, limits(bytes_max, memory_max), &mut claim())
     }
 
     #[test]
@@ -205,9 +224,7 @@ mod tests {
 
     #[test]
     fn memory_is_claimed_before_it_is_taken() {
-        let mut memory = Arc::new(BodyMemory::default()).claim();
-        let limits = BodyLimits { bytes_max: 16_000_000, time_max: Duration::ZERO, memory_max: 100_000 };
-        let inflated = super::gunzip(&gzip(&vec![0; 10_000_000]), limits, &mut memory);
+        let inflated = gunzip(&gzip(&vec![0; 10_000_000]), 16_000_000, 100_000);
         assert_eq!(inflated, Err(BodyError::NoMemory));
         let whole = gunzip(&gzip(&vec![7; 100_000]), 100_000, 100_001).unwrap();
         assert_eq!((whole.len(), whole.capacity()), (100_000, 100_001), "no more is taken than was claimed");

@@ -12,7 +12,9 @@ use pingora::proxy::HttpProxy;
 use pingora::server::ShutdownWatch;
 use tokio_util::task::task_tracker::TaskTrackerToken;
 
-use crate::account::AccountId;
+use crate::account::{AccountId, PixelId};
+use crate::ingest::{Refusal, Request};
+use crate::proxy::Observer;
 use crate::proxy::respond::Style;
 use crate::proxy::service::Service;
 use crate::proxy::upstream::Pool;
@@ -39,6 +41,7 @@ pub(super) struct ConnectionApp {
     pub(super) proxy: Arc<HttpProxy<Service>>,
     pub(super) connection: Arc<Connection>,
     pub(super) options: HttpServerOptions,
+    pub(super) observer: Arc<dyn Observer>,
 }
 
 /// A request while it is handled.
@@ -52,8 +55,12 @@ pub(super) struct Context {
     pub(super) connection: Option<Arc<Connection>>,
     /// What it is for, for the log.
     pub(super) target: &'static str,
-    /// Whose name it came in on, if it is an account's own.
+    /// Whose it is, as far as name and pixel say.
     pub(super) account: Option<AccountId>,
+    /// The pixel that it is for, for the log.
+    pub(super) pixel: Option<PixelId>,
+    /// Why it was answered with an error, as a metric's label.
+    pub(super) rejected: Option<&'static str>,
     /// How its errors look.
     pub(super) style: Style,
     /// Where it goes, if it goes to an upstream server.
@@ -87,10 +94,21 @@ impl Context {
             connection,
             target: "other",
             account: None,
+            pixel: None,
+            rejected: None,
             style: Style::Plain,
             forward: None,
             _in_flight: in_flight,
         }
+    }
+
+    /// Notes whose pixel a request was for, as ingest found while it came to this.
+    pub(super) fn learn<T>(&mut self, request: &Request, outcome: Result<T, Refusal>) -> Result<T, Refusal> {
+        if let Some(addressed) = request.addressed.get() {
+            self.pixel = Some(addressed.pixel);
+            self.account = addressed.account.clone().or(self.account.take());
+        }
+        outcome
     }
 }
 
@@ -103,7 +121,17 @@ impl HttpServerApp for ConnectionApp {
         session: ServerSession,
         shutdown: &ShutdownWatch,
     ) -> Option<ReusedHttpStream> {
-        CONNECTION.scope(self.connection.clone(), self.proxy.process_new_http(session, shutdown)).await
+        let (http1, pace) = (!session.is_http2(), &self.connection.pace);
+        let before = pace.requests();
+        let reused = CONNECTION.scope(self.connection.clone(), self.proxy.process_new_http(session, shutdown)).await;
+        // No hook is called for what Pingora itself takes for no request.
+        if http1
+            && pace.requests() == before
+            && let Some(label) = pace.broken_header()
+        {
+            self.observer.rejected(label);
+        }
+        reused
     }
 
     fn h2_options(&self) -> Option<H2Options> {

@@ -153,14 +153,11 @@ impl TlsAcceptor {
         wire: Wire,
         entry: Entry<'_>,
     ) -> Result<(SslStream<Wire>, Arc<str>), HandshakeError> {
+        let mut guest = entry.guest();
+        let mut turn = entry.budget.first_turn(guest).await;
         let mut stream = self.prepare(wire, entry.min_version).map_err(|_| HandshakeError::Failed)?;
-        let mut guest = None;
         let mut loads = 0;
         loop {
-            let turn = match guest {
-                Some(guest) => entry.budget.turn(guest).await.ok_or(HandshakeError::Limited)?,
-                None => None,
-            };
             let accepted = in_turn(stream.accept(), turn).await;
             let is_aside = |error: &pingora::tls::ssl::Error| error.code() == ErrorCode::PENDING_CERTIFICATE;
             match (accepted, stream.ssl().ex_data(self.choice)) {
@@ -174,11 +171,12 @@ impl TlsAcceptor {
                 }
                 (Err(_), Some(Choice::Refuse(error))) => return Err(*error),
                 (Err(error), Some(Choice::Known { challenge })) if is_aside(&error) => {
-                    let known = if *challenge { Guest::Challenger } else { entry.guest() };
-                    if !entry.budget.begin(known, entry.per_second).await {
+                    if *challenge {
+                        guest = Guest::Challenger;
+                    }
+                    if !entry.budget.begin(guest, entry.per_second).await {
                         return Err(HandshakeError::Limited);
                     }
-                    guest = Some(known);
                 }
                 (Err(error), Some(Choice::Load(name, cold))) if is_aside(&error) => {
                     if loads == LOADS_EACH_MAX {
@@ -190,6 +188,7 @@ impl TlsAcceptor {
                 }
                 _ => return Err(HandshakeError::Failed),
             }
+            turn = entry.budget.turn(guest).await.ok_or(HandshakeError::Limited)?;
         }
     }
 

@@ -164,6 +164,8 @@ impl ProxyHttp for Service {
             status = session.response_written().map_or(0, |response| response.status.as_u16()),
             kind = ctx.target,
             account = ctx.account.as_ref().map(|id| id.as_str()),
+            pixel = ctx.pixel.map(tracing::field::display),
+            rejected = ctx.rejected,
             ms = ctx.begun.elapsed().as_secs_f64() * 1_000.0,
         );
     }

@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 use std::net::IpAddr;
+use std::sync::OnceLock;
 
 use http::header::{AUTHORIZATION, AsHeaderName, COOKIE, HOST, ORIGIN, REFERER, USER_AGENT};
 use http::{HeaderMap, HeaderValue, Uri};
@@ -97,6 +98,7 @@ pub(super) fn request(
             referer: text(headers, REFERER),
         },
         cookies,
+        addressed: OnceLock::new(),
     }
 }
 

@@ -1,4 +1,4 @@
-//! How many connections there may be, and how many bytes of bodies.
+//! How many connections there may be.
 
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv6Addr};
@@ -20,18 +20,6 @@ pub(super) struct ConnectionPermit {
     source: Option<IpAddr>,
 }
 
-/// Bytes of request bodies that are held now.
-#[derive(Default)]
-pub(super) struct BodyMemory {
-    held: AtomicUsize,
-}
-
-/// A part of [`BodyMemory`], given back when dropped.
-pub(super) struct HeldBytes {
-    memory: Arc<BodyMemory>,
-    bytes: usize,
-}
-
 // === impl ConnectionLimits ===
 
 impl ConnectionLimits {
@@ -51,6 +39,11 @@ impl ConnectionLimits {
 // === impl ConnectionPermit ===
 
 impl ConnectionPermit {
+    /// Who counts what happens on the connection.
+    pub(super) fn observer(&self) -> &dyn Observer {
+        &*self.limits.observer
+    }
+
     /// Counts the connection for its source too; false = that has `max` already.
     pub(super) fn count_for(&mut self, address: IpAddr, max: usize) -> bool {
         let source = source_of(address);
@@ -90,35 +83,6 @@ pub(super) fn source_of(address: IpAddr) -> IpAddr {
     }
 }
 
-// === impl BodyMemory ===
-
-impl BodyMemory {
-    /// A claim of no bytes yet.
-    pub(super) fn claim(self: &Arc<Self>) -> HeldBytes {
-        HeldBytes { memory: self.clone(), bytes: 0 }
-    }
-}
-
-// === impl HeldBytes ===
-
-impl HeldBytes {
-    /// Claims `bytes` more; false = all bodies together would exceed `max`.
-    pub(super) fn grow(&mut self, bytes: usize, max: usize) -> bool {
-        let fits = |held: usize| held.checked_add(bytes).filter(|after| *after <= max);
-        let grown = self.memory.held.fetch_update(Ordering::AcqRel, Ordering::Acquire, fits).is_ok();
-        if grown {
-            self.bytes += bytes;
-        }
-        grown
-    }
-}
-
-impl Drop for HeldBytes {
-    fn drop(&mut self) {
-        self.memory.held.fetch_sub(self.bytes, Ordering::AcqRel);
-    }
-}
-
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
@@ -146,16 +110,5 @@ mod tests {
         let network = |text: &str| source_of(text.parse().unwrap());
         assert_eq!(network("2001:db8:1:2::1"), network("2001:db8:1:2:ffff::9"));
         assert_ne!(network("2001:db8:1:2::1"), network("2001:db8:1:3::1"));
-    }
-
-    #[test]
-    fn body_memory_is_given_back() {
-        let memory = Arc::new(BodyMemory::default());
-        let mut one = memory.claim();
-        let mut two = memory.claim();
-        assert!(one.grow(60, 100) && !two.grow(60, 100) && two.grow(40, 100));
-        drop(one);
-        assert!(two.grow(60, 100));
-        assert!(!two.grow(usize::MAX, usize::MAX));
     }
 }

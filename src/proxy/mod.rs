@@ -5,14 +5,15 @@
 //! * `wire` — the socket under it, with the deadlines that Pingora does not have;
 //! * `context` — what is known of the connection and the request;
 //! * `hooks` — Pingora's hooks, which call
-//! * `service` — what the request is (`routes`), from whom (`incoming`, `forwarded`), its `body`, and what comes of it:
-//!   an event for ingest, `script`, or `upstream`;
+//! * `service` — what the request is (`routes`), from whom (`incoming`, `forwarded`), its `body` within the
+//!   memory for all `bodies`, and what comes of it: an event for ingest, `script`, or `upstream`;
 //! * `respond` — the answer, with `cors` and `cookies`.
 //!
 //! Pingora's own server and listeners are not used: sockets come bound from outside, and handshakes have a time limit
 //! and end without a line in the log each.
 
 mod accept;
+mod bodies;
 mod body;
 mod context;
 mod cookies;

@@ -88,8 +88,12 @@ impl HandshakeBudget {
         wait.is_some()
     }
 
-    /// Waits for a turn to compute one that has begun; `None` = others take too long. Those that are not visitors are too
-    /// few to need one.
+    /// Waits for a turn to read a ClientHello, and to refuse it if need be: nobody is shed before it is known who it is.
+    pub(super) async fn first_turn(&self, guest: Guest) -> Turn<'_> {
+        if guest == Guest::Visitor { self.turns.acquire().await.ok() } else { None }
+    }
+
+    /// Waits for a turn to compute one that may begin; `None` = others take too long. Those that are not visitors are too few to need one.
     pub(super) async fn turn(&self, guest: Guest) -> Option<Turn<'_>> {
         if guest != Guest::Visitor {
             return Some(None);

@@ -219,6 +219,9 @@ fn refusal_row(refusal: &Refusal) -> Row {
         Refusal::KeyRefused => row(401, "Invalid OAuth access token - Cannot parse access token", 190, "key"),
         Refusal::TooFast => row(429, "Too many events.", 4, "too_fast").retry_after(1),
         Refusal::BacklogFull => row(429, "Too many events wait for delivery.", 4, "backlog_full").retry_after(60),
+        Refusal::LettersFull => {
+            row(429, "Too many events could not be delivered and are held.", 4, "dead_letters_full").retry_after(60)
+        }
         Refusal::Unavailable => row(503, "Events cannot be stored now.", 2, "store_unavailable").retry_after(10),
     }
 }
@@ -240,6 +243,8 @@ impl Row {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
+    use crate::proxy::body::BodyError::{Broken, Encoding, NoMemory, NotGzip, TooLarge, TooSlow};
+    use crate::telemetry::REJECTED;
 
     fn plain(refusal: Refusal) -> (u16, String) {
         let answer = Rejection::Refused(refusal).answer(Style::Plain, "t");
@@ -262,10 +267,46 @@ mod tests {
 
     #[test]
     fn what_is_temporary_says_when_to_come_again() {
-        for (refusal, status) in [(Refusal::TooFast, 429), (Refusal::BacklogFull, 429), (Refusal::Unavailable, 503)] {
+        for (refusal, status) in [
+            (Refusal::TooFast, 429),
+            (Refusal::BacklogFull, 429),
+            (Refusal::LettersFull, 429),
+            (Refusal::Unavailable, 503),
+        ] {
             let answer = Rejection::Refused(refusal).answer(Style::Plain, "t");
             assert_eq!(answer.status, status);
             assert!(answer.headers.iter().any(|(name, _)| name == RETRY_AFTER));
+        }
+    }
+
+    #[test]
+    fn every_rejection_is_counted_from_the_start() {
+        let bodies = [TooLarge, TooSlow, Broken, Encoding, NotGzip, NoMemory].map(Rejection::Body);
+        let refusals = [
+            Refusal::Malformed(DecodeError::TooLarge),
+            Refusal::Malformed(DecodeError::PixelMissing),
+            Refusal::Malformed(DecodeError::EventNameMissing),
+            Refusal::NotOnboarded,
+            Refusal::WebsiteRefused,
+            Refusal::AccountInactive,
+            Refusal::PixelInactive,
+            Refusal::KeyRefused,
+            Refusal::TooFast,
+            Refusal::BacklogFull,
+            Refusal::LettersFull,
+            Refusal::Unavailable,
+        ];
+        let others = [
+            Rejection::Misdirected,
+            Rejection::NotFound,
+            Rejection::BadRequest,
+            Rejection::Internal,
+            Rejection::Loop,
+            Rejection::UpstreamDown,
+            Rejection::UpstreamSlow,
+        ];
+        for rejection in bodies.into_iter().chain(refusals.map(Rejection::Refused)).chain(others) {
+            assert!(REJECTED.contains(&rejection.label()), "{}", rejection.label());
         }
     }
 

@@ -106,6 +106,14 @@ mod tests {
     }
 
     #[test]
+    fn the_script_says_which_version_it_is() {
+        let version = env!("CARGO_PKG_VERSION");
+        for place in [format!("* Pixelgate {version}: "), format!("api.version = '{version}';")] {
+            assert!(SOURCE.contains(&place), "{place}");
+        }
+    }
+
+    #[test]
     fn the_script_is_small() {
         assert!(Script::new().packed.len() <= 6 * 1024);
     }

@@ -1,5 +1,6 @@
 //! What happens to a request: it is an event, the script, something for an account's own servers, or nothing.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use http::header::{ACCESS_CONTROL_REQUEST_HEADERS, CONTENT_TYPE, SET_COOKIE};
@@ -11,10 +12,10 @@ use tokio_util::task::TaskTracker;
 use crate::clock::now_ms;
 use crate::event::decode::{Form, RenewedCookies};
 use crate::ingest::{GraphParts, Ingest, Refusal, Request};
+use crate::proxy::bodies::{BodyMemory, Holder, Sender, Shares};
 use crate::proxy::body::{self, Body, BodyError, BodyLimits};
 use crate::proxy::context::{Connection, Context, Forward};
 use crate::proxy::incoming::{self, Ports};
-use crate::proxy::limits::BodyMemory;
 use crate::proxy::respond::{Answer, Rejection, Style};
 use crate::proxy::routes::Target;
 use crate::proxy::script::Script;
@@ -109,37 +110,43 @@ impl Service {
         incoming::secure_location(known, port, uri, &self.ports).map(Answer::redirect).ok_or(Rejection::NotFound)
     }
 
-    async fn gateway(&self, session: &mut Session, ctx: &Context, arrived: Arrived<'_>) -> Result<Answer, Rejection> {
+    async fn gateway(
+        &self,
+        session: &mut Session,
+        ctx: &mut Context,
+        arrived: Arrived<'_>,
+    ) -> Result<Answer, Rejection> {
         let request = arrived.request(session.req_header(), ctx);
-        let body = self.body(session, ctx, ctx.snapshot.gateway.limits.body_bytes_max).await?;
-        let accepted = self.ingest.gateway(&request, &body.bytes).await?;
+        let body = self.browser_body(session, ctx, &request).await?;
+        let accepted = ctx.learn(&request, self.ingest.gateway(&request, &body.bytes).await)?;
         Ok(with_cookies(Answer::new(StatusCode::OK), &request, &accepted.cookies))
     }
 
     async fn pixel_image(
         &self,
         session: &mut Session,
-        ctx: &Context,
+        ctx: &mut Context,
         arrived: Arrived<'_>,
     ) -> Result<Answer, Rejection> {
         let request = arrived.request(session.req_header(), ctx);
         let query = arrived.uri.query().unwrap_or_default();
-        let accepted = self.ingest.pixel(&request, Form { query, content_type: None, body: b"" }).await?;
+        let taken = self.ingest.pixel(&request, Form { query, content_type: None, body: b"" }).await;
+        let accepted = ctx.learn(&request, taken)?;
         Ok(with_cookies(Answer::gif(), &request, &accepted.cookies))
     }
 
     async fn pixel_form(
         &self,
         session: &mut Session,
-        ctx: &Context,
+        ctx: &mut Context,
         arrived: Arrived<'_>,
     ) -> Result<Answer, Rejection> {
         let request = arrived.request(session.req_header(), ctx);
         let content_type = incoming::text(&session.req_header().headers, CONTENT_TYPE);
-        let body = self.body(session, ctx, ctx.snapshot.gateway.limits.body_bytes_max).await?;
+        let body = self.browser_body(session, ctx, &request).await?;
         let query = arrived.uri.query().unwrap_or_default();
         let form = Form { query, content_type: content_type.as_deref(), body: &body.bytes };
-        let accepted = self.ingest.pixel(&request, form).await?;
+        let accepted = ctx.learn(&request, self.ingest.pixel(&request, form).await)?;
         Ok(with_cookies(Answer::new(StatusCode::OK), &request, &accepted.cookies))
     }
 
@@ -153,17 +160,21 @@ impl Service {
         ctx.style = Style::Graph;
         let header = session.req_header();
         let request = arrived.request(header, ctx);
-        self.ingest.serves(&request, pixel)?;
         let content_type = incoming::text(&header.headers, CONTENT_TYPE);
         let bearer = incoming::bearer(&header.headers);
-        let body = self.body(session, ctx, ctx.snapshot.gateway.limits.graph_body_bytes_max).await?;
         let parts = GraphParts {
             pixel,
             content_type: content_type.as_deref(),
             query: arrived.uri.query().unwrap_or_default(),
             bearer: bearer.as_deref(),
-            body: &body.bytes,
+            body: b"",
         };
+        // Who may not send is told so before anything of the body is held.
+        let admitted = ctx.learn(&request, self.ingest.admit(&request, &parts))?;
+        let sender = if admitted.proven { Sender::Server } else { Sender::Unproven };
+        let holder = Holder::new(source(&request), Some(admitted.account), sender);
+        let body = self.body(session, ctx, ctx.snapshot.gateway.limits.graph_body_bytes_max, holder).await?;
+        let parts = GraphParts { body: &body.bytes, ..parts };
         let accepted = self.ingest.graph(&request, parts).await?;
         Ok(Answer::graph_success(accepted.received, &ctx.id))
     }
@@ -189,24 +200,45 @@ impl Service {
         Ok(Forward { pool: pool.ok_or(Rejection::NotFound)?, tried: Vec::new(), body_bytes: 0 })
     }
 
-    async fn body(&self, session: &mut Session, ctx: &Context, bytes_max: usize) -> Result<Body, BodyError> {
-        let limits = &ctx.snapshot.gateway.limits;
-        let limits = BodyLimits { bytes_max, time_max: limits.body_timeout, memory_max: limits.bodies_in_memory_max };
-        body::read(session, limits, &self.bodies).await
+    async fn browser_body(&self, session: &mut Session, ctx: &Context, request: &Request) -> Result<Body, BodyError> {
+        let holder = Holder::new(source(request), ctx.account.clone(), Sender::Browser);
+        self.body(session, ctx, ctx.snapshot.gateway.limits.body_bytes_max, holder).await
     }
 
-    /// Refuses a request, after reading some of what it still has to send.
-    pub(super) async fn reject(
+    async fn body(
         &self,
         session: &mut Session,
         ctx: &Context,
+        bytes_max: usize,
+        holder: Holder,
+    ) -> Result<Body, BodyError> {
+        let limits = &ctx.snapshot.gateway.limits;
+        let limits = BodyLimits { bytes_max, time_max: limits.body_timeout, shares: Shares::of(limits) };
+        body::read(session, limits, self.bodies.claim(holder)).await
+    }
+
+    /// Refuses a request in a way that its client hears of, though it still has something to send.
+    pub(super) async fn reject(
+        &self,
+        session: &mut Session,
+        ctx: &mut Context,
         rejection: &Rejection,
     ) -> pingora::Result<()> {
         self.observer.rejected(rejection.label());
-        if !matches!(rejection, Rejection::Body(BodyError::TooSlow | BodyError::Broken)) {
-            body::discard(session).await;
+        ctx.rejected = Some(rejection.label());
+        let comes = !matches!(rejection, Rejection::Body(BodyError::TooSlow | BodyError::Broken));
+        let answer = rejection.answer(ctx.style, &ctx.id);
+        if !session.is_http2() {
+            if comes {
+                body::discard(session).await;
+            }
+            return answer.send(session).await;
         }
-        rejection.answer(ctx.style, &ctx.id).send(session).await
+        answer.send(session).await?;
+        if comes {
+            body::see_off(session).await;
+        }
+        Ok(())
     }
 }
 
@@ -216,6 +248,12 @@ impl Arrived<'_> {
     fn request(&self, header: &RequestHeader, ctx: &Context) -> Request {
         incoming::request(header, ctx, self.connection.peer.ip(), self.route.clone(), self.host, now_ms())
     }
+}
+
+/// Whose share of memory a body counts against; a trusted proxy that names nobody brings many visitors.
+fn source(request: &Request) -> Option<IpAddr> {
+    let trusted = &request.snapshot.gateway.listen.trusted_proxies;
+    request.arrival.client_ip.filter(|address| !forwarded::is_within(trusted, *address))
 }
 
 fn preflight(request: &RequestHeader) -> Answer {

@@ -25,7 +25,7 @@ use crate::snapshot::{Published, Snapshot};
 
 /// How often each server is asked for a connection.
 const CHECK_EVERY: Duration = Duration::from_secs(5);
-/// Checks after which names are resolved again.
+/// Checks after which names are resolved again. Those of a pool without an address are resolved at each.
 const CHECKS_PER_RESOLVE: u32 = 6;
 /// Pools that are checked at one time.
 const CHECKS_AT_ONCE: usize = 64;
@@ -76,7 +76,7 @@ impl Upstreams {
             match pools.get(&account.id).filter(|pool| pool.is_of(account, private_allowed)) {
                 Some(pool) => pool.clone(),
                 None => {
-                    let pool = Arc::new(Pool::new(account, private_allowed));
+                    let pool = Arc::new(Pool::new(account.id.clone(), account.upstream.clone(), private_allowed));
                     pools.insert(account.id.clone(), pool.clone());
                     pool
                 }
@@ -124,10 +124,7 @@ impl Upstreams {
                 break;
             };
             checks.spawn(async move {
-                if resolve {
-                    pool.resolve().await;
-                }
-                pool.balancer.backends().run_health_check(true).await;
+                pool.check(resolve).await;
                 drop(place);
             });
         }
@@ -138,20 +135,31 @@ impl Upstreams {
 // === impl Pool ===
 
 impl Pool {
-    fn new(account: &AccountConfig, private_allowed: bool) -> Self {
-        let servers = account.upstream.clone();
-        let resolver = Resolver { account: account.id.clone(), servers: servers.clone(), private_allowed };
+    fn new(account: AccountId, servers: Vec<Upstream>, private_allowed: bool) -> Self {
+        let mut hasher = DefaultHasher::new();
+        account.hash(&mut hasher);
+        let resolver = Resolver { account, servers: servers.clone(), private_allowed };
         let mut balancer = LoadBalancer::from_backends(Backends::new(Box::new(resolver)));
         let mut check = TcpHealthCheck::new();
         check.consecutive_failure = 2;
         balancer.set_health_check(check);
-        let mut hasher = DefaultHasher::new();
-        account.id.hash(&mut hasher);
         Self { servers, private_allowed, group: hasher.finish(), balancer, resolved: OnceCell::new() }
     }
 
     fn is_of(&self, account: &AccountConfig, private_allowed: bool) -> bool {
         self.servers == account.upstream && self.private_allowed == private_allowed
+    }
+
+    /// Sees which servers can be reached; their names are resolved first if `resolve`, or if none has an address yet.
+    async fn check(&self, resolve: bool) {
+        if resolve || self.is_empty() {
+            self.resolve().await;
+        }
+        self.balancer.backends().run_health_check(true).await;
+    }
+
+    fn is_empty(&self) -> bool {
+        self.balancer.backends().get_backend().is_empty()
     }
 
     async fn resolve(&self) {
@@ -215,5 +223,59 @@ impl ServiceDiscovery for Resolver {
             return pingora::Error::e_explain(pingora::ErrorType::ConnectError, "no upstream address");
         }
         Ok((backends, HashMap::new()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use pingora::upstreams::peer::Peer;
+    use tokio::net::TcpListener;
+
+    use super::*;
+
+    fn server(address: SocketAddr) -> Upstream {
+        Upstream { tls: false, host: address.ip().to_string(), port: address.port() }
+    }
+
+    fn pool(servers: Vec<Upstream>, private_allowed: bool) -> Pool {
+        Pool::new("shop".parse().unwrap(), servers, private_allowed)
+    }
+
+    /// The servers that requests would go to.
+    fn used(pool: &Pool) -> BTreeSet<SocketAddr> {
+        (0..20).filter_map(|_| pool.peer(&[])?.address().as_inet().copied()).collect()
+    }
+
+    #[tokio::test]
+    async fn a_server_that_is_down_is_left_out_until_it_is_up_again() {
+        let (up, down) =
+            (TcpListener::bind("127.0.0.1:0").await.unwrap(), TcpListener::bind("127.0.0.1:0").await.unwrap());
+        let (up_at, down_at) = (up.local_addr().unwrap(), down.local_addr().unwrap());
+        let pool = pool(vec![server(up_at), server(down_at)], true);
+        pool.resolve().await;
+        pool.check(false).await;
+        assert_eq!(used(&pool), BTreeSet::from([up_at, down_at]));
+        drop(down);
+        pool.check(false).await;
+        assert_eq!(used(&pool).len(), 2, "one failure may be chance");
+        pool.check(false).await;
+        assert_eq!(used(&pool), BTreeSet::from([up_at]));
+        assert!(pool.peer(&[up_at]).is_some(), "rather a server that seems down than none");
+        let _down = TcpListener::bind(down_at).await.unwrap();
+        pool.check(false).await;
+        assert_eq!(used(&pool), BTreeSet::from([up_at, down_at]));
+    }
+
+    #[tokio::test]
+    async fn a_pool_without_an_address_is_resolved_at_the_next_check() {
+        let server = server("127.0.0.1:9".parse().unwrap());
+        let refused = pool(vec![server.clone()], false);
+        refused.resolve().await;
+        assert!(refused.is_empty() && refused.peer(&[]).is_none());
+        let pool = pool(vec![server], true);
+        assert!(pool.is_empty());
+        pool.check(false).await;
+        assert!(!pool.is_empty() && pool.peer(&[]).is_some());
     }
 }

@@ -7,7 +7,7 @@ use std::fmt;
 use std::io;
 use std::os::fd::AsRawFd;
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -33,6 +33,9 @@ const WRITE_BYTES: usize = 4 * 1024;
 /// be reset, and the client might lose the answer (RFC 9112, 9.6).
 const LINGER: Duration = Duration::from_secs(2);
 
+/// The longest record that TLS itself may send to a client that went away, an alert; any answer is longer.
+const TLS_ALERT_BYTES_MAX: usize = 64;
+
 /// A socket that is read and written under deadlines.
 pub(super) struct Wire {
     io: BufStream<TcpStream>,
@@ -43,13 +46,22 @@ pub(super) struct Wire {
     read_timer: Timer,
     write_timer: Timer,
     write_timeout: Duration,
+    /// Bytes of the HTTP/1 header that is being sent, and how many it may have.
+    header_bytes: usize,
+    header_bytes_max: usize,
     socket: Arc<SocketDigest>,
     /// Counts the connection for as long as its socket is open.
     permit: ConnectionPermit,
 }
 
 /// What a connection is doing, as far as it limits how long a read may wait.
-pub(super) struct Pace(Mutex<Doing>);
+pub(super) struct Pace(Mutex<State>);
+
+struct State {
+    doing: Doing,
+    /// Requests that were taken up so far.
+    requests: u64,
+}
 
 #[derive(Clone, Copy)]
 enum Doing {
@@ -57,8 +69,20 @@ enum Doing {
     Busy,
     /// Nothing, since a moment. The first byte of an HTTP/1 header begins [`Doing::Header`] with that limit.
     Idle { until: Instant, header: Option<Duration>, settled: bool },
-    /// Sending a header.
-    Header { until: Instant },
+    /// Sending a header; so many bytes were written meanwhile.
+    Header { until: Instant, written: usize },
+    /// Its header took too long.
+    Late,
+}
+
+/// What was just received, as far as it counts.
+enum Received {
+    /// No header.
+    Other,
+    /// The beginning of a header.
+    HeaderBegun,
+    /// More of it.
+    MoreHeader,
 }
 
 /// A timer that is made when it is first needed.
@@ -70,12 +94,29 @@ struct Timer(Option<Pin<Box<Sleep>>>);
 impl Pace {
     /// Busy.
     pub(super) fn new() -> Arc<Self> {
-        Arc::new(Self(Mutex::new(Doing::Busy)))
+        Arc::new(Self(Mutex::new(State { doing: Doing::Busy, requests: 0 })))
     }
 
     /// A request is being handled.
     pub(super) fn busy(&self) {
-        self.set(Doing::Busy);
+        let mut state = self.state();
+        state.requests += 1;
+        state.doing = Doing::Busy;
+    }
+
+    /// Requests that were taken up so far.
+    pub(super) fn requests(&self) -> u64 {
+        self.state().requests
+    }
+
+    /// Why a header that was begun led to no request, as a metric's label: it was answered for not being HTTP, or it took
+    /// too long. `None` if its client went away, or none was begun.
+    pub(super) fn broken_header(&self) -> Option<&'static str> {
+        match self.state().doing {
+            Doing::Header { written, .. } if written > TLS_ALERT_BYTES_MAX => Some("bad_request"),
+            Doing::Late => Some("too_slow"),
+            _ => None,
+        }
     }
 
     /// Waits for a request: its first byte within `idle`, then its whole header within `header`. Without `header` there
@@ -91,37 +132,98 @@ impl Pace {
     }
 
     fn is_settled(&self) -> bool {
-        matches!(*self.0.lock().unwrap_or_else(PoisonError::into_inner), Doing::Idle { settled: true, .. })
+        matches!(self.state().doing, Doing::Idle { settled: true, .. })
     }
 
-    fn received(&self) {
-        let mut doing = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Doing::Idle { header: Some(header), .. } = *doing {
-            *doing = Doing::Header { until: Instant::now() + header };
+    /// Its client sends all the same.
+    fn unsettle(&self) {
+        if let Doing::Idle { settled, .. } = &mut self.state().doing {
+            *settled = false;
         }
     }
 
+    fn received(&self) -> Received {
+        let mut state = self.state();
+        match state.doing {
+            Doing::Idle { header: Some(header), .. } => {
+                state.doing = Doing::Header { until: Instant::now() + header, written: 0 };
+                Received::HeaderBegun
+            }
+            Doing::Header { .. } => Received::MoreHeader,
+            Doing::Idle { header: None, .. } | Doing::Busy | Doing::Late => Received::Other,
+        }
+    }
+
+    /// Its client ended it: what TLS still writes then is no answer.
+    fn gone(&self) {
+        let mut state = self.state();
+        if matches!(state.doing, Doing::Header { .. }) {
+            state.doing = Doing::Busy;
+        }
+    }
+
+    fn sent(&self, bytes: usize) {
+        if let Doing::Header { written, .. } = &mut self.state().doing {
+            *written += bytes;
+        }
+    }
+
+    fn late(&self) {
+        let mut state = self.state();
+        if matches!(state.doing, Doing::Header { .. }) {
+            state.doing = Doing::Late;
+        }
+    }
+
+    fn is_in_header(&self) -> bool {
+        matches!(self.state().doing, Doing::Header { .. })
+    }
+
     fn deadline(&self) -> Option<Instant> {
-        match *self.0.lock().unwrap_or_else(PoisonError::into_inner) {
-            Doing::Busy => None,
-            Doing::Idle { until, .. } | Doing::Header { until } => Some(until),
+        match self.state().doing {
+            Doing::Busy | Doing::Late => None,
+            Doing::Idle { until, .. } | Doing::Header { until, .. } => Some(until),
         }
     }
 
     fn set(&self, doing: Doing) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = doing;
+        self.state().doing = doing;
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 // === impl Wire ===
 
 impl Wire {
-    /// Wraps a socket. A write that the client does not take for `write_timeout` fails.
-    pub(super) fn new(tcp: TcpStream, pace: Arc<Pace>, write_timeout: Duration, permit: ConnectionPermit) -> Self {
+    /// Wraps a socket. A write that the client does not take for `write_timeout` fails, and so does a read when an HTTP/1
+    /// header is not complete after `header_bytes_max`, as they come over the network: Pingora would let it grow to 1 MiB,
+    /// and has no answer for one that ends here.
+    pub(super) fn new(
+        tcp: TcpStream,
+        pace: Arc<Pace>,
+        write_timeout: Duration,
+        header_bytes_max: usize,
+        permit: ConnectionPermit,
+    ) -> Self {
         let socket = Arc::new(SocketDigest::from_raw_fd(tcp.as_raw_fd()));
         let io = BufStream::with_capacity(READ_BYTES, WRITE_BYTES, tcp);
         let (read_timer, write_timer) = (Timer::default(), Timer::default());
-        Self { io, linger: LINGER, lingers_until: None, pace, read_timer, write_timer, write_timeout, socket, permit }
+        Self {
+            io,
+            linger: LINGER,
+            lingers_until: None,
+            pace,
+            read_timer,
+            write_timer,
+            write_timeout,
+            header_bytes: 0,
+            header_bytes_max,
+            socket,
+            permit,
+        }
     }
 
     /// The permit of this connection, to count it for its source.
@@ -135,6 +237,20 @@ impl Wire {
         io::ErrorKind::TimedOut.into()
     }
 
+    /// Counts what was received. A header ends with the first read after it: what is there of a body counts no further.
+    fn count(&mut self, bytes: usize) {
+        self.header_bytes = match self.pace.received() {
+            Received::Other => 0,
+            Received::HeaderBegun => bytes,
+            Received::MoreHeader => self.header_bytes + bytes,
+        };
+    }
+
+    /// Whether more of a header is to be read than it may have.
+    fn is_header_too_large(&self) -> bool {
+        self.header_bytes >= self.header_bytes_max && self.pace.is_in_header()
+    }
+
     /// Reads what the client still sends, until it closes its side or the time is over.
     fn poll_linger(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let until = self.lingers_until.unwrap_or_else(Instant::now);
@@ -142,7 +258,7 @@ impl Wire {
         loop {
             let mut unread = ReadBuf::new(&mut bytes);
             match Pin::new(&mut self.io).poll_read(cx, &mut unread) {
-                Poll::Ready(Ok(())) if !unread.filled().is_empty() && Instant::now() < until => self.pace.busy(),
+                Poll::Ready(Ok(())) if !unread.filled().is_empty() && Instant::now() < until => self.pace.unsettle(),
                 Poll::Ready(_) => return Poll::Ready(()),
                 Poll::Pending if self.pace.is_settled() => return Poll::Ready(()),
                 Poll::Pending => return self.read_timer.poll_at(until, cx),
@@ -167,8 +283,18 @@ impl AsyncRead for Wire {
             // TLS looks for the client's closing alert; application data would make it give up at once.
             return self.poll_linger(cx).map(Ok);
         }
+        if self.is_header_too_large() {
+            self.permit.observer().rejected("header_too_large");
+            // It is not waited for, as one that is too slow.
+            self.linger = Duration::ZERO;
+            return Poll::Ready(Err(io::ErrorKind::InvalidData.into()));
+        }
+        let before = buf.filled().len();
         if let Poll::Ready(read) = Pin::new(&mut self.io).poll_read(cx, buf) {
-            self.pace.received();
+            match buf.filled().len() - before {
+                0 => self.pace.gone(),
+                bytes => self.count(bytes),
+            }
             return Poll::Ready(read);
         }
         let Some(deadline) = self.pace.deadline() else {
@@ -176,6 +302,7 @@ impl AsyncRead for Wire {
             return Poll::Pending;
         };
         ready!(self.read_timer.poll_at(deadline, cx));
+        self.pace.late();
         Poll::Ready(Err(self.timed_out()))
     }
 }
@@ -183,6 +310,9 @@ impl AsyncRead for Wire {
 impl AsyncWrite for Wire {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         let write = Pin::new(&mut self.io).poll_write(cx, buf);
+        if let Poll::Ready(Ok(bytes)) = &write {
+            self.pace.sent(*bytes);
+        }
         self.in_time(cx, write)
     }
 
@@ -281,6 +411,7 @@ mod tests {
 
     const SHORT: Duration = Duration::from_millis(50);
     const LONG: Duration = Duration::from_secs(60);
+    const HEADER_MAX: usize = 100;
 
     /// A client's socket, and the wire at the other end of it.
     async fn pair() -> (TcpStream, Wire, Arc<Pace>) {
@@ -289,7 +420,7 @@ mod tests {
         let (tcp, _) = listener.accept().await.unwrap();
         let permit = ConnectionLimits::new(Arc::new(Uncounted)).admit(1).unwrap();
         let pace = Pace::new();
-        (client, Wire::new(tcp, pace.clone(), SHORT, permit), pace)
+        (client, Wire::new(tcp, pace.clone(), SHORT, HEADER_MAX, permit), pace)
     }
 
     async fn read(wire: &mut Wire) -> io::Result<u8> {
@@ -310,6 +441,43 @@ mod tests {
         client.write_all(b"G").await.unwrap();
         assert_eq!(read(&mut wire).await.unwrap(), b'G');
         assert_eq!(read(&mut wire).await.unwrap_err().kind(), io::ErrorKind::TimedOut);
+    }
+
+    #[tokio::test]
+    async fn a_header_that_led_to_no_request_has_a_reason() {
+        let (mut client, mut wire, pace) = pair().await;
+        pace.idle(LONG, Some(LONG));
+        assert_eq!(pace.broken_header(), None, "none was begun");
+        client.write_all(b"G").await.unwrap();
+        read(&mut wire).await.unwrap();
+        wire.write_all(&[0; TLS_ALERT_BYTES_MAX]).await.unwrap();
+        assert_eq!(pace.broken_header(), None, "the client may have gone away");
+        wire.write_all(b"HTTP/1.1 400 Bad Request").await.unwrap();
+        assert_eq!(pace.broken_header(), Some("bad_request"));
+        pace.idle(LONG, Some(SHORT));
+        client.write_all(b"G").await.unwrap();
+        read(&mut wire).await.unwrap();
+        read(&mut wire).await.unwrap_err();
+        assert_eq!((pace.broken_header(), pace.requests()), (Some("too_slow"), 0));
+        pace.busy();
+        assert_eq!((pace.broken_header(), pace.requests()), (None, 1));
+    }
+
+    #[tokio::test]
+    async fn a_header_may_have_so_many_bytes_and_whatever_follows_any_number() {
+        let (mut client, mut wire, pace) = pair().await;
+        for _ in 0..3 {
+            pace.idle(LONG, Some(LONG));
+            client.write_all(&[b'h'; HEADER_MAX - 1]).await.unwrap();
+            wire.read_exact(&mut [0; HEADER_MAX - 1]).await.unwrap();
+            pace.busy();
+            client.write_all(&[b'b'; 10 * HEADER_MAX]).await.unwrap();
+            wire.read_exact(&mut [0; 10 * HEADER_MAX]).await.unwrap();
+        }
+        pace.idle(LONG, Some(LONG));
+        client.write_all(&[b'h'; HEADER_MAX]).await.unwrap();
+        wire.read_exact(&mut [0; HEADER_MAX]).await.unwrap();
+        assert_eq!(read(&mut wire).await.unwrap_err().kind(), io::ErrorKind::InvalidData);
     }
 
     #[tokio::test]

@@ -1,3 +1,4 @@
+use std::os::unix::ffi::OsStrExt;
 use std::process::Command;
 
 use serde_json::{Value, json};
@@ -31,8 +32,14 @@ fn usage_errors_exit_with_2_and_nothing_unbuilt_is_offered() {
 #[test]
 fn without_a_gateway_the_exit_code_is_3() {
     let site = Site::new("http://127.0.0.1:9");
-    for arguments in [&["status"][..], &["reload"], &["accounts", "list"], &["cert", "list"], &["dead-letters", "list"]]
-    {
+    for arguments in [
+        &["status"][..],
+        &["reload"],
+        &["accounts", "list"],
+        &["cert", "list"],
+        &["cert", "reload"],
+        &["dead-letters", "list"],
+    ] {
         let output = pixelgate(site.dir(), arguments);
         assert_eq!(output.status.code(), Some(3), "{arguments:?}");
         assert!(String::from_utf8_lossy(&output.stderr).contains("control.sock"));
@@ -80,6 +87,7 @@ async fn accounts_and_dead_letters_are_listed_shown_and_dropped() {
     .await;
     let id = list[0]["id"].as_str().unwrap();
     let shown = gateway.json(&["dead-letters", "show", id]);
+    assert_eq!(gateway.json(&["dead-letters", "show", id, "--json"]), shown);
     assert_eq!(shown["event"]["event_name"], "PageView");
     assert!(gateway.command(&["dead-letters", "drop", id]).status.success());
     assert_eq!(gateway.json(&["dead-letters", "list", "--json"]).as_array().unwrap().len(), 1);
@@ -141,7 +149,58 @@ async fn a_check_judges_the_folder_it_was_given_and_says_who_judges() {
     assert!(said(&other).contains("this gateway runs on") && said(&other).contains("alone"), "{}", said(&other));
     let report: Value = serde_json::from_slice(&other.stdout).unwrap();
     assert!(report["problems"].to_string().contains("hats.toml"), "{report}");
-    assert_eq!(report["applied"], false);
+    assert_eq!((&report["applied"], &report["accounts"]), (&json!(false), &Value::Null));
+    // A reload of it is none of this gateway's folder, unless the gateway is named by its socket.
+    let reload = pixelgate(&new, &["reload"]);
+    assert!(reload.status.code() == Some(1) && said(&reload).contains("this gateway runs on"), "{}", said(&reload));
+    let by_socket =
+        pixelgate(&new, &["reload", "--json", "--socket", site.path("data/control.sock").to_str().unwrap()]);
+    let report: Value = serde_json::from_slice(&by_socket.stdout).unwrap();
+    assert_eq!((&report["applied"], &report["revision"]), (&json!(true), &json!(2)), "{report}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn each_command_that_changes_something_leaves_one_line_with_its_user() {
+    let standin = Standin::start().await;
+    let site = Site::new(&standin.url).account(Account::new("shoes", PIXEL).domain(NAME));
+    let gateway = Gateway::start(&site).await;
+    let uid = format!("uid={}", rustix::process::getuid().as_raw());
+    for (arguments, code, words) in [
+        (&["accounts", "pause", "shoes", "--reason", "for now"][..], 0, &["accounts pause", "shoes", "for now"][..]),
+        (&["accounts", "resume", "shoes"], 0, &["accounts resume", "shoes"]),
+        (&["accounts", "pause", "nobody"], 1, &["accounts pause", "nobody", "refused"]),
+        (&["dead-letters", "replay", "--account", "shoes"], 0, &["dead-letters replay", "account shoes"]),
+        (&["dead-letters", "drop", "--all"], 0, &["dead-letters drop", "of=all"]),
+        (&["cert", "reload", NAME], 0, &["cert reload", NAME, "1 served"]),
+        (&["cert", "reload"], 0, &["cert reload", "all names", "2 served"]),
+        (&["cert", "issue", NAME], 1, &["cert issue", NAME, "refused"]),
+        (&["reload"], 0, &["reloaded", "revision=2"]),
+        (&["status"], 0, &[]),
+        (&["check"], 0, &[]),
+    ] {
+        let before = gateway.log().lines().count();
+        let output = gateway.command(arguments);
+        assert_eq!(output.status.code(), Some(code), "{arguments:?}: {output:?}");
+        let log = gateway.log();
+        let lines: Vec<_> = log.lines().skip(before).filter(|line| line.contains("uid=")).collect();
+        assert_eq!(lines.len(), usize::from(!words.is_empty()), "{arguments:?}: {lines:#?}");
+        assert!(
+            words.iter().chain([&uid.as_str()]).all(|word| words.is_empty() || lines[0].contains(word)),
+            "{lines:#?}"
+        );
+    }
+}
+
+#[test]
+fn a_folder_that_is_not_utf_8_is_judged_alone() {
+    let site = Site::new("http://127.0.0.1:9").account(Account::new("shoes", PIXEL).domain(NAME));
+    let parent = tempfile::tempdir().unwrap();
+    let folder = parent.path().join(std::ffi::OsStr::from_bytes(b"etc-\xff"));
+    std::os::unix::fs::symlink(site.dir(), &folder).unwrap();
+    let output = pixelgate(&folder, &["check"]);
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(0), "{output:?}");
+    assert!(said.contains("not UTF-8") && said.contains("alone"), "{said}");
 }
 
 #[test]
@@ -152,6 +211,17 @@ fn only_where_nothing_listens_is_no_gateway_running() {
     let output = pixelgate(site.dir(), &["check", "--socket", through_a_file.to_str().unwrap()]);
     let said = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.code() == Some(1) && !said.contains("no gateway is running"), "{said}");
+}
+
+#[test]
+fn a_control_socket_that_nothing_can_have_is_a_problem_and_no_gateway() {
+    let site = Site::new("http://127.0.0.1:9").host(&format!("control = \"/{}/control.sock\"", "x".repeat(120)));
+    let check = pixelgate(site.dir(), &["check", "--json"]);
+    assert_eq!(check.status.code(), Some(1), "{check:?}");
+    let report: Value = serde_json::from_slice(&check.stdout).unwrap();
+    assert_eq!(report["problems"][0]["key"], "host.control", "{report}");
+    assert!(String::from_utf8_lossy(&check.stderr).contains("no gateway is running"), "{check:?}");
+    assert_eq!(pixelgate(site.dir(), &["status"]).status.code(), Some(3));
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -165,6 +235,11 @@ async fn what_changes_something_answers_programs_too() {
         json!({ "account": "shoes", "paused": false })
     );
     assert_eq!(gateway.json(&["dead-letters", "drop", "--all", "--json"])["dropped"], 0);
+    for command in ["list", "drop", "replay"] {
+        let unknown = gateway.command(&["dead-letters", command, "--account", "nobody"]);
+        assert_eq!(unknown.status.code(), Some(1), "{unknown:?}");
+        assert!(String::from_utf8_lossy(&unknown.stderr).contains("no account nobody"), "{unknown:?}");
+    }
     assert_eq!(gateway.json(&["dead-letters", "replay", "--account", "shoes", "--json"])["replayed"], 0);
     for which in [&["--json"][..], &["--all", "--account", "shoes"]] {
         let arguments = [&["dead-letters", "drop"], which].concat();

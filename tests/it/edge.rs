@@ -144,6 +144,21 @@ async fn chunked_bodies_are_taken_and_broken_framing_is_not() {
         let status = talk(format!("POST /events HTTP/1.1\r\nHost: {NAME}\r\n{bad}\r\nConnection: close\r\n\r\n{body}"));
         assert!(status == "400" || status == "closed", "{bad}: {status}");
     }
+    let rejected = async |reason: &str| gateway.metric("pixelgate_events_rejected_total", reason).await;
+    let before = rejected("bad_request").await;
+    for bad in ["NO HTTP\r\n\r\n", "GET / HTTP/1.1\r\nno colon\r\n\r\n"] {
+        assert_eq!(talk(bad.to_owned()), "400", "{bad}");
+    }
+    assert_eq!(talk(format!("CONNECT {NAME}:443 HTTP/1.1\r\nHost: {NAME}\r\n\r\n")), "405");
+    eventually("each is counted", async || (rejected("bad_request").await == before + 3.0).then_some(())).await;
+    // A client that leaves without a request, or in the midst of one, has refused itself.
+    let idle = Hello::to(NAME).shake(gateway.https()).unwrap();
+    drop(idle);
+    let mut leaves = Hello::to(NAME).shake(gateway.https()).unwrap();
+    leaves.write_all(b"POST /eve").unwrap();
+    drop(leaves);
+    eventually("all are gone", async || (gateway.metric("pixelgate_connections", "").await == 0.0).then_some(())).await;
+    assert_eq!(rejected("bad_request").await, before + 3.0);
     standin.took(PIXEL, &["chunked"]).await;
     assert_eq!(standin.events(PIXEL).await.len(), 1);
 }
@@ -161,7 +176,30 @@ async fn slow_clients_are_let_go() {
     assert!(!matches!(silent.read(&mut nothing), Ok(n) if n > 0), "no handshake, no connection");
     let _ = slow.read(&mut nothing);
     assert!(begun.elapsed() < PATIENCE && begun.elapsed() > Duration::from_millis(500));
+    let counted = async || gateway.metric("pixelgate_events_rejected_total", "too_slow").await == 1.0;
+    eventually("the header is counted", async || counted().await.then_some(())).await;
     assert_eq!(gateway.browser().send(NAME, &page_view(PIXEL, "quick")).await.0, 200);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_is_refused_in_the_midst_of_a_body_hears_why() {
+    let standin = Standin::start().await;
+    let (site, gateway) = shop(&standin, "").await;
+    site.write("ca.pem", site.authority.pem());
+    site.write("body", vec![b'x'; 3 << 20]);
+    let (ca, body) = (site.path("ca.pem"), format!("@{}", site.path("body").display()));
+    for version in ["--http1.1", "--http2"] {
+        for (path, answer) in [("/events", "Content Too Large 413"), ("/nothing/here", "Not Found 404")] {
+            let curl = std::process::Command::new("curl")
+                .args(["-sS", version, "--cacert", ca.to_str().unwrap(), "--connect-to"])
+                .args([&format!("::{}", gateway.https()), "-H", "Expect:", "--data-binary", &body])
+                .args(["-w", " %{http_code}", &format!("https://{NAME}{path}")])
+                .output()
+                .expect("curl runs");
+            assert_eq!(String::from_utf8_lossy(&curl.stdout), answer, "{version} {path}: {curl:?}");
+            assert!(curl.status.success(), "{version} {path}: {curl:?}");
+        }
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -413,6 +451,63 @@ async fn what_is_no_event_goes_to_the_accounts_own_servers() {
         assert_eq!(request.send().await.unwrap().status(), status);
     }
     assert_eq!(gateway.browser().send(NAME, &page_view(PIXEL, "beside")).await.0, 200);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_goes_down_costs_no_request() {
+    let standin = Standin::start().await;
+    let stays = origin("stays").await;
+    let goes = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let goes_at = goes.local_addr().unwrap();
+    let account = Account::new("shoes", PIXEL)
+        .domain(NAME)
+        .top(&format!("upstream = [\"http://{goes_at}\", \"http://{stays}\"]"));
+    let site = Site::new(&standin.url).account(account);
+    let gateway = Gateway::start(&site).await;
+    drop(goes);
+    for n in 0..10 {
+        let answer = gateway.browser().get(NAME, "/shop").send().await.unwrap();
+        assert_eq!(answer.status(), 200, "request {n}");
+        assert!(answer.text().await.unwrap().starts_with("stays"), "request {n}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn there_may_be_so_many_connections_and_no_more() {
+    let standin = Standin::start().await;
+    let (_site, gateway) = shop(&standin, "[limits]\nconnections_max = 3\nhandshake_timeout = \"5m\"\n").await;
+    // From another address than the gateway's, which keeps room for connections with itself.
+    let open = || connect(Ipv4Addr::new(127, 0, 0, 2), gateway.https()).unwrap();
+    // A connection that is let in hears nothing before it has said something.
+    let is_let_in = |mut stream: &TcpStream, wait: Duration| {
+        stream.set_read_timeout(Some(wait)).unwrap();
+        stream.read(&mut [0]).is_err_and(|error| error.kind() == std::io::ErrorKind::WouldBlock)
+    };
+    let mut held = vec![open(), open(), open()];
+    assert!(!is_let_in(&open(), PATIENCE));
+    assert!(held.iter().all(|stream| is_let_in(stream, Duration::from_millis(50))));
+    assert_eq!(gateway.metric("pixelgate_events_rejected_total", "\"connections\"").await, 1.0);
+    drop(held.pop());
+    eventually("there is room again", async || is_let_in(&open(), Duration::from_millis(500)).then_some(())).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_connection_without_a_request_is_closed_in_both_versions_of_http() {
+    let standin = Standin::start().await;
+    let (_site, gateway) = shop(&standin, "[limits]\nidle_timeout = \"500ms\"\n").await;
+    let mut h1 = Hello::to(NAME).shake(gateway.https()).unwrap();
+    write!(h1, "GET /pixelgate.js HTTP/1.1\r\nHost: {NAME}\r\n\r\n").unwrap();
+    let mut h2 = Hello { alpn: Some(b"\x02h2"), ..Hello::to(NAME) }.shake(gateway.https()).unwrap();
+    // The preface and empty SETTINGS.
+    h2.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\x00\x00\x00\x04\x00\x00\x00\x00\x00").unwrap();
+    let begun = Instant::now();
+    for stream in [&mut h1, &mut h2] {
+        let mut received = Vec::new();
+        // Reading ends before the client's own patience does.
+        let end = stream.read_to_end(&mut received).map_err(|error| error.kind());
+        assert!(!received.is_empty() && end != Err(std::io::ErrorKind::WouldBlock), "{end:?}");
+    }
+    assert!(begun.elapsed() < PATIENCE, "{:?}", begun.elapsed());
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -4,6 +4,8 @@
 /// The small language of these tests.
 mod util;
 
+/// Memory for headers and bodies: who may hold how much of it.
+mod bodies;
 /// Certificates: what the command line does with them, DNS, a real ACME server.
 mod certificates;
 /// The official clients as they come from their registries, and a real browser.
@@ -22,6 +24,8 @@ mod filters;
 mod flood;
 /// Certificates from a real ACME server.
 mod issuance;
+/// What goes wrong between a gateway and its CAs.
+mod issuance_troubles;
 /// Arrows between modules, and what stands where.
 mod layers;
 /// Starting, stopping, signals, systemd, the log.

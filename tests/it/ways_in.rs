@@ -364,8 +364,12 @@ async fn bad_bodies_get_a_clear_answer_and_nobody_else_notices() {
         r#"{"a":"#.repeat(40),
         "}".repeat(40)
     );
-    let bodies: [&[u8]; 10] = [
-        b"",
+    let nothing = browser.post(NAME, "/events").send().await.unwrap();
+    assert_eq!(
+        (nothing.status().as_u16(), nothing.text().await.unwrap().as_str()),
+        (400, "Data Source Id Or Pixel Id Missing.")
+    );
+    let bodies: [&[u8]; 9] = [
         b"garbage",
         b"{\"event_name\":\"PageVi",
         b"[]",

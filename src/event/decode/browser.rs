@@ -6,10 +6,14 @@ use serde_json::{Map, Value};
 
 use super::{Decoded, RenewedCookies, clean, commerce};
 use crate::account::PixelId;
-use crate::event::{Arrival, DataProcessing, Event, UserData, click_id, plain};
+use crate::event::{Arrival, DataProcessing, Event, Scalar, UserData, UserKey, click_id, plain};
 
 /// Options of data processing that are kept; Meta defines one.
 const OPTIONS_MAX: usize = 16;
+
+/// Keys that are read past and may yet be signals, and the bytes of the name of one.
+const BESIDE_MAX: usize = 64;
+const BESIDE_NAME_MAX: usize = 128;
 
 /// The parts of an event that a browser's request names.
 pub(super) struct BrowserEvent {
@@ -23,10 +27,40 @@ pub(super) struct BrowserEvent {
     pub(super) user_data: UserData,
     pub(super) custom_data: Map<String, Value>,
     pub(super) data_processing: Option<DataProcessing>,
+    /// What else it says.
+    pub(super) beside: Beside,
     /// The `_fbp` cookie as the script read it.
     pub(super) fbp: Option<String>,
     /// The `_fbc` cookie as the script read it, or a bare `fbclid`.
     pub(super) click: Option<String>,
+}
+
+/// What a request says under names that nobody reads here: any of them may be where a site says what its visitor consents
+/// to. Nothing that identifies a person is among it.
+#[derive(Default)]
+pub(super) struct Beside(Vec<(String, Scalar)>);
+
+// === impl Beside ===
+
+impl Beside {
+    /// Adds a text, a number or a flag. Of two with one name the first counts.
+    pub(super) fn add(&mut self, name: &str, value: Value) {
+        let identifies = UserKey::from_name(name).is_some() || !plain::may_pass(name, &value, true);
+        let is_new = self.0.iter().all(|(other, _)| other != name);
+        if identifies || !is_new || self.0.len() >= BESIDE_MAX || name.len() > BESIDE_NAME_MAX {
+            return;
+        }
+        let scalar = match value {
+            Value::String(text) => Scalar::Text(text),
+            Value::Bool(flag) => Scalar::Boolean(flag),
+            Value::Number(number) => match number.as_f64() {
+                Some(number) => Scalar::Number(number),
+                None => return,
+            },
+            Value::Null | Value::Array(_) | Value::Object(_) => return,
+        };
+        self.0.push((name.to_owned(), scalar));
+    }
 }
 
 // === impl BrowserEvent ===
@@ -63,8 +97,9 @@ impl BrowserEvent {
             opt_out: None,
             app_data: Map::new(),
             extra: Map::new(),
+            beside: self.beside.0,
         };
-        clean::drop_addresses(&mut event);
+        clean::drop_identifiers(&mut event);
         Decoded { pixel: self.pixel, event, cookies }
     }
 
@@ -99,6 +134,7 @@ mod tests {
             user_data: UserData::default(),
             custom_data: Map::new(),
             data_processing: None,
+            beside: Beside::default(),
             fbp: None,
             click: None,
         }
@@ -138,6 +174,33 @@ mod tests {
             assert_eq!(decoded.event.user_data.fbp.as_deref(), Some("fb.1.1.2"));
             assert_eq!(decoded.cookies.fbp.as_deref(), Some("fb.1.1.2"));
         }
+    }
+
+    #[test]
+    fn what_is_said_beside_is_bounded_and_names_nobody() {
+        let mut beside = Beside::default();
+        for (name, value) in [
+            ("consent", Value::from("marketing")),
+            ("consent", "none".into()),
+            ("gpc", true.into()),
+            ("level", 2.into()),
+            ("email", "x".into()),
+            ("who", "jane@shop.example".into()),
+            ("list", Value::Array(Vec::new())),
+        ] {
+            beside.add(name, value);
+        }
+        let said = |name: &str, scalar| (name.to_owned(), scalar);
+        let expected = [
+            said("consent", Scalar::Text("marketing".into())),
+            said("gpc", Scalar::Boolean(true)),
+            said("level", Scalar::Number(2.0)),
+        ];
+        assert_eq!(beside.0, expected);
+        beside.add(&"x".repeat(BESIDE_NAME_MAX + 1), true.into());
+        assert_eq!(beside.0, expected);
+        (0..2 * BESIDE_MAX).for_each(|n| beside.add(&format!("key{n}"), true.into()));
+        assert_eq!(beside.0.len(), BESIDE_MAX);
     }
 
     #[test]

@@ -1,8 +1,9 @@
-//! What senders fill as they like, `custom_data` and its like and URLs: kept within limits, and without e-mail addresses.
+//! What senders fill as they like, `custom_data` and its like and URLs: kept within limits, and without identifiers of persons.
 
 use serde_json::{Map, Value};
 
-use crate::event::{Event, UserKey, normalise};
+use super::address;
+use crate::event::{Event, UserKey, plain};
 
 /// Keys of one object. Filters are given all of them in one call, which may not take long.
 const KEYS_MAX: usize = 256;
@@ -30,17 +31,15 @@ pub(super) fn drop_surplus(object: &mut Map<String, Value>) -> usize {
     before - object.len()
 }
 
-/// Drops what is an e-mail address as a whole: texts of `custom_data` and `app_data`, at any depth, and parameters in the
-/// query of both URLs. Each is counted.
-pub(super) fn drop_addresses(event: &mut Event) {
+/// Takes e-mail addresses, telephone numbers and identifiers of persons out of what senders fill as they like: both URLs,
+/// `custom_data`, `app_data` and the keys that are passed on, at any depth. Each is counted.
+pub(super) fn drop_identifiers(event: &mut Event) {
     let mut dropped = 0;
-    for url in [&mut event.source_url, &mut event.referrer_url].into_iter().flatten() {
-        if let Some(cleaned) = without_addresses(url, &mut dropped) {
-            *url = cleaned;
-        }
+    for url in [&mut event.source_url, &mut event.referrer_url] {
+        dropped += address::cut_from_url(url);
     }
-    for object in [&mut event.custom_data, &mut event.app_data] {
-        object.retain(|_, value| stays(value, &mut dropped));
+    for object in [&mut event.custom_data, &mut event.app_data, &mut event.extra] {
+        object.retain(|key, value| member_stays(key, value, &mut dropped));
     }
     (0..dropped).for_each(|_| event.user_data.count_dropped());
 }
@@ -58,48 +57,63 @@ fn bytes(value: &Value) -> usize {
     }
 }
 
-/// Whether a value is no address. Those within it are dropped.
+/// Whether a member of an object stays: neither its key nor its value is an identifier. Those within it are dropped.
+fn member_stays(key: &str, value: &mut Value, dropped: &mut usize) -> bool {
+    let identifies = is_persons(key) || address::is_in(key) || (is_of_telephones(key) && is_number(value));
+    *dropped += usize::from(identifies && !value.is_null());
+    !identifies && stays(value, dropped)
+}
+
+/// Whether a value stays. Identifiers within it are dropped, addresses within a text are cut out of it.
 fn stays(value: &mut Value, dropped: &mut usize) -> bool {
     match value {
-        Value::String(text) if is_address(text) => {
+        Value::String(text) if is_dialled(text) => {
             *dropped += 1;
             return false;
         }
+        Value::String(text) => {
+            if let Some((rest, cut)) = address::cut(text) {
+                *dropped += cut;
+                *text = rest.trim().to_owned();
+                return text.contains(char::is_alphanumeric);
+            }
+        }
         Value::Array(items) => items.retain_mut(|item| stays(item, dropped)),
-        Value::Object(fields) => fields.retain(|_, field| stays(field, dropped)),
+        Value::Object(fields) => fields.retain(|key, field| member_stays(key, field, dropped)),
         _ => {}
     }
     true
 }
 
-/// The URL without the parameters that are addresses, if it has any.
-fn without_addresses(url: &str, dropped: &mut usize) -> Option<String> {
-    let (head, fragment) = url.split_at(url.find('#').unwrap_or(url.len()));
-    let (page, query) = head.split_once('?')?;
-    if !query.contains('@') && !query.contains("%40") {
-        return None;
+/// Whether Meta wants what has this key in `user_data`, hashed. A product has a gender and a journey a city: those words
+/// stay, and only Meta's short names for them are a person's.
+fn is_persons(key: &str) -> bool {
+    match UserKey::from_name(key) {
+        None => false,
+        Some(UserKey::Gender | UserKey::City | UserKey::State | UserKey::Zip | UserKey::Country) => {
+            matches!(key, "ge" | "ct" | "st" | "zp")
+        }
+        Some(_) => true,
     }
-    let pairs = query.split('&');
-    let kept: Vec<&str> = pairs.clone().filter(|pair| !holds_address(pair)).collect();
-    let gone = pairs.count() - kept.len();
-    *dropped += gone;
-    let mark = if kept.is_empty() { "" } else { "?" };
-    (gone > 0).then(|| format!("{page}{mark}{}{fragment}", kept.join("&")))
 }
 
-fn holds_address(pair: &str) -> bool {
-    // A plus that nobody escaped reads as a blank, and is part of many addresses.
-    let is_address = |text: &str| is_address(&text.trim().replace(' ', "+"));
-    form_urlencoded::parse(pair.as_bytes()).any(|(name, value)| is_address(&name) || is_address(&value))
+/// Whether a key promises a telephone number.
+fn is_of_telephones(key: &str) -> bool {
+    let key = key.to_ascii_lowercase();
+    ["phone", "mobile"].iter().any(|word| key.contains(word))
 }
 
-/// Stricter than what is hashed under `em`: no text with blanks in it, and no `sku@2.0`.
-fn is_address(text: &str) -> bool {
-    let text = normalise::trim(text);
-    text.contains('@')
-        && !text.contains(char::is_whitespace)
-        && text.rsplit('.').next().is_some_and(|top| top.starts_with(char::is_alphabetic))
-        && normalise::normalise(UserKey::Email, text).is_some()
+fn is_number(value: &Value) -> bool {
+    match value {
+        Value::String(text) => plain::looks_like_phone(text),
+        Value::Number(number) => plain::looks_like_phone(&number.to_string()),
+        _ => false,
+    }
+}
+
+/// Whether a text is a telephone number as it is dialled from abroad: without the plus it could be any number.
+fn is_dialled(text: &str) -> bool {
+    text.trim_start().starts_with('+') && plain::looks_like_phone(text)
 }
 
 #[cfg(test)]
@@ -109,38 +123,34 @@ mod tests {
 
     use super::*;
 
-    fn url(url: &str) -> (String, usize) {
+    fn cleaned(mut value: Value) -> (Value, usize) {
         let mut dropped = 0;
-        (without_addresses(url, &mut dropped).unwrap_or_else(|| url.to_owned()), dropped)
-    }
-
-    #[test]
-    fn parameters_that_are_addresses_leave_the_url() {
-        for (given, expected) in [
-            ("https://a.example/b?x=1&email=jane%40x.de&y=2#top", "https://a.example/b?x=1&y=2#top"),
-            ("https://a.example/b?e=Jane.Doe@X.de", "https://a.example/b"),
-            ("https://a.example/b?e=jane+shop%40x.de", "https://a.example/b"),
-            ("?jane@x.de", ""),
-        ] {
-            assert_eq!(url(given), (expected.to_owned(), 1), "{given}");
-        }
-        for same in [
-            "https://a.example/@jane?x=1",
-            "https://a.example/?handle=@jane&sku=a@2.0",
-            "https://a.example/?x=1",
-            "https://a.example/#jane@x.de",
-            "",
-        ] {
-            assert_eq!(url(same), (same.to_owned(), 0));
-        }
+        assert!(stays(&mut value, &mut dropped));
+        (value, dropped)
     }
 
     #[test]
     fn texts_that_are_addresses_leave_an_object_at_any_depth() {
-        let mut dropped = 0;
-        let mut value = json!({"a": "jane@x.de", "b": ["x", " Jane@X.de ", {"c": "j@x.de", "d": 1}], "e": "by @x.de"});
-        assert!(stays(&mut value, &mut dropped));
-        assert_eq!((value, dropped), (json!({"b": ["x", {"d": 1}], "e": "by @x.de"}), 3));
+        let given = json!({"a": "jane@x.de", "b": ["x", " Jane@X.de ", {"c": "j@x.de", "d": 1}], "e": "by @x.de"});
+        assert_eq!(cleaned(given), (json!({"b": ["x", {"d": 1}], "e": "by @x.de"}), 3));
+        let given =
+            json!({"a": "sent to jane@x.de, joe@x.de", "b": "jane%40x.de", "jane@x.de": 1, "j%40x.de": {"c": 1}});
+        assert_eq!(cleaned(given), (json!({"a": "sent to ,"}), 5));
+    }
+
+    #[test]
+    fn what_belongs_into_user_data_leaves_an_object() {
+        let given = json!({
+            "em": "x", "phone": "+1 650 555 1212", "first_name": "Jane", "customer": {"ln": "Doe", "st": "ca", "n": 1},
+            "external_id": 7, "dob": null, "contact": "+44 844 412 4653", "mobile_number": 16_505_551_212_i64,
+            "customer_phone": "0650 123 45 67",
+        });
+        assert_eq!(cleaned(given), (json!({"customer": {"n": 1}}), 9));
+        let given = json!({
+            "city": "Paris", "country": "FR", "state": "IDF", "gender": "female", "phone_model": "X 3000",
+            "order_id": "16505551212", "value": 16_505_551_212_i64, "delta": "+5 %",
+        });
+        assert_eq!(cleaned(given.clone()), (given, 0));
     }
 
     #[test]

@@ -1,11 +1,11 @@
 //! `POST /events`: one event in the format that Meta's pixel speaks to a Conversions API Gateway.
 //!
-//! The body is one JSON object, usually labelled `text/plain`. Keys that are not read here are experiments of Meta and
-//! never an error; a known key of the wrong form counts as absent.
+//! The body is one JSON object, usually labelled `text/plain`. Keys that are not read here are experiments of Meta, or say
+//! what the visitor consents to, and never an error; a known key of the wrong form counts as absent.
 
 use serde_json::{Map, Value};
 
-use super::browser::BrowserEvent;
+use super::browser::{Beside, BrowserEvent};
 use super::{DecodeError, Decoded, commerce, event_id, is_event_name, json, take_object, take_text};
 use crate::event::user_data::Unknown;
 use crate::event::{Arrival, DataProcessing, UserData};
@@ -25,8 +25,11 @@ const EXPLICIT: &[(&str, &str)] = &[
     ("fb.order_id", "order_id"),
 ];
 
-/// Decodes one event.
+/// Decodes one event. Who sent nothing at all named no pixel either.
 pub fn decode(body: &[u8], arrival: &Arrival) -> Result<Decoded, DecodeError> {
+    if body.trim_ascii().is_empty() {
+        return Err(DecodeError::PixelMissing);
+    }
     let mut body = json::object(body)?;
     let pixel = take_text(&mut body, "fb.pixel_id").and_then(|id| id.parse().ok()).ok_or(DecodeError::PixelMissing)?;
     let name = match body.remove("event_name") {
@@ -47,8 +50,16 @@ pub fn decode(body: &[u8], arrival: &Arrival) -> Result<Decoded, DecodeError> {
         data_processing: data_processing(&mut body),
         fbp: take_text(&mut body, "fb.fbp"),
         click: take_text(&mut body, "fb.clickID"),
+        beside: beside(body),
     };
     Ok(event.arrived(arrival))
+}
+
+/// What is left of the body.
+fn beside(body: Map<String, Value>) -> Beside {
+    let mut beside = Beside::default();
+    body.into_iter().for_each(|(name, value)| beside.add(&name, value));
+    beside
 }
 
 fn user_data(body: &mut Map<String, Value>) -> UserData {

@@ -4,9 +4,10 @@
 //! The body is one JSON document, or a form whose `data` is JSON text: of an array of events, or, as the Python SDK does
 //! it, of an array of texts that are the JSON of one event each. What is valid passes unchanged.
 
-use std::borrow::Cow;
+use std::fmt;
 
-use serde::Deserialize;
+use serde::de::{IgnoredAny, MapAccess, Visitor};
+use serde::{Deserialize, Deserializer};
 use serde_json::{Map, Value};
 
 use super::{DecodeError, Form, clean, is_event_id, is_event_name, json, made_id};
@@ -76,30 +77,64 @@ pub struct GraphDecoded {
 /// The token that came with a request: the header's, else the query's, else the body's. Events are not looked at, so
 /// that who may not send costs little.
 pub fn access_token(request: &GraphRequest<'_>) -> Result<Option<Secret>, DecodeError> {
-    #[derive(Deserialize)]
-    struct Token<'a> {
-        #[serde(borrow)]
-        access_token: Option<Cow<'a, str>>,
-    }
-    let in_fields = |text: &[u8]| {
-        let mut fields =
-            form_urlencoded::parse(text).filter(|(name, value)| name == "access_token" && !value.is_empty());
-        fields.next().map(|(_, token)| Secret::new(token.as_ref()))
-    };
-    if let Some(bearer) = request.bearer {
-        return Ok(Some(Secret::new(bearer)));
-    }
-    if let Some(token) = in_fields(request.query.as_bytes()) {
+    if let Some(token) = token_outside(request.bearer, request.query) {
         return Ok(Some(token));
     }
     if request.is_json() {
         json::check_depth(request.body)?;
-        let token: Token<'_> = serde_json::from_slice(request.body).map_err(|error| json::not_json(&error))?;
-        return Ok(token.access_token.filter(|token| !token.is_empty()).map(|token| Secret::new(token.as_ref())));
+        let Token(token) = serde_json::from_slice(request.body).map_err(|error| json::not_json(&error))?;
+        return Ok(token);
     }
     let fields = request.form().fields()?;
     let token = fields.iter().find(|(name, value)| name == "access_token" && !value.is_empty());
     Ok(token.map(|(_, token)| Secret::new(token.as_ref())))
+}
+
+/// The token of the header, else of the query: what is known before the body is read.
+pub fn token_outside(bearer: Option<&str>, query: &str) -> Option<Secret> {
+    let in_query = || {
+        let mut fields = form_urlencoded::parse(query.as_bytes());
+        fields.find(|(name, value)| name == "access_token" && !value.is_empty())
+    };
+    bearer.map(Secret::new).or_else(|| in_query().map(|(_, token)| Secret::new(token.as_ref())))
+}
+
+/// The `access_token` of a JSON object, of which nothing else is kept.
+struct Token(Option<Secret>);
+
+impl<'de> Deserialize<'de> for Token {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        #[derive(Deserialize)]
+        #[serde(field_identifier, rename_all = "snake_case")]
+        enum Key {
+            AccessToken,
+            #[serde(other)]
+            Other,
+        }
+        struct Object;
+        impl<'de> Visitor<'de> for Object {
+            type Value = Token;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an object")
+            }
+
+            // A derived struct refuses a key that comes twice; of two equal keys the last counts.
+            fn visit_map<A: MapAccess<'de>>(self, mut fields: A) -> Result<Token, A::Error> {
+                let mut token: Option<String> = None;
+                while let Some(key) = fields.next_key()? {
+                    match key {
+                        Key::AccessToken => token = fields.next_value()?,
+                        Key::Other => {
+                            fields.next_value::<IgnoredAny>()?;
+                        }
+                    }
+                }
+                Ok(Token(token.filter(|token| !token.is_empty()).map(Secret::new)))
+            }
+        }
+        deserializer.deserialize_map(Object)
+    }
 }
 
 /// Decodes all events of a request; one that is wrong refuses the request, as Meta does.
@@ -193,7 +228,7 @@ impl Keys {
         // Meta refuses what is in the future; milliseconds that were taken for seconds are far in it.
         event.time = event.time.min(now_ms.div_euclid(1_000));
         (0..clean::drop_surplus(&mut event.extra)).for_each(|_| event.user_data.count_dropped());
-        clean::drop_addresses(&mut event);
+        clean::drop_identifiers(&mut event);
         Ok(event)
     }
 
@@ -231,6 +266,7 @@ impl Keys {
             opt_out,
             app_data,
             extra,
+            beside: Vec::new(),
         })
     }
 

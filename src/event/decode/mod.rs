@@ -10,9 +10,10 @@
 //! names the event and the key. No input makes a decoder panic, and no raw identifier of `user_data` gets through.
 //!
 //! [`json`] and [`form`] read the two syntaxes within limits; [`browser`] is what both browser formats have in common,
-//! [`commerce`] mends the `custom_data` that pages give, [`clean`] bounds what is free in form and looks for e-mail
-//! addresses in it.
+//! [`commerce`] mends the `custom_data` that pages give, [`clean`] bounds what is free in form and takes identifiers of
+//! persons out of it, e-mail addresses in any dress ([`address`]).
 
+mod address;
 mod browser;
 mod clean;
 mod commerce;

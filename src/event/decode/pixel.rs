@@ -7,7 +7,7 @@ use std::borrow::Cow;
 
 use serde_json::{Map, Value};
 
-use super::browser::BrowserEvent;
+use super::browser::{Beside, BrowserEvent};
 use super::form::{Field, urlencoded};
 use super::{DecodeError, Decoded, Form, commerce, event_id, is_event_name};
 use crate::event::user_data::Unknown;
@@ -45,19 +45,21 @@ struct Parameters<'a> {
     /// Set for what a rule in Meta's event setup tool made, not the page.
     setup_tool: Option<Cow<'a, str>>,
     custom_data: Map<String, Value>,
+    beside: Beside,
     people: [Vec<Field<'a>>; 4],
 }
 
 /// Decodes the event, or the events of a batch; empty if all of them are of the kind that is not taken. Of a batch, what
 /// can't be read is left out; if nothing can be, its first error is returned.
-pub fn decode(form: Form<'_>, arrival: &Arrival) -> Result<Vec<Decoded>, DecodeError> {
+pub fn decode(form: Form<'_>, arrival: &Arrival, events_max: usize) -> Result<Vec<Decoded>, DecodeError> {
     let fields = form.fields()?;
     if !fields.iter().any(|(name, _)| name.starts_with("events[")) {
         return Ok(Parameters::read(fields).event(arrival)?.into_iter().collect());
     }
     let batch = fields.iter().filter(|(name, _)| name.starts_with("events["));
-    if batch.clone().count() > EVENTS_MAX {
-        return Err(DecodeError::TooMany { what: "events", max: EVENTS_MAX });
+    let max = events_max.min(EVENTS_MAX);
+    if batch.clone().count() > max {
+        return Err(DecodeError::TooMany { what: "events", max });
     }
     let mut events = Vec::new();
     let mut first_error = None;
@@ -107,7 +109,9 @@ impl<'a> Parameters<'a> {
     }
 
     fn set_inner(&mut self, name: &str, value: Cow<'a, str>) {
-        let Some((group, key)) = name.split_once('[') else { return };
+        let Some((group, key)) = name.split_once('[') else {
+            return self.beside.add(name, Value::String(value.into_owned()));
+        };
         let key = key.split(']').next().unwrap_or_default();
         if group != "cd" {
             let people = PEOPLE.iter().position(|people| *people == group);
@@ -148,6 +152,7 @@ impl<'a> Parameters<'a> {
             fbp: text(self.fbp.take()),
             click: text(self.fbc.take()),
             custom_data: self.custom_data,
+            beside: self.beside,
         };
         Ok(Some(event.arrived(arrival)))
     }

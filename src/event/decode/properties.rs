@@ -160,9 +160,31 @@ proptest! {
         }
         for group in ["ud", "udff", "aud", "audff"] {
             let query = format!("id=1&ev=A&{group}[{key}]={}", email.replace('@', "%40"));
-            let decoded = pixel::decode(Form { query: &query, ..Form::default() }, &arrival()).unwrap();
+            let decoded = pixel::decode(Form { query: &query, ..Form::default() }, &arrival(), 1_000).unwrap();
             prop_assert!(hides(&decoded[0].event, &email));
         }
+    }
+
+    #[test]
+    fn no_address_hides_in_what_is_free_in_form(
+        email in "[a-z]{3,9}[.+_]?[a-z0-9]{1,9}@[a-z]{3,9}\\.(com|de)",
+        dress in prop::sample::select(&["{}", "https://s.example/u/{}/x?a=1", "https://s.example/?a={}&b=1", "https://s.example/#{}", "mail {}, now"][..]),
+        escapes in 0..3_usize,
+    ) {
+        let escaped = (0..escapes).fold(email, |text, n| text.replace(if n == 0 { "@" } else { "%" }, ["%40", "%25"][n]));
+        let text = dress.replace("{}", &escaped);
+        let custom_data = json!({"note": text, "list": [{"x": text}], text.clone(): 1});
+        let event = json!({
+            "event_name": "A", "event_time": 1, "user_data": {}, "custom_data": custom_data, "app_data": {"x": text},
+            "event_source_url": text, "referrer_url": text, "attribution_data": {"x": text},
+        });
+        let body = json!({"data": [event]}).to_string();
+        let decoded = graph(body.as_bytes()).unwrap();
+        prop_assert!(!address::is_in(&String::from_utf8(encoded(&decoded.events[0])).unwrap()));
+        let context = json!({"location": text, "referrer": text});
+        let event = json!({"event_name": "A", "fb.pixel_id": "1", "custom_data": custom_data, "website_context": context});
+        let decoded = gateway::decode(event.to_string().as_bytes(), &arrival()).unwrap();
+        prop_assert!(!address::is_in(&String::from_utf8(encoded(&decoded.event)).unwrap()));
     }
 
     #[test]

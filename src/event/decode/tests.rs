@@ -43,14 +43,14 @@ pub(super) fn there_and_back(encoded: &[u8]) -> Vec<u8> {
 pub(super) fn all_events(body: &[u8]) -> Vec<Event> {
     let mut events: Vec<_> = gateway::decode(body, &arrival()).into_iter().map(|decoded| decoded.event).collect();
     for content_type in [None, Some(MULTIPART)] {
-        let decoded = pixel::decode(Form { query: "", content_type, body }, &arrival()).unwrap_or_default();
+        let decoded = pixel::decode(Form { query: "", content_type, body }, &arrival(), 1_000).unwrap_or_default();
         events.extend(decoded.into_iter().map(|decoded| decoded.event));
         let request = GraphRequest { content_type, body, ..GraphRequest::default() };
         let _ = graph::access_token(&request);
         events.extend(graph::decode(request, &arrival(), 1_000).into_iter().flat_map(|decoded| decoded.events));
     }
     if let Ok(query) = std::str::from_utf8(body) {
-        let decoded = pixel::decode(Form { query, ..Form::default() }, &arrival()).unwrap_or_default();
+        let decoded = pixel::decode(Form { query, ..Form::default() }, &arrival(), 1_000).unwrap_or_default();
         events.extend(decoded.into_iter().map(|decoded| decoded.event));
     }
     events
@@ -95,8 +95,8 @@ fn the_gateways_format_is_decoded_as_recorded() {
 fn the_pixels_format_is_decoded_as_recorded() {
     check_fixtures("pixel", |query| {
         let query = std::str::from_utf8(query).unwrap();
-        let from_query = pixel::decode(Form { query, ..Form::default() }, &arrival()).unwrap();
-        let from_body = pixel::decode(Form { body: query.as_bytes(), ..Form::default() }, &arrival()).unwrap();
+        let from_query = pixel::decode(Form { query, ..Form::default() }, &arrival(), 1_000).unwrap();
+        let from_body = pixel::decode(Form { body: query.as_bytes(), ..Form::default() }, &arrival(), 1_000).unwrap();
         assert_eq!(from_query, from_body);
         from_query.iter().map(shown).collect()
     });
@@ -129,12 +129,14 @@ fn a_browser_hears_what_is_missing() {
     for name in ["", r#""event_name":"","#, r#""event_name":7,"#, r#""event_name":"a\u0000","#] {
         assert_eq!(gateway(&format!(r#"{{{name}"fb.pixel_id":"1"}}"#)), DecodeError::EventNameMissing, "{name}");
     }
-    let pixel = |query| pixel::decode(Form { query, ..Form::default() }, &arrival()).unwrap_err();
+    let pixel = |query| pixel::decode(Form { query, ..Form::default() }, &arrival(), 1_000).unwrap_err();
     assert_eq!(pixel("ev=A"), DecodeError::PixelMissing);
     assert_eq!(pixel("id=1"), DecodeError::EventNameMissing);
     assert_eq!(pixel("events[0]=id%3D1&events[1]=ev%3DA"), DecodeError::EventNameMissing);
     let batch = "events[]=a&".repeat(101);
     assert_eq!(pixel(&batch), DecodeError::TooMany { what: "events", max: 100 });
+    let allowed = pixel::decode(Form { query: &batch, ..Form::default() }, &arrival(), 2).unwrap_err();
+    assert_eq!(allowed, DecodeError::TooMany { what: "events", max: 2 });
 }
 
 #[test]
@@ -210,7 +212,7 @@ fn a_junk_of_keys_is_cut_for_browsers_and_refused_for_servers() {
     let event = gateway::decode(body.as_bytes(), &arrival()).unwrap().event;
     assert_eq!((event.custom_data.len(), event.user_data.dropped()), (256, 29_744));
     let query = format!("id=1&ev=A&dpo={}", "LDU,".repeat(30_000));
-    let event = pixel::decode(Form { query: &query, ..Form::default() }, &arrival()).unwrap().remove(0).event;
+    let event = pixel::decode(Form { query: &query, ..Form::default() }, &arrival(), 1_000).unwrap().remove(0).event;
     assert_eq!(event.data_processing.unwrap().options.len(), 16);
     for key in ["custom_data", "app_data"] {
         let event = json!({"event_name": "A", "event_time": 1, "user_data": {}, key: junk});
@@ -234,7 +236,7 @@ fn addresses_leave_urls_and_custom_data_in_every_format() {
     let mut events = vec![gateway::decode(body.to_string().as_bytes(), &arrival()).unwrap().event];
     let escaped = url.replace('%', "%25").replace('&', "%26");
     let query = format!("id=1&ev=A&dl={escaped}&rl={escaped}&cd[user]=jane%40shop.example&cd[content_name]=b");
-    events.push(pixel::decode(Form { query: &query, ..Form::default() }, &arrival()).unwrap().remove(0).event);
+    events.push(pixel::decode(Form { query: &query, ..Form::default() }, &arrival(), 1_000).unwrap().remove(0).event);
     let event = json!({"event_name": "A", "event_time": 1, "user_data": {}, "event_source_url": url,
         "referrer_url": url, "custom_data": custom_data});
     events.extend(graph(json!({"data": [event]}).to_string().as_bytes()).unwrap().events);
@@ -250,7 +252,7 @@ fn addresses_leave_urls_and_custom_data_in_every_format() {
 fn a_clock_that_is_far_off_does_not_bury_the_event() {
     let time = |ts: i64| {
         let query = format!("id=1&ev=A&ts={ts}");
-        pixel::decode(Form { query: &query, ..Form::default() }, &arrival()).unwrap()[0].event.time
+        pixel::decode(Form { query: &query, ..Form::default() }, &arrival(), 1_000).unwrap()[0].event.time
     };
     assert_eq!(time(1_789_999_990_000), 1_789_999_990);
     for off in [1, 0, -5, 1_700_000_000_000, 1_900_000_000_000, i64::MIN] {
@@ -261,7 +263,7 @@ fn a_clock_that_is_far_off_does_not_bury_the_event() {
 #[test]
 fn keys_that_are_never_hashed_come_with_the_pixel_too() {
     let query = "id=1&ev=A&ud[lead_id]=77&aud[lead_id]=78&udff[madid]=x";
-    let decoded = pixel::decode(Form { query, ..Form::default() }, &arrival()).unwrap().remove(0);
+    let decoded = pixel::decode(Form { query, ..Form::default() }, &arrival(), 1_000).unwrap().remove(0);
     let user_data = serde_json::to_value(&decoded.event.user_data).unwrap();
     assert_eq!((&user_data["lead_id"], &user_data["madid"]), (&json!("77"), &json!("x")));
 }
@@ -300,6 +302,7 @@ fn the_key_is_found_wherever_a_server_may_put_it() {
     assert_eq!(token(GraphRequest { query: "access_token=key", ..with(b"{\"access_token\":7") }).unwrap(), "key");
     assert_eq!(token(GraphRequest { bearer: Some("key"), query: "access_token=other", ..with(b"") }).unwrap(), "key");
     assert_eq!(token(with(br#"{"access_token":""}"#)), None);
+    assert_eq!(token(with(br#"{"access_token":"no","data":[],"access_token":"key"}"#)).unwrap(), "key", "the last one");
     assert_eq!(token(with(b"")), None);
     assert!(graph::access_token(&with(br#"{"access_token":7}"#)).is_err());
 }
@@ -324,7 +327,7 @@ fn forty_levels_are_an_error_in_every_format() {
     let token = graph::access_token(&GraphRequest { body: body.as_bytes(), ..GraphRequest::default() });
     assert_eq!(token.unwrap_err(), too_deep);
     let query = format!("id=1&ev=A&cd[a]={deep}");
-    let decoded = pixel::decode(Form { query: &query, ..Form::default() }, &arrival()).unwrap();
+    let decoded = pixel::decode(Form { query: &query, ..Form::default() }, &arrival(), 1_000).unwrap();
     assert_eq!(decoded[0].event.custom_data["a"], Value::String(deep), "the pixel's is a text, and stays one");
 }
 
@@ -351,7 +354,7 @@ fn the_corpus_of_the_gateways_fuzzer_holds() {
 fn the_corpus_of_the_pixels_fuzzer_holds() {
     check_corpus("decode_pixel", |body| {
         let content_type = body.starts_with(b"--b").then_some(MULTIPART);
-        pixel::decode(Form { query: "", content_type, body }, &arrival()).is_ok()
+        pixel::decode(Form { query: "", content_type, body }, &arrival(), 1_000).is_ok()
     });
 }
 

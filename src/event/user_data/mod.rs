@@ -42,7 +42,7 @@ pub struct UserData {
 /// What becomes of keys that Meta does not define.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Unknown {
-    /// They are passed on, if they carry no identifier.
+    /// They are passed on, if neither their name nor their value says that they identify a person.
     Keep,
     /// They are experiments of the pixel.
     LeaveOut,
@@ -115,7 +115,8 @@ impl UserData {
         }
         // A filter can name, and so remove, all that is there.
         let has_room = self.plain.len() < PLAIN_KEYS_MAX && name.len() <= PLAIN_NAME_MAX;
-        if has_room && plain::may_pass(name, &value, !known) {
+        let may_pass = plain::may_pass(name, &value, !known) && (known || !key::is_personal(name, &value));
+        if has_room && may_pass {
             self.plain.insert(name.to_owned(), value);
         } else {
             self.count_dropped();
@@ -332,6 +333,18 @@ mod tests {
         let given =
             user_data(json!({"new_key": "0650 123 45 67", "lead_id": "jane@shop.example", "other": {"a": "b@c"}}));
         assert_eq!(given, UserData::default());
+        assert_eq!(given.dropped(), 3);
+    }
+
+    #[test]
+    fn names_and_addresses_do_not_pass_in_plain_under_other_keys() {
+        let given =
+            json!({"first_names": ["Mary"], "surname": "Poppins", "cities": ["London"], "birthday": "1910-05-04"});
+        let expected = json!({"fn": "Mary", "ln": "Poppins", "ct": "London", "db": "1910-05-04"});
+        assert_eq!(written(given), written(expected));
+        let given = user_data(json!({"full_name": "Mary Poppins", "street": "Cherry Tree Lane 17",
+            "person": {"first_name": "Mary"}, "page_id": "1", "segment": "new"}));
+        assert_eq!(serde_json::to_value(&given).unwrap(), json!({"page_id": "1", "segment": "new"}));
         assert_eq!(given.dropped(), 3);
     }
 
