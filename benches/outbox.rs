@@ -263,6 +263,7 @@ fn open(dir: PathBuf) -> Outbox {
         dead_letter_bytes_max: 64 << 20,
         leases_per_lane_max: 1,
         on_sync: Box::new(|_| {}),
+        on_lost: Box::new(|_, _, _| {}),
     };
     Outbox::open(options).expect("an outbox").0
 }

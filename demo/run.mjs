@@ -27,10 +27,13 @@ const here = dirname(fileURLToPath(import.meta.url));
 const folder = mkdtempSync(join(tmpdir(), "pixelgate-demo-"));
 const children = [];
 
-/** Starts a program of the demo's own; its output goes to a file. */
+/**
+ * Starts a program of the demo's own; its output goes to a file. It is a process group of its own: Ctrl-C is for the demo
+ * alone, which ends the others in order.
+ */
 function start(command, args, log) {
     const out = openSync(join(folder, log), "a");
-    const child = spawn(command, args, { stdio: ["pipe", out, out] });
+    const child = spawn(command, args, { stdio: ["pipe", out, out], detached: true });
     child.log = log;
     children.push(child);
     return child;
@@ -40,18 +43,20 @@ function start(command, args, log) {
 async function ready(file, child) {
     for (const deadline = Date.now() + 60_000; Date.now() < deadline;) {
         if (existsSync(join(folder, file))) return JSON.parse(readFileSync(join(folder, file), "utf8"));
-        if (child.exitCode !== null) throw new Error(`${child.spawnfile} ended:\n${readFileSync(join(folder, child.log), "utf8")}`);
+        if (hasEnded(child)) throw new Error(`${child.spawnfile} ended:\n${readFileSync(join(folder, child.log), "utf8")}`);
         await pause(20);
     }
     throw new Error(`${child.spawnfile} is not ready after a minute`);
 }
+
+const hasEnded = (child) => child.exitCode !== null || child.signalCode !== null;
 
 const pause = (ms) => new Promise((resolve) => { setTimeout(resolve, ms); });
 
 /** Ends what the demo started, in the order of the events' way. */
 async function cleanUp() {
     for (const child of children.reverse()) {
-        if (child.exitCode !== null) continue;
+        if (hasEnded(child)) continue;
         const ended = new Promise((resolve) => { child.once("exit", resolve); });
         child.kill("SIGTERM");
         await Promise.race([ended, pause(35_000)]);
@@ -96,21 +101,32 @@ async function main() {
     const seconds = Number(options.seconds);
     const end = seconds > 0 ? Date.now() + seconds * 1000 : Infinity;
     let stopped = false;
-    process.once("SIGINT", () => { stopped = true; });
-    process.once("SIGTERM", () => { stopped = true; });
-    while (!stopped && Date.now() < end) {
+    for (const signal of ["SIGINT", "SIGTERM"]) process.on(signal, () => { stopped = true; });
+    while (Date.now() < end) {
         await pause(1_000);
-        if (gateway.exitCode !== null) throw new Error(`the gateway ended:\n${readFileSync(join(folder, "gateway.log"), "utf8")}`);
+        if (stopped) break;
+        if (hasEnded(gateway)) throw new Error(`the gateway ended:\n${readFileSync(join(folder, "gateway.log"), "utf8")}`);
         await tally.print();
     }
-    traffic.stop();
-    if (browser) {
-        browser.kill("SIGTERM");
-        await new Promise((resolve) => { if (browser.exitCode !== null) resolve(); else browser.once("exit", resolve); });
-    }
+    await traffic.stop();
+    const visited = !browser || await visitsWereGood(browser, stopped);
     const missing = await tally.settle();
     shop.close();
-    return missing === 0 ? 0 : 1;
+    return missing === 0 && visited ? 0 : 1;
+}
+
+/** Ends the browser after the visit that is under way; whether all visits were good, and there were any. */
+async function visitsWereGood(browser, early) {
+    const ended = new Promise((resolve) => { if (hasEnded(browser)) resolve(); else browser.once("exit", resolve); });
+    browser.kill("SIGTERM");
+    await Promise.race([ended, pause(35_000)]);
+    const log = readFileSync(join(folder, browser.log), "utf8");
+    const events = [...log.matchAll(/^visit \d+: (\d+) events answered/gm)].reduce((sum, [, count]) => sum + Number(count), 0);
+    console.log(`${events} events of visits in Chromium were answered.`);
+    // Who stops at once has let no visit end.
+    if (browser.exitCode === 0 && (events > 0 || early)) return true;
+    console.error(`demo: the visits in Chromium failed:\n${log.trimEnd().split("\n").slice(-20).join("\n")}`);
+    return false;
 }
 
 /** Real visits in headless Chromium: tests/browser/visit.js. */

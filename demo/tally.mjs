@@ -93,6 +93,6 @@ function sum(metrics, name, label) {
 }
 
 function reasons(metrics, label) {
-    const dropped = (metrics.get("pixelgate_events_dropped_total") ?? []).filter(([labels]) => labels.includes(label));
+    const dropped = (metrics.get("pixelgate_events_dropped_total") ?? []).filter(([labels, value]) => labels.includes(label) && value > 0);
     return dropped.map(([labels, value]) => `${value} ${/reason="([^"]*)"/.exec(labels)?.[1] ?? ""}`).join(", ") || "0";
 }

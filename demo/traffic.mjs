@@ -14,6 +14,8 @@ export class Traffic {
         /** event id → { account, sentAt, mayBeDropped } of every event that was answered with success */
         this.answered = new Map();
         this.refused = 0;
+        /** Requests that wait for their answer. */
+        this.sending = new Set();
     }
 
     /** Sends `perSecond` events a second, spread evenly over the accounts. */
@@ -21,13 +23,17 @@ export class Traffic {
         let n = 0;
         this.timer = setInterval(() => {
             const account = this.accounts[n % this.accounts.length];
-            this.#send(account, NAMES[Math.floor(n / this.accounts.length) % NAMES.length], n).catch(() => { this.refused += 1; });
+            const name = NAMES[Math.floor(n / this.accounts.length) % NAMES.length];
+            const sending = this.#send(account, name, n).catch(() => { this.refused += 1; }).finally(() => this.sending.delete(sending));
+            this.sending.add(sending);
             n += 1;
         }, 1000 / perSecond);
     }
 
-    stop() {
+    /** Sends nothing more, and waits for the answers to what was sent. */
+    async stop() {
         clearInterval(this.timer);
+        await Promise.all(this.sending);
         for (const agent of this.agents.values()) agent.destroy();
     }
 

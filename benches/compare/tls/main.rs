@@ -164,7 +164,7 @@ impl Row {
             self.base = (cold, server.memory_mib().0);
         }
         let server = Server::start(self.kind, peers, names)?;
-        let mut figures = Figures::default();
+        let (mut figures, mut changed) = (Figures::default(), Ok(()));
         let per_name = |mib: f64, base: f64| (mib - base) * 1024.0 / names.count as f64;
         let (rss, pss) = server.memory_mib();
         figures.set(Column::Start, server.started_in.as_secs_f64());
@@ -181,10 +181,12 @@ impl Row {
             figures.set(Column::Post, server.cpu_s_of(|| load.random(HANDSHAKES, true))?);
             figures.set(Column::Unknown, server.cpu_s_of(|| load.unknown(HANDSHAKES))?);
             if is_first || server.started_in < CHANGED_ONCE_ABOVE {
-                change(&server, names, &mut figures)?;
+                changed = change(&server, names, &mut figures);
             }
         }
+        // What was measured before counts, whatever became of the changes.
         self.rounds.push(figures);
+        changed?;
         if server.started_in > ONCE_ABOVE {
             self.note = Some("one round only, for its start takes so long".to_owned());
         }

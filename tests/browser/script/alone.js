@@ -13,6 +13,7 @@ inBrowser('data-pixel sends a PageView for each pixel by itself', async (t) => {
   await t.until('both', () => t.site.posts.length === 2);
   await settle(t);
   assert.deepEqual(t.site.posts.map(({ body }) => body['fb.pixel_id'] + body.event_name), ['111PageView', '222PageView']);
+  assert.match(await t.page.evaluate(() => pixelgate.version), /^\d+\.\d+\.\d+$/);
   assert.match(t.site.posts[0].body.event_id, /^pg\.[0-9a-f]{32}$/);
 });
 
