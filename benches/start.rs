@@ -205,13 +205,13 @@ impl Site {
         let reloader = Arc::new(started.map_err(|unusable| unusable.0).expect("a good file"));
         // What was written this second is read again.
         std::thread::sleep(Duration::from_millis(1_200));
-        reloader.reload(NOW_MS);
+        reloader.reload(|| NOW_MS);
         for round in 0..RELOADS {
             self.write_account(self.accounts / 2, &format!("round {round}"));
             let before = reloader.published().load().revision;
             let begun = (Instant::now(), cpu_seconds(std::process::id()));
             let reloading = reloader.clone();
-            let reload = std::thread::spawn(move || reloading.reload(NOW_MS));
+            let reload = std::thread::spawn(move || reloading.reload(|| NOW_MS));
             while reloader.published().load().revision == before {
                 std::thread::sleep(Duration::from_micros(100));
             }

@@ -5,9 +5,9 @@
 //! everything as it was. Nothing is half done: what is published is one snapshot, swapped in one step. Requests in
 //! flight end on the one they began with.
 //!
-//! In force comes first: the snapshot is published before anything is written. What is kept for a restart, the last good
-//! accounts and the index of certificates, is written after that, at a start in the background, at a reload before it is
-//! answered. A crash in between keeps the state before: the files are then judged anew, against the accounts that were in
+//! In force comes first: the snapshot is published before anything is written. What is kept for a restart is written after
+//! that: the last good accounts at a start in the background, at a reload before it is answered; the index of certificates,
+//! which only saves the next start time, now and then. A crash in between keeps the state before: the files are then judged anew, against the accounts that were in
 //! force before that reload.
 //!
 //! A reload may take minutes, while filters compile; it holds up the next reload and nothing else. Certificates are
@@ -38,7 +38,8 @@ pub struct Reloader {
     source: Mutex<Source>,
     /// Held by a reload from its beginning to its end.
     reloading: Mutex<()>,
-    /// Held while a snapshot takes the place of the one that it was made from.
+    /// Held while a snapshot takes the place of the one that it was made from, and while the few files are read that it
+    /// differs in.
     publishing: Mutex<Meanwhile>,
     /// Held while something is kept, so that the newest is kept last.
     keeping: Mutex<LastGood>,
@@ -110,24 +111,27 @@ impl Reloader {
         &self.published
     }
 
-    /// Takes up what is on disk now. Blocks while files are read and filters compiled, and until what is in force is kept.
-    pub fn reload(&self, now_ms: i64) -> Report {
+    /// Takes up what is on disk now. Blocks while files are read and filters compiled, and until what is in force is kept:
+    /// it asks for the time (Unix milliseconds) whenever it judges certificates.
+    pub fn reload(&self, now_ms: impl Fn() -> i64) -> Report {
         let _alone = lock(&self.reloading);
         lock(&self.publishing).begin();
-        let Compiled { snapshot, changes } = match self.compile(now_ms) {
+        let Compiled { snapshot, changes } = match self.compile(now_ms()) {
             Ok(compiled) => compiled,
             Err(problems) => {
-                lock(&self.publishing).end();
+                let mut meanwhile = lock(&self.publishing);
+                meanwhile.end();
                 *lock(&self.refused) = problems.clone();
                 tell(&self.metrics, &self.published.load(), &problems);
+                drop(meanwhile);
                 self.metrics.reload("refused");
                 return self.unapplied(problems, None);
             }
         };
         lock(&self.refused).clear();
-        self.publish(snapshot, now_ms);
+        self.publish(snapshot, now_ms());
         // The configuration is in force. Of the names that did not change, the files are looked at now: 100,000 take a while.
-        let snapshot = self.look_through(now_ms);
+        let snapshot = self.look_through(now_ms());
         lock(&self.publishing).end();
         let report =
             Report { applied: true, revision: snapshot.revision, problems: snapshot.problems(), accounts: changes };
@@ -174,10 +178,10 @@ impl Reloader {
 
     /// Looks at the certificates of all names again, and publishes what it finds with all else as it is. Blocks while files
     /// are read, and while a reload is under way, which looks at all of them too.
-    pub fn refresh_all_certificates(&self, now_ms: i64) {
+    pub fn refresh_all_certificates(&self, now_ms: impl Fn() -> i64) {
         let _alone = lock(&self.reloading);
         lock(&self.publishing).begin();
-        self.look_through(now_ms);
+        self.look_through(now_ms());
         lock(&self.publishing).end();
     }
 

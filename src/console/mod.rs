@@ -3,6 +3,7 @@
 mod certificates;
 mod control;
 mod dead_letters;
+mod desk;
 mod ops;
 mod peer;
 mod status;
@@ -26,11 +27,9 @@ use crate::outbox::{Health, Outbox};
 use crate::reload::{Reloader, Report};
 use crate::telemetry::Metrics;
 
-pub use certificates::{
-    CaAccountStatus, CertificateDesk, CertificateDetail, CertificateView, CertificatesRefreshed, DeskError, Door,
-    Ordered, views,
-};
+pub use certificates::{CertificateDetail, CertificateView, CertificatesRefreshed, Door, views};
 pub use dead_letters::DeadLetterView;
+pub use desk::{CaAccountStatus, CertificateDesk, DeskError, Ordered};
 pub use status::{AccountStatus, CertificatesStatus, ExpiringName, OutboxStatus, PixelStatus, Status};
 
 /// Connections of the ops listener at one time: monitoring, and a person.

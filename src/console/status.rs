@@ -9,7 +9,8 @@ use crate::account::{AccountId, LaneKey, PixelId};
 use crate::clock::now_ms;
 use crate::config::{PixelConfig, Problem};
 use crate::console::Console;
-use crate::console::certificates::{CaAccountStatus, expiring};
+use crate::console::certificates::expiring;
+use crate::console::desk::CaAccountStatus;
 use crate::outbox::{Counts, LaneStatus, Pause};
 use crate::snapshot::{Snapshot, Tenant};
 

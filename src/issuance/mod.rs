@@ -185,6 +185,8 @@ impl Issuance {
             book.with(|memory| {
                 snapshot.gateway.acme.accounts.iter().for_each(|account| memory.budgets.use_up(account, now_ms));
             });
+            // A kill before the first order must not make it whole again.
+            book.write(now_ms).map_err(|error| IssuanceError::State { path: dir.join("state.sqlite"), error })?;
         }
         let certs_dir = parts.data_dir.join("certs");
         Ok(Self {

@@ -93,7 +93,8 @@ impl HandshakeBudget {
         if guest == Guest::Visitor { self.turns.acquire().await.ok() } else { None }
     }
 
-    /// Waits for a turn to compute one that may begin; `None` = others take too long. Those that are not visitors are too few to need one.
+    /// Waits for a turn to compute one that may begin; `None` = others take too long. Those that are not visitors are too few
+    /// to need one.
     pub(super) async fn turn(&self, guest: Guest) -> Option<Turn<'_>> {
         if guest != Guest::Visitor {
             return Some(None);

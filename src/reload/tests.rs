@@ -153,7 +153,7 @@ fn certificates_are_published_while_a_reload_compiles_and_it_does_not_undo_them(
     let reloader = site.start();
     site.write_slow_filter();
     site.write_account("hats", &["events.hats.example", "new.hats.example"], &[]);
-    let reload = site.hang(&reloader, Reloader::reload);
+    let reload = site.hang(&reloader, |reloader, now_ms| reloader.reload(|| now_ms));
     for (of, year) in [(NAME, 2041), ("new.hats.example", 2051)] {
         site.issue(of, year);
         reloader.refresh_certificates(&[name(of)], NOW_MS);
@@ -199,7 +199,7 @@ fn a_check_that_compiles_holds_up_neither_reloads_nor_certificates() {
     site.issue(NAME, 2041);
     reloader.refresh_certificates(&[name(NAME)], NOW_MS);
     assert_eq!(served_until(&reloader, NAME), Some(2041));
-    let report = reloader.reload(NOW_MS);
+    let report = reloader.reload(|| NOW_MS);
     assert_eq!((report.applied, report.revision), (true, 2));
     assert!(!check.is_finished(), "it waits for the compiler still");
     site.go_on();
@@ -215,7 +215,7 @@ fn a_reload_is_in_force_before_anything_is_written_and_answered_after_that() {
     let kept = lock(&reloader.keeping);
     site.write_account("hats", &["events.hats.example"], &[]);
     let reloading = reloader.clone();
-    let reload = std::thread::spawn(move || reloading.reload(NOW_MS));
+    let reload = std::thread::spawn(move || reloading.reload(|| NOW_MS));
     until("it is in force", || owner(&reloader, "events.hats.example").is_some());
     site.issue(NAME, 2041);
     reloader.refresh_certificates(&[name(NAME)], NOW_MS);
@@ -227,7 +227,7 @@ fn a_reload_is_in_force_before_anything_is_written_and_answered_after_that() {
     assert_eq!(files(), 2);
     // What is kept late is what is in force then.
     site.write_account("gloves", &[], &[9]);
-    reloader.reload(NOW_MS);
+    reloader.reload(|| NOW_MS);
     reloader.keep();
     assert_eq!(files(), 3);
 }
@@ -239,7 +239,7 @@ fn what_cannot_be_kept_is_in_force_all_the_same() {
     site.write("data", "a file where a folder should be");
     let reloader = site.start();
     site.write_account("hats", &["events.hats.example"], &[]);
-    assert!(reloader.reload(NOW_MS).applied);
+    assert!(reloader.reload(|| NOW_MS).applied);
     assert_eq!(owner(&reloader, "events.hats.example"), Some(id("hats")));
 }
 
@@ -250,7 +250,7 @@ fn a_report_says_what_became_of_which_account() {
         site.write_account(account, &[&format!("{account}.example")], &[]);
     }
     let reloader = site.start();
-    assert_eq!(reloader.reload(NOW_MS).accounts, Some(Changes::default()));
+    assert_eq!(reloader.reload(|| NOW_MS).accounts, Some(Changes::default()));
     site.write_account("changes", &["changes.example", "more.example"], &[]);
     std::fs::remove_file(site.path("accounts/goes.toml")).unwrap();
     site.write("accounts/keeps.toml", "name = 3\n");
@@ -265,12 +265,12 @@ fn a_report_says_what_became_of_which_account() {
         left_out: vec![id("bad"), id("thief")],
     };
     assert_eq!(reloader.check(NOW_MS).accounts, Some(expected.clone()), "a check says what a reload would do");
-    let report = reloader.reload(NOW_MS);
+    let report = reloader.reload(|| NOW_MS);
     assert_eq!(report.accounts, Some(expected));
     let json = serde_json::to_value(&report).unwrap();
     assert_eq!(json["accounts"]["left_out"], serde_json::json!(["bad", "thief"]));
     site.write("pixelgate.toml", "nonsense = 1");
-    assert_eq!(reloader.reload(NOW_MS).accounts, None, "nothing became of any account");
+    assert_eq!(reloader.reload(|| NOW_MS).accounts, None, "nothing became of any account");
 }
 
 #[test]
@@ -302,7 +302,7 @@ fn reloads_one_after_the_other_come_to_what_a_start_comes_to() {
     ];
     for (round, step) in steps.iter().enumerate() {
         step();
-        let report = reloader.reload(NOW_MS);
+        let report = reloader.reload(|| NOW_MS);
         assert!(!report.has_errors(), "{round}: {report:#?}");
         // Nothing that is kept may tell the start what was before.
         let _ = std::fs::remove_dir_all(site.path("data"));

@@ -62,7 +62,7 @@ async fn reload_wanted(hangup: &mut Signal, changes: Option<&mut Changes>) {
 /// Takes up what is on disk, whoever asked for it; systemd is told. Blocks while filters compile.
 pub(super) fn take_up(reloader: &Reloader) -> Report {
     systemd::reloading();
-    let report = reloader.reload(now_ms());
+    let report = reloader.reload(now_ms);
     systemd::ready();
     report
 }

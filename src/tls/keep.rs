@@ -4,10 +4,10 @@
 use std::ffi::OsStr;
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Write};
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, symlink};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, lchown, symlink};
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{FlockOperation, flock};
+use rustix::fs::{FlockOperation, OFlags, flock};
 
 /// The link to what is served.
 pub const LIVE: &str = "live";
@@ -67,7 +67,7 @@ fn give_to_owner(issued_dir: &Path, folder: &Path, serial: &str, files: &[(&str,
     let made = folder.join(serial);
     let written = files.iter().map(|(file, _)| made.join(file));
     for path in [issued_dir.to_owned(), folder.to_owned(), made.clone()].into_iter().chain(written) {
-        std::os::unix::fs::chown(&path, Some(above.uid()), Some(above.gid()))?;
+        lchown(&path, Some(above.uid()), Some(above.gid()))?;
     }
     Ok(())
 }
@@ -86,9 +86,11 @@ fn remove_older(folder: &Path, kept: &[Option<&Path>]) -> io::Result<()> {
     Ok(())
 }
 
-/// Waits until nobody else puts something in place here.
+/// Waits until nobody else puts something in place here. A link in the folder's place is refused: root, who imports, would
+/// write wherever the gateway's user, whose folder it is, makes it lead.
 fn lock(folder: &Path) -> io::Result<File> {
-    let file = File::open(folder)?;
+    let flags = (OFlags::DIRECTORY | OFlags::NOFOLLOW).bits().cast_signed();
+    let file = OpenOptions::new().read(true).custom_flags(flags).open(folder)?;
     rustix::io::retry_on_intr(|| flock(&file, FlockOperation::LockExclusive))?;
     Ok(file)
 }
@@ -143,6 +145,18 @@ mod tests {
         let mode = |path: &str| fs::metadata(issued.join(path)).unwrap().permissions().mode() & 0o777;
         assert_eq!((mode("a.example"), mode("a.example/0d"), mode("a.example/0c-1/chain.pem")), (0o700, 0o700, 0o600));
     }
+
+    #[test]
+    fn a_link_in_the_folders_place_is_not_followed() {
+        let dir = tempfile::tempdir().unwrap();
+        let (issued, elsewhere) = (dir.path().join("certs"), dir.path().join("elsewhere"));
+        fs::create_dir_all(&issued).unwrap();
+        fs::create_dir(&elsewhere).unwrap();
+        symlink(&elsewhere, issued.join("a.example")).unwrap();
+        assert!(keep(&issued, "a.example", "0a", &[("chain.pem", b"1")]).is_err());
+        assert_eq!(fs::read_dir(&elsewhere).unwrap().count(), 0);
+    }
+
     #[test]
     fn what_killed_processes_left_goes_and_what_is_not_ours_stays() {
         let dir = tempfile::tempdir().unwrap();

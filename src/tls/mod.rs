@@ -4,7 +4,7 @@
 //! * `native` — what of BoringSSL its binding does not have; `credential` — a chain and its key, parsed and checked;
 //! * `glance` — what can be told of both without building anything, by `der`;
 //! * `places` — where certificates lie; `folder` — one of these, its credential built when a visitor comes; `files` — as the
-//!   operating system has it;
+//!   operating system has it; `reader` — reads them;
 //! * `index` — what is known of folders, kept for the next start;
 //! * `store` — [`CertStore`]: every name, in `shards`, and by `entry` what serves it and what is wrong with it; `wildcards` —
 //!   what serves all names below one; `problem` — how faults are told;
@@ -32,6 +32,7 @@ mod native;
 mod places;
 pub mod probe;
 mod problem;
+mod reader;
 mod shards;
 mod sni;
 mod store;

@@ -133,7 +133,15 @@ impl Shard {
         other.into_iter().for_each(|(name, entry)| self.put(&name, entry));
     }
 
-    /// Counts what is in it. To be done after a change, and once its window has passed.
+    /// After a change, or once its window has passed: judges again what time has changed, and counts what is in it.
+    pub(super) fn settle(&mut self, wildcards: &Wildcards, now: i64) {
+        if !self.window.has(now) {
+            self.rejudge(|_, _| true, wildcards, now);
+        }
+        self.sum_up(wildcards, now);
+    }
+
+    /// Counts what is in it. All of it is judged as of now.
     pub(super) fn sum_up(&mut self, wildcards: &Wildcards, now: i64) {
         (self.summary, self.window, self.unsettled) = (Summary::default(), Window::ALL, false);
         for (name, entry) in self.names.iter() {

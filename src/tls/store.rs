@@ -1,9 +1,9 @@
-//! Every server name, what serves it and what is wrong with it.
+//! Every server name, what serves it and what is wrong with it. `change` makes one store from another.
 
-use std::collections::{BTreeSet, HashSet};
+mod change;
+
+use std::collections::HashSet;
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -11,15 +11,14 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use crate::account::ServerName;
 use crate::parallel;
 use crate::tls::credential::Credential;
-use crate::tls::entry::{Entry, Pair, ParentTag, Standing, Told};
-use crate::tls::files::{Place, open_folder};
-use crate::tls::folder::{Cold, Folder, Means};
-use crate::tls::glance::Intermediates;
+use crate::tls::entry::{Entry, Pair, Standing, Told};
+use crate::tls::folder::{Cold, Folder};
 use crate::tls::index::{self, Folders};
 use crate::tls::native::Pool;
 use crate::tls::places::{CertFolders, DirectoryProblem, Listing, Origin, parent};
 use crate::tls::problem::{CertificateFault, CertificateProblem, Summary};
-use crate::tls::shards::{Shard, Shards, wildcard_of};
+use crate::tls::reader::{Reader, own_name};
+use crate::tls::shards::{Shards, wildcard_of};
 use crate::tls::wildcards::Wildcards;
 
 /// Folders of one piece of work.
@@ -64,15 +63,6 @@ pub struct CertificateState {
     pub served: bool,
     /// What is wrong with the one that should serve the name; another may serve it all the same.
     pub fault: Option<CertificateFault>,
-}
-
-/// Reads folders. Their directories are opened once.
-struct Reader<'a> {
-    folders: &'a CertFolders,
-    operator: Option<OwnedFd>,
-    issued: Option<OwnedFd>,
-    means: Means<'a>,
-    parsed: AtomicUsize,
 }
 
 // === impl CertStore ===
@@ -141,64 +131,6 @@ impl CertStore {
     /// Whether it is made from these folders.
     pub fn is_of(&self, folders: &CertFolders) -> bool {
         *self.folders == *folders
-    }
-
-    /// The same store without the names that are `gone` and with those that are `new`, whose files are looked at; a name
-    /// may be both. All others are as they were. Blocks, on all cores.
-    pub fn changed(&self, gone: &[ServerName], new: &[ServerName], now: i64) -> Self {
-        let new: BTreeSet<&ServerName> = new.iter().collect();
-        let gone: BTreeSet<&ServerName> = gone.iter().filter(|name| !new.contains(name)).collect();
-        let names = self.names.entries().map(|(name, _)| name);
-        if !self.names.fit(names.clone().count() + new.len()) {
-            let kept = names.filter(|name| !gone.contains(name) && !new.contains(name));
-            return Self::load(&self.folders, kept.chain(new.iter().copied()), Some(self), now);
-        }
-        let parents = new.iter().filter_map(|name| parent(name.as_str())).collect();
-        let mut next = self.looked_at(&new.into_iter().collect::<Vec<_>>(), &parents, now);
-        for name in gone {
-            let at = next.names.shard_of(name.as_str());
-            if let Some(shard) = next.names.shard_mut(at) {
-                shard.remove(name);
-                shard.sum_up(&next.wildcards, now);
-            }
-        }
-        next
-    }
-
-    /// The same store, with the files of all names looked at again. Blocks, on all cores.
-    pub fn looked_through(&self, now: i64) -> Self {
-        Self::load(&self.folders, self.names.entries().map(|(name, _)| name), Some(self), now)
-    }
-
-    /// The same store, with these names' files looked at again. Names that it does not have are left out; other names
-    /// below a wildcard that changed are judged again too.
-    pub fn refreshed(&self, names: &[ServerName], now: i64) -> Self {
-        let names: BTreeSet<&ServerName> =
-            names.iter().filter(|name| self.names.get(name.as_str()).is_some()).collect();
-        let parents = names.iter().filter_map(|name| parent(name.as_str())).collect();
-        self.looked_at(&names.into_iter().collect::<Vec<_>>(), &parents, now)
-    }
-
-    /// Whether the passing of time alone makes something to do: see [`CertStore::tended`]. Cheap.
-    pub fn is_due(&self, now: i64) -> bool {
-        let due = |shard: &Shard| shard.unsettled || !shard.window.has(now);
-        !self.wildcards.unsettled().is_empty() || self.names.all().iter().any(due)
-    }
-
-    /// The same store as of now: certificates that expired are no longer served, those that became valid are, and what was
-    /// read while it was being written is looked at once more.
-    pub fn tended(&self, now: i64) -> Self {
-        let unsettled = self.names.all().iter().filter(|shard| shard.unsettled).flat_map(|shard| shard.names.iter());
-        let names: Vec<_> = unsettled.filter(|(_, entry)| entry.is_unsettled()).map(|(name, _)| name).collect();
-        let parents = self.wildcards.unsettled().iter().map(|parent| &**parent).collect();
-        let mut next = self.looked_at(&names, &parents, now);
-        for at in 0..next.names.all().len() {
-            if let Some(shard) = next.names.shard_mut(at).filter(|shard| !shard.window.has(now)) {
-                shard.rejudge(|_, _| true, &next.wildcards, now);
-                shard.sum_up(&next.wildcards, now);
-            }
-        }
-        next
     }
 
     /// What serves the name of a handshake, in the form of [`normalise`](crate::tls::normalise).
@@ -280,59 +212,6 @@ impl CertStore {
         kept
     }
 
-    /// The same store, with the files of these names, and of the wildcards for the names below these, looked at again.
-    fn looked_at(&self, names: &[&ServerName], parents: &BTreeSet<&str>, now: i64) -> Self {
-        let mut next = self.clone();
-        let reader = Reader::new(&self.folders, self.pool.as_deref(), now);
-        let look = |origin: Origin, key: &str| reader.read_again(origin, key, self.folder(origin, key));
-        let mut changed = HashSet::new();
-        for origin in [Origin::OperatorWildcard, Origin::IssuedWildcard] {
-            for parent in parents {
-                if next.wildcards.set(origin, parent, look(origin, parent)) {
-                    changed.insert(*parent);
-                }
-            }
-        }
-        let wildcards = &next.wildcards;
-        let judge = |name: &&ServerName| {
-            let exact = [Origin::Operator, Origin::Issued].map(|origin| look(origin, name.as_str()));
-            Entry::judged(name, exact, wildcard_of(wildcards, name), now)
-        };
-        let mut touched = BTreeSet::new();
-        for (name, entry) in names.iter().zip(parallel::map(names, PIECE, judge)) {
-            let at = next.names.shard_of(name.as_str());
-            touched.insert(at);
-            if let Some(shard) = next.names.shard_mut(at) {
-                shard.put(name, entry);
-            }
-        }
-        if !changed.is_empty() {
-            touched.extend(next.rejudge_below(&changed, now));
-        }
-        for at in touched {
-            next.names.shard_mut(at).into_iter().for_each(|shard| shard.sum_up(&next.wildcards, now));
-        }
-        next.unkept.fetch_add(reader.parsed.load(Ordering::Relaxed), Ordering::Relaxed);
-        next
-    }
-
-    /// Judges all names below wildcards that changed; where they are.
-    fn rejudge_below(&mut self, changed: &HashSet<&str>, now: i64) -> Vec<usize> {
-        let tags: BTreeSet<ParentTag> = changed.iter().map(|parent| ParentTag::of(parent)).collect();
-        let is_below = |name: &ServerName, entry: &Entry| {
-            tags.contains(&entry.parent) && parent(name.as_str()).is_some_and(|parent| changed.contains(parent))
-        };
-        let mut touched = Vec::new();
-        for at in 0..self.names.all().len() {
-            let Some(shard) = self.names.shard_mut(at) else { continue };
-            if shard.names.iter().any(|(name, entry)| is_below(name, entry)) {
-                shard.rejudge(is_below, &self.wildcards, now);
-                touched.push(at);
-            }
-        }
-        touched
-    }
-
     fn folder(&self, origin: Origin, key: &str) -> Option<&Arc<Folder>> {
         if origin.is_wildcard() {
             return self.wildcards.folder(origin, key);
@@ -390,41 +269,6 @@ fn find_wildcards(
         }
     }
     changed
-}
-
-/// The DNS name that a folder stands for.
-fn own_name(origin: Origin, key: &str) -> String {
-    [if origin.is_wildcard() { "*." } else { "" }, key].concat()
-}
-
-// === impl Reader ===
-
-impl<'a> Reader<'a> {
-    fn new(folders: &'a CertFolders, pool: Option<&'a Pool>, now: i64) -> Self {
-        let (operator, issued) = (open_folder(&folders.certs_dir), open_folder(&folders.issued_dir));
-        let means = Means { pool, intermediates: Intermediates::default(), now };
-        Self { folders, operator, issued, means, parsed: AtomicUsize::new(0) }
-    }
-
-    fn read(&self, origin: Origin, key: &str, known: Option<&Arc<Folder>>) -> Option<Arc<Folder>> {
-        let above = if origin.is_issued() { &self.issued } else { &self.operator };
-        let mut place = match above {
-            Some(above) => Place::below(above.as_fd(), origin.folder(key).into_bytes()),
-            None => Place::new(self.folders.path(origin, key).as_os_str().as_bytes().to_vec()),
-        };
-        // What is issued here is put in place whole, and never written to again.
-        let folder = Folder::read(&mut place, &own_name(origin, key), origin.is_issued(), known, &self.means)?;
-        if !known.is_some_and(|known| Arc::ptr_eq(known, &folder)) {
-            self.parsed.fetch_add(1, Ordering::Relaxed);
-        }
-        Some(folder)
-    }
-
-    /// The same, for a folder that may be being replaced: if it is gone, it is looked at once more.
-    fn read_again(&self, origin: Origin, key: &str, known: Option<&Arc<Folder>>) -> Option<Arc<Folder>> {
-        let was_there = !origin.is_issued() && known.is_some_and(|known| known.settled);
-        self.read(origin, key, known).or_else(|| was_there.then(|| Arc::new(Folder::gone())))
-    }
 }
 
 #[cfg(test)]

@@ -7,6 +7,12 @@ use crate::event::{UserKey, normalise};
 /// How often a text is percent-decoded to look into it: a URL within a parameter of a URL is encoded twice.
 const DECODED_MAX: usize = 3;
 
+/// Characters before an at-sign that are looked at (RFC 5321, 4.5.3.1.1).
+const PERSON_MAX: usize = 64;
+
+/// How at-signs end that are percent-encoded, once or oftener: `%40`, and the full-width and the small one.
+const ENCODED_AT: &[&str] = &["40", "A0", "a0", "AB", "ab", "Ab", "aB"];
+
 /// How images for fine displays are called: `logo@2x.png` is no address.
 const IMAGES: &[&str] = &["avif", "gif", "jpeg", "jpg", "png", "svg", "webp"];
 
@@ -53,7 +59,7 @@ pub(super) fn cut_from_url(slot: &mut Option<String>) -> usize {
     let Some(url) = slot.as_deref().filter(|url| may_hold(url)) else { return 0 };
     let (head, fragment) = url.split_at(url.find('#').unwrap_or(url.len()));
     let (page, query) = head.split_at(head.find('?').unwrap_or(head.len()));
-    let authority = page.find("://").map_or(if page.starts_with("//") { 2 } else { 0 }, |at| at + 3);
+    let authority = authority_at(page);
     let (scheme, rest) = page.split_at(authority);
     let (named, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
     let host = if scheme.is_empty() { named } else { named.rsplit('@').next().unwrap_or_default() };
@@ -79,9 +85,22 @@ pub(super) fn cut_from_url(slot: &mut Option<String>) -> usize {
     gone
 }
 
-/// Most texts are done with after this.
+/// Where the authority of a URL begins (RFC 3986, 3); 0 for one without.
+fn authority_at(page: &str) -> usize {
+    let is_scheme = |scheme: &str| {
+        scheme.starts_with(|c: char| c.is_ascii_alphabetic())
+            && scheme.chars().all(|c| c.is_ascii_alphanumeric() || "+-.".contains(c))
+    };
+    match page.split_once("://") {
+        Some((scheme, _)) if is_scheme(scheme) => scheme.len() + 3,
+        _ if page.starts_with("//") => 2,
+        _ => 0,
+    }
+}
+
+/// Most texts are done with after this: there is an at-sign, or an encoded one.
 fn may_hold(text: &str) -> bool {
-    text.contains(is_at) || (text.contains('%') && text.contains("40"))
+    text.contains(is_at) || (text.contains('%') && ENCODED_AT.iter().any(|at| text.contains(at)))
 }
 
 /// What stands between words, in prose, lists and URLs.
@@ -94,16 +113,26 @@ fn is_at(c: char) -> bool {
     matches!(c, '@' | '\u{ff20}' | '\u{fe6b}')
 }
 
-/// Stricter than what is hashed under `em`: no `sku@2.0`.
+/// Whether there is an address around an at-sign of a word, whatever else the word has before and after it.
 fn is_address(word: &str) -> bool {
-    if !word.contains(is_at) {
-        return false;
-    }
-    let word = word.trim_matches(|c: char| "'`*.!".contains(c)).replace(is_at, "@");
-    let domain = word.rsplit('@').next().unwrap_or_default();
+    word.match_indices(is_at).any(|(at, sign)| {
+        let (before, after) = (word.get(..at).unwrap_or_default(), word.get(at + sign.len()..).unwrap_or_default());
+        let end = after.find(|c: char| !c.is_alphanumeric() && !".-".contains(c)).unwrap_or(after.len());
+        let domain = after.get(..end).unwrap_or_default().trim_end_matches(['.', '-']);
+        let of_person = |c: char| c.is_alphanumeric() || ".-_+".contains(c);
+        let begin = before.char_indices().rev().take(PERSON_MAX).take_while(|(_, c)| of_person(*c)).last();
+        let person = begin.and_then(|(begin, _)| before.get(begin..)).unwrap_or_default();
+        is_whole_address(person.trim_start_matches('.'), domain)
+    })
+}
+
+/// Stricter than what is hashed under `em`: no `sku@2.0`.
+fn is_whole_address(person: &str, domain: &str) -> bool {
     let (name, top) = domain.rsplit_once('.').unwrap_or_default();
     let is_image = IMAGES.contains(&top) && name.ends_with('x') && name.starts_with(|c: char| c.is_ascii_digit());
-    !is_image && top.starts_with(char::is_alphabetic) && normalise::normalise(UserKey::Email, &word).is_some()
+    !is_image
+        && top.starts_with(char::is_alphabetic)
+        && normalise::normalise(UserKey::Email, &format!("{person}@{domain}")).is_some()
 }
 
 /// Percent-decodes a text; `None` if nothing in it is encoded.
@@ -151,6 +180,10 @@ mod tests {
             ("https://a.example/user/id=7;mail=jane%40x.de/b", "https://a.example/user/b"),
             ("https://a.example/b?y=1#jane@x.de", "https://a.example/b?y=1"),
             ("https://a.example/#/user/jane%40x.de", "https://a.example/"),
+            ("https://a.example/b?q=jane%40x.de+order&y", "https://a.example/b?y"),
+            ("https://a.example/b?q=a,jane@x.de!x&y", "https://a.example/b?y"),
+            ("https://a.example/b?q=jane%EF%BC%A0x.de&y", "https://a.example/b?y"),
+            ("/u/jane@x.de/https://a.example/b", "/u/https://a.example/b"),
             ("https://jane:secret@a.example/b", "https://a.example/b"),
             ("//jane@a.example/b", "//a.example/b"),
         ] {

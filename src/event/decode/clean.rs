@@ -59,15 +59,36 @@ fn bytes(value: &Value) -> usize {
 
 /// Whether a member of an object stays: neither its key nor its value is an identifier. Those within it are dropped.
 fn member_stays(key: &str, value: &mut Value, dropped: &mut usize) -> bool {
-    let identifies = is_persons(key) || address::is_in(key) || (is_of_telephones(key) && is_number(value));
+    let identifies = is_persons(key) || address::is_in(key);
     *dropped += usize::from(identifies && !value.is_null());
-    !identifies && stays(value, dropped)
+    if identifies {
+        return false;
+    }
+    if is_of_telephones(key) && !without_numbers(value, dropped) {
+        return false;
+    }
+    stays(value, is_of_products(key), dropped)
 }
 
-/// Whether a value stays. Identifiers within it are dropped, addresses within a text are cut out of it.
-fn stays(value: &mut Value, dropped: &mut usize) -> bool {
+/// Whether what stands under a key that promises telephone numbers stays, without those.
+fn without_numbers(value: &mut Value, dropped: &mut usize) -> bool {
     match value {
-        Value::String(text) if is_dialled(text) => {
+        Value::Array(items) => items.retain_mut(|item| without_numbers(item, dropped)),
+        Value::Object(fields) => fields.retain(|_, field| without_numbers(field, dropped)),
+        _ if is_number(value) => {
+            *dropped += 1;
+            return false;
+        }
+        _ => {}
+    }
+    true
+}
+
+/// Whether a value stays. Identifiers within it are dropped, addresses within a text are cut out of it. What names products
+/// may be any number.
+fn stays(value: &mut Value, of_products: bool, dropped: &mut usize) -> bool {
+    match value {
+        Value::String(text) if !of_products && is_dialled(text) => {
             *dropped += 1;
             return false;
         }
@@ -78,7 +99,7 @@ fn stays(value: &mut Value, dropped: &mut usize) -> bool {
                 return text.contains(char::is_alphanumeric);
             }
         }
-        Value::Array(items) => items.retain_mut(|item| stays(item, dropped)),
+        Value::Array(items) => items.retain_mut(|item| stays(item, of_products, dropped)),
         Value::Object(fields) => fields.retain(|key, field| member_stays(key, field, dropped)),
         _ => {}
     }
@@ -91,10 +112,16 @@ fn is_persons(key: &str) -> bool {
     match UserKey::from_name(key) {
         None => false,
         Some(UserKey::Gender | UserKey::City | UserKey::State | UserKey::Zip | UserKey::Country) => {
-            matches!(key, "ge" | "ct" | "st" | "zp")
+            let letters: String = key.chars().filter(char::is_ascii_alphanumeric).collect();
+            ["ge", "ct", "st", "zp"].iter().any(|short| letters.eq_ignore_ascii_case(short))
         }
         Some(_) => true,
     }
+}
+
+/// Whether a key names products or an order, with whatever identifiers the shop gives them (Meta's standard parameters).
+fn is_of_products(key: &str) -> bool {
+    matches!(key, "content_ids" | "order_id")
 }
 
 /// Whether a key promises a telephone number.
@@ -125,7 +152,7 @@ mod tests {
 
     fn cleaned(mut value: Value) -> (Value, usize) {
         let mut dropped = 0;
-        assert!(stays(&mut value, &mut dropped));
+        assert!(stays(&mut value, false, &mut dropped));
         (value, dropped)
     }
 
@@ -146,6 +173,12 @@ mod tests {
             "customer_phone": "0650 123 45 67",
         });
         assert_eq!(cleaned(given), (json!({"customer": {"n": 1}}), 9));
+        let given = json!({
+            "customer_phones": ["0650 123 45 67", "none"], "customer_phone": {"value": "0650 123 45 67"}, "ZP": "75001", "c_t": "x",
+        });
+        assert_eq!(cleaned(given), (json!({"customer_phones": ["none"], "customer_phone": {}}), 4));
+        let given = json!({"content_ids": ["+4912345678", "jane@x.de"], "order_id": "+4912345678"});
+        assert_eq!(cleaned(given), (json!({"content_ids": ["+4912345678"], "order_id": "+4912345678"}), 1));
         let given = json!({
             "city": "Paris", "country": "FR", "state": "IDF", "gender": "female", "phone_model": "X 3000",
             "order_id": "16505551212", "value": 16_505_551_212_i64, "delta": "+5 %",

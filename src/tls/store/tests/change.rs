@@ -240,3 +240,44 @@ fn with_other_private_half(pem: &str) -> String {
 fn clock() -> i64 {
     crate::clock::now_ms() / 1_000
 }
+
+#[test]
+fn other_names_come_and_go_without_a_look_at_the_rest() {
+    let site = Site::new();
+    let all: Vec<String> = (0..2_000).map(|n| format!("n{n}.example")).collect();
+    let all: Vec<&str> = all.iter().map(String::as_str).collect();
+    for name in ["n3.example", "n4.example", "late.example"] {
+        Issued::new(&[name]).write(site.operator(), name);
+    }
+    let first = site.load(&all, None);
+    let visited = served(&first, "n4.example").unwrap();
+    let second = first.changed(&names(&["n3.example"]), &names(&["late.example"]), NOW);
+    assert!(
+        matches!(second.lookup("n3.example"), Lookup::Unknown) && second.state(&names(&["n3.example"])[0]).is_none()
+    );
+    assert!(served(&second, "late.example").is_some());
+    assert!(Arc::ptr_eq(&visited, &served(&second, "n4.example").unwrap()));
+    assert!((1..=2).contains(&copied(&first, &second)), "the shards of the two names");
+    assert_eq!((second.summary().valid, second.summary().missing), (2, 1_998));
+    // One that leaves one account for another is looked at again, and stays.
+    let third = second.changed(&names(&["n4.example"]), &names(&["n4.example"]), NOW);
+    assert!(served(&third, "n4.example").is_some() && third.summary() == second.summary());
+    // So many that the shards are laid out anew.
+    let more: Vec<String> = (0..9_000).map(|n| format!("m{n}.example")).collect();
+    let more: Vec<&str> = more.iter().map(String::as_str).collect();
+    let fourth = third.changed(&names(&all), &names(&more), NOW);
+    assert_eq!((fourth.summary().valid, fourth.summary().missing), (1, 9_000));
+}
+
+#[test]
+fn a_look_at_one_name_judges_what_time_has_changed_of_its_neighbours() {
+    let site = Site::new();
+    Issued::valid(&["a.example"], 2020, 2027).write(site.operator(), "a.example");
+    Issued::new(&["b.example"]).write(site.operator(), "b.example");
+    let first = site.load(&["a.example", "b.example"], None);
+    let late = NOW + 2 * YEAR;
+    for next in [first.refreshed(&names(&["b.example"]), late), first.changed(&[], &names(&["c.example"]), late)] {
+        assert!(matches!(next.lookup("a.example"), Lookup::Unknown), "it ended");
+        assert_eq!((next.summary().expired, next.summary().valid), (1, 1));
+    }
+}

@@ -1,5 +1,7 @@
 //! Many names: what a change copies, and what is left over.
 
+use std::collections::BTreeSet;
+
 use super::*;
 use crate::tls::testing::Authority;
 

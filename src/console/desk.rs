@@ -1,0 +1,83 @@
+//! How the console learns what comes next for a name's certificate, without knowing who orders it.
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use crate::account::ServerName;
+use crate::console::certificates::CertificateView;
+
+/// Who knows what comes next for a name's certificate, and can hasten it.
+pub trait CertificateDesk: Send + Sync {
+    /// Every name of the configuration, in no order. What stands in the files only, its issuer and that it was imported,
+    /// may be left out.
+    fn list(&self) -> Vec<CertificateView>;
+
+    /// The accounts at CAs; none where nothing is ordered.
+    fn ca_accounts(&self) -> Vec<CaAccountStatus>;
+
+    /// Orders a certificate for a name as soon as the limits let it, and says when that is. Returns before it is there.
+    ///
+    /// # Errors
+    /// When nothing will come of it.
+    fn issue(&self, name: &ServerName) -> Result<Ordered, DeskError>;
+}
+
+/// One account at a CA. The keys are stable.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CaAccountStatus {
+    /// Its name: `default` for `[acme]` itself, else as in `[[acme.accounts]]`.
+    pub name: String,
+    /// The CA's directory.
+    pub directory: String,
+    /// Until when nothing is asked of it, RFC 3339.
+    pub paused_until: Option<String>,
+    /// What went wrong there last, if nothing went well since.
+    pub reason: Option<String>,
+    /// First orders that it may be given now.
+    pub orders_left: u32,
+    /// Of so many…
+    pub orders_max: u32,
+    /// …in so many seconds.
+    pub orders_window_seconds: u64,
+}
+
+/// An order that a person asked for.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Ordered {
+    /// The name.
+    pub name: ServerName,
+    /// When it is ordered, RFC 3339; `None` = nobody can say.
+    pub at: Option<String>,
+    /// Why not at once; `None` = it is ordered at once.
+    pub reason: Option<String>,
+}
+
+/// Why nothing is ordered.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum DeskError {
+    /// There is no ACME here.
+    #[error("certificates are not ordered here; set [acme] enabled, email and terms_agreed, then reload")]
+    Disabled,
+    /// The name is in no account's `domains`.
+    #[error("{0} is not in the configuration; add it to the domains of an account and reload")]
+    UnknownName(ServerName),
+    /// Anything else, with what to do.
+    #[error("{0}")]
+    Refused(String),
+}
+
+// === impl CaAccountStatus ===
+
+impl CaAccountStatus {
+    /// How it stands, as a person reads it.
+    pub fn summary(&self) -> String {
+        let window = humantime::format_duration(Duration::from_secs(self.orders_window_seconds));
+        let orders = format!("{} of {} first orders in {window} left", self.orders_left, self.orders_max);
+        let reason = self.reason.as_ref().map(|reason| format!(": {reason}")).unwrap_or_default();
+        match &self.paused_until {
+            Some(until) => format!("{} at {}: left alone until {until}{reason}; {orders}", self.name, self.directory),
+            None => format!("{} at {}: {orders}", self.name, self.directory),
+        }
+    }
+}

@@ -1,0 +1,57 @@
+//! Reads folders with certificates, their directories opened once.
+
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use crate::tls::files::{Place, open_folder};
+use crate::tls::folder::{Folder, Means};
+use crate::tls::glance::Intermediates;
+use crate::tls::native::Pool;
+use crate::tls::places::{CertFolders, Origin};
+
+/// Reads folders. Their directories are opened once.
+pub(super) struct Reader<'a> {
+    folders: &'a CertFolders,
+    operator: Option<OwnedFd>,
+    issued: Option<OwnedFd>,
+    means: Means<'a>,
+    /// Folders that were parsed.
+    pub(super) parsed: AtomicUsize,
+}
+
+/// The DNS name that a folder stands for.
+pub(super) fn own_name(origin: Origin, key: &str) -> String {
+    [if origin.is_wildcard() { "*." } else { "" }, key].concat()
+}
+
+// === impl Reader ===
+
+impl<'a> Reader<'a> {
+    pub(super) fn new(folders: &'a CertFolders, pool: Option<&'a Pool>, now: i64) -> Self {
+        let (operator, issued) = (open_folder(&folders.certs_dir), open_folder(&folders.issued_dir));
+        let means = Means { pool, intermediates: Intermediates::default(), now };
+        Self { folders, operator, issued, means, parsed: AtomicUsize::new(0) }
+    }
+
+    pub(super) fn read(&self, origin: Origin, key: &str, known: Option<&Arc<Folder>>) -> Option<Arc<Folder>> {
+        let above = if origin.is_issued() { &self.issued } else { &self.operator };
+        let mut place = match above {
+            Some(above) => Place::below(above.as_fd(), origin.folder(key).into_bytes()),
+            None => Place::new(self.folders.path(origin, key).as_os_str().as_bytes().to_vec()),
+        };
+        // What is issued here is put in place whole, and never written to again.
+        let folder = Folder::read(&mut place, &own_name(origin, key), origin.is_issued(), known, &self.means)?;
+        if !known.is_some_and(|known| Arc::ptr_eq(known, &folder)) {
+            self.parsed.fetch_add(1, Ordering::Relaxed);
+        }
+        Some(folder)
+    }
+
+    /// The same, for a folder that may be being replaced: if it is gone, it is looked at once more.
+    pub(super) fn read_again(&self, origin: Origin, key: &str, known: Option<&Arc<Folder>>) -> Option<Arc<Folder>> {
+        let was_there = !origin.is_issued() && known.is_some_and(|known| known.settled);
+        self.read(origin, key, known).or_else(|| was_there.then(|| Arc::new(Folder::gone())))
+    }
+}
