@@ -11,7 +11,8 @@ use crate::account::ServerName;
 use crate::config::AcmeAccount;
 use crate::issuance::budget::{Budgets, Kind, millis};
 use crate::issuance::schedule::Load;
-use crate::issuance::state::{Kept, NameState, OpenError, StateFile, believed};
+use crate::issuance::state::{NameState, believed};
+use crate::issuance::state_file::{Kept, OpenError, StateFile};
 
 /// First wait for a DNS server that does not answer.
 const RESOLVER_WAIT_MIN: Duration = Duration::from_secs(5);

@@ -13,8 +13,8 @@
 //!   learnt, by `trouble`, whose trouble it is, and `limited`, of what a CA has had enough;
 //! * `looks` — questions that cost nothing: a name's DNS (`dns`, `caa`), the renewal window of its certificate;
 //! * `account` — the accounts at the CAs, `directory` — what a CA says of itself, `transport` — HTTP under both;
-//! * `store` — the files of certificates, `prune` — what is left of names that are gone; `book`, `state` — what is kept
-//!   of names and budgets;
+//! * `store` — the files of certificates, `prune` — what is left of names that are gone; `book` — what is known of
+//!   names (`state`) and budgets, and `state_file` — the same on disk;
 //! * `outlook` — the plan played through in time, pure; `view` — what an operator sees;
 //! * `run` — the service that runs it all; here — its door.
 //!
@@ -39,6 +39,7 @@ mod schedule;
 mod settle;
 mod show;
 mod state;
+mod state_file;
 mod store;
 mod survey;
 #[cfg(test)]
@@ -60,7 +61,7 @@ use crate::issuance::account::Accounts;
 use crate::issuance::book::Book;
 use crate::issuance::directory::Directories;
 use crate::issuance::names::listed;
-use crate::issuance::state::OpenError;
+use crate::issuance::state_file::OpenError;
 use crate::issuance::store::Store;
 use crate::reload::Reloader;
 use crate::tls::{Challenges, Origin, Wanted};
