@@ -34,8 +34,18 @@ pub struct CertStore {
     wildcards: Wildcards,
     directories: Arc<[DirectoryProblem]>,
     pool: Option<Arc<Pool>>,
-    /// Folders that were parsed since the index was written, by this store or one that it was made from.
-    unkept: Arc<AtomicUsize>,
+    learnt: Arc<Learnt>,
+    /// What `learnt` came to when this store learnt something last: no other one that did has the same.
+    knows: usize,
+}
+
+/// What stores that were made from one another, side by side too, learnt of folders.
+#[derive(Default)]
+struct Learnt {
+    /// Folders that were parsed.
+    parsed: AtomicUsize,
+    /// What the store knew that was written to the index.
+    kept: AtomicUsize,
 }
 
 /// What a handshake finds for a name.
@@ -116,16 +126,17 @@ impl CertStore {
             next
         };
         let shards = parallel::map(&(0..lots.len()).collect::<Vec<_>>(), SHARDS_PIECE, |at| shard(*at));
-        let unkept = previous.map_or_else(Arc::default, |store| store.unkept.clone());
-        unkept.fetch_add(reader.parsed.load(Ordering::Relaxed), Ordering::Relaxed);
-        Self {
+        let mut store = Self {
             folders: Arc::new(folders.clone()),
             names: layout.map_or_else(|| Shards::for_names(0), |layout| layout.with(shards)),
             wildcards,
             directories: listing.problems().cloned().collect(),
             pool: pool.clone(),
-            unkept,
-        }
+            learnt: previous.map_or_else(Arc::default, |store| store.learnt.clone()),
+            knows: previous.map_or(0, |store| store.knows),
+        };
+        store.learn(&reader);
+        store
     }
 
     /// Whether it is made from these folders.
@@ -193,23 +204,28 @@ impl CertStore {
         all
     }
 
-    /// Writes down what is known, for the next start, if something was parsed since the last time. Not to be done by two
+    /// Writes down what is known, for the next start, unless it is what was written last. Not to be done by two
     /// at a time.
     ///
     /// # Errors
     /// When the file cannot be written; the next start parses more then.
     pub fn keep_index(&self) -> io::Result<()> {
-        let unkept = self.unkept.swap(0, Ordering::Relaxed);
-        if unkept == 0 {
+        if self.learnt.kept.load(Ordering::Relaxed) == self.knows {
             return Ok(());
         }
         let exact = |(name, entry): (_, _)| of_name(name, entry);
         let known = self.names.entries().flat_map(exact).chain(self.wildcards.iter());
-        let kept = index::write(&self.folders, known);
-        if kept.is_err() {
-            self.unkept.fetch_add(unkept, Ordering::Relaxed);
+        index::write(&self.folders, known)?;
+        self.learnt.kept.store(self.knows, Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// Notes what was parsed for it.
+    fn learn(&mut self, reader: &Reader<'_>) {
+        let parsed = reader.parsed.load(Ordering::Relaxed);
+        if parsed > 0 {
+            self.knows = self.learnt.parsed.fetch_add(parsed, Ordering::Relaxed) + parsed;
         }
-        kept
     }
 
     fn folder(&self, origin: Origin, key: &str) -> Option<&Arc<Folder>> {

@@ -1,7 +1,6 @@
 //! A store of other names, or of the same ones looked at again.
 
 use std::collections::{BTreeSet, HashSet};
-use std::sync::atomic::Ordering;
 
 use super::{CertStore, PIECE};
 use crate::account::ServerName;
@@ -101,7 +100,7 @@ impl CertStore {
         for at in touched {
             next.names.shard_mut(at).into_iter().for_each(|shard| shard.settle(&next.wildcards, now));
         }
-        next.unkept.fetch_add(reader.parsed.load(Ordering::Relaxed), Ordering::Relaxed);
+        next.learn(&reader);
         next
     }
 

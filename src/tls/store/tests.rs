@@ -92,8 +92,9 @@ fn until(store: &CertStore, name: &str) -> Option<i64> {
     served(store, name).map(|credential| credential.not_after())
 }
 
+/// Folders that were parsed since the index was written.
 fn parsed(store: &CertStore) -> usize {
-    store.unkept.load(Ordering::Relaxed)
+    store.knows - store.learnt.kept.load(Ordering::Relaxed)
 }
 
 fn year(year: i32) -> Option<i64> {
@@ -292,6 +293,27 @@ fn a_start_with_the_index_parses_only_what_changed() {
     let fourth = site.load(&all, None);
     assert_eq!((parsed(&fourth), fourth.summary().valid), (3, 3));
     assert!(all.iter().all(|name| served(&fourth, name).is_some()));
+}
+
+#[test]
+fn what_one_store_keeps_is_not_taken_for_what_another_one_knows() {
+    let site = Site::new();
+    let all = ["a.example", "b.example"];
+    all.iter().for_each(|name| Issued::new(&[name]).write(site.operator(), name));
+    let first = site.load(&all[..1], None);
+    // As by a reload under way.
+    let second = first.changed(&[], &names(&all[1..]), NOW);
+    first.keep_index().unwrap();
+    second.keep_index().unwrap();
+    assert_eq!(parsed(&site.load(&all, None)), 0);
+    // What is looked at and never published, as by a check, makes nothing to write.
+    Issued::new(&["b.example"]).write(site.operator(), "b.example");
+    let checked = second.looked_through(NOW);
+    std::fs::remove_file(&site.folders.index).unwrap();
+    second.keep_index().unwrap();
+    assert!(!site.folders.index.exists());
+    checked.keep_index().unwrap();
+    assert!(site.folders.index.exists());
 }
 
 proptest! {
