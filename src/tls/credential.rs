@@ -273,14 +273,56 @@ mod corpus {
         }
     }
 
+    /// Public keys that are no keys, written so in the certificate and in the key's file.
+    #[test]
+    fn a_public_key_that_is_none_is_no_glance() {
+        let after =
+            |der: &[u8], mark: &[u8]| der.windows(mark.len()).position(|part| part == mark).unwrap() + mark.len();
+        let with_exponent = |exponent: [u8; 3]| {
+            move |der: &mut Vec<u8>| {
+                let at = after(der, &[2, 3, 1, 0, 1]);
+                der[at - 3..at].copy_from_slice(&exponent);
+            }
+        };
+        // The modulus ends where the exponent begins.
+        let even_modulus = |der: &mut Vec<u8>| {
+            let at = after(der, &[2, 3, 1, 0, 1]) - 6;
+            der[at] &= !1;
+        };
+        // The point is the last bit string of 66 bytes with an uncompressed point in it.
+        let off_the_curve = |der: &mut Vec<u8>| {
+            let at = after(der, &[3, 66, 0, 4]);
+            der[at] ^= 1;
+        };
+        let is_none = |seed: &str, edit: &dyn Fn(&mut Vec<u8>)| {
+            let bytes = std::fs::read(folder().join(seed)).unwrap();
+            let split = bytes.iter().position(|byte| *byte == 0).unwrap();
+            let [chain, key] = [&bytes[..split], &bytes[split + 1..]].map(|pem| edited(pem, edit));
+            let (glance, parsed) = check(&[&chain, &[0][..], &key].concat());
+            glance.is_none() && parsed.is_err()
+        };
+        assert!(is_none("good-rsa", &with_exponent([1, 0, 2])));
+        assert!(is_none("good-rsa", &with_exponent([0x7f, 0xff, 0xff])));
+        assert!(is_none("good-rsa", &even_modulus));
+        assert!(is_none("good-ecdsa", &off_the_curve));
+        assert!(is_none("good-sec1", &off_the_curve));
+    }
+
     /// A PEM text with one byte of its first block's content changed, so that the damage is not in the writing.
     fn with_damage(pem: &[u8], at: prop::sample::Index, with: u8) -> Vec<u8> {
+        edited(pem, |der| {
+            let at = at.index(der.len());
+            der[at] = with;
+        })
+    }
+
+    /// A PEM text with other content in its first block.
+    fn edited(pem: &[u8], edit: impl FnOnce(&mut Vec<u8>)) -> Vec<u8> {
         let text = std::str::from_utf8(pem).unwrap();
         let (begin, rest) = text.split_once('\n').unwrap();
         let (body, end) = rest.split_once("-----").unwrap();
         let mut der = STANDARD.decode(body.replace('\n', "")).unwrap();
-        let at = at.index(der.len());
-        der[at] = with;
+        edit(&mut der);
         let lines = STANDARD.encode(&der).into_bytes();
         let body: Vec<u8> = lines.chunks(64).flat_map(|line| [line, b"\n"].concat()).collect();
         [begin.as_bytes(), b"\n", &body, b"-----", end.as_bytes()].concat()

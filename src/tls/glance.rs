@@ -11,6 +11,10 @@ use std::sync::{PoisonError, RwLock};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use boring::bn::BigNumContext;
+use boring::ec::{EcGroup, EcPoint};
+use boring::error::ErrorStack;
+use boring::nid::Nid;
 use pingora::tls::x509::X509;
 
 use crate::tls::credential::Credential;
@@ -22,6 +26,8 @@ const LINE_MAX: usize = 76;
 const TEXTS_MAX: usize = 1_024;
 /// Bytes of an RSA key's modulus, with the zero before it: 2048 to 4096 bits.
 const MODULUS_BYTES: std::ops::RangeInclusive<usize> = 257..=513;
+/// The exponent that everybody uses, 65537.
+const EXPONENT: &[u8] = &[1, 0, 1];
 
 const RSA: &[u8] = &[0x2a, 0x86, 0x48, 0x86, 0xf7, 0x0d, 0x01, 0x01, 0x01];
 const EC: &[u8] = &[0x2a, 0x86, 0x48, 0xce, 0x3d, 0x02, 0x01];
@@ -49,7 +55,7 @@ pub(super) struct Intermediates(RwLock<HashSet<Box<[u8]>>>);
 #[derive(PartialEq, Eq)]
 enum Public<'d> {
     Ec { curve: &'d [u8], point: &'d [u8] },
-    Rsa { modulus: &'d [u8], exponent: &'d [u8] },
+    Rsa { modulus: &'d [u8] },
 }
 
 // === impl Credential ===
@@ -151,7 +157,7 @@ fn read_public<'d>(tbs: &mut Der<'d>) -> Option<Public<'d>> {
     let key = info.bytes()?;
     info.end()?;
     match curve {
-        Some(curve) => is_point(curve, key).then_some(Public::Ec { curve, point: key }),
+        Some(curve) => is_on_curve(curve, key).then_some(Public::Ec { curve, point: key }),
         None => {
             let mut rsa = Der::new(key);
             let mut key = rsa.enter(der::SEQUENCE)?;
@@ -183,6 +189,16 @@ fn is_point(curve: &[u8], bytes: &[u8]) -> bool {
     bytes.first() == Some(&4) && field_bytes(curve).is_some_and(|field| bytes.len() == 1 + 2 * field)
 }
 
+/// Whether it is a point of the curve.
+fn is_on_curve(curve: &[u8], bytes: &[u8]) -> bool {
+    let nid = if curve == P256 { Nid::X9_62_PRIME256V1 } else { Nid::SECP384R1 };
+    let read = || -> Result<EcPoint, ErrorStack> {
+        let (group, mut context) = (EcGroup::from_curve_name(nid)?, BigNumContext::new()?);
+        EcPoint::from_bytes(&group, bytes, &mut context)
+    };
+    is_point(curve, bytes) && read().is_ok()
+}
+
 fn field_bytes(curve: &[u8]) -> Option<usize> {
     match curve {
         P256 => Some(32),
@@ -193,7 +209,8 @@ fn field_bytes(curve: &[u8]) -> Option<usize> {
 
 fn read_rsa<'d>(key: &mut Der<'d>) -> Option<Public<'d>> {
     let (modulus, exponent) = (key.unsigned()?, key.unsigned()?);
-    MODULUS_BYTES.contains(&modulus.len()).then_some(Public::Rsa { modulus, exponent })
+    let is_odd = modulus.last().is_some_and(|last| last & 1 == 1);
+    (MODULUS_BYTES.contains(&modulus.len()) && is_odd && exponent == EXPONENT).then_some(Public::Rsa { modulus })
 }
 
 /// The DNS names, and whether the key may sign.
@@ -201,6 +218,8 @@ fn read_extensions(tbs: &mut Der<'_>) -> Option<Vec<Box<str>>> {
     let mut wrapped = tbs.enter(0xa3)?;
     let mut extensions = wrapped.enter(der::SEQUENCE)?;
     wrapped.end()?;
+    // At least one (RFC 5280, 4.1).
+    extensions.tag()?;
     let (mut names, mut has_usage) = (None, false);
     while !extensions.is_at_end() {
         let mut extension = extensions.enter(der::SEQUENCE)?;
@@ -329,5 +348,18 @@ impl Intermediates {
             good.insert(text.into());
         }
         true
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_list_of_extensions_has_at_least_one() {
+        let read = |der: &[u8]| read_extensions(&mut Der::new(der));
+        assert_eq!(read(&[0xa3, 2, 0x30, 0]), None);
+        let unknown = [0xa3, 11, 0x30, 9, 0x30, 7, 6, 3, 0x55, 0x1d, 0x0e, 4, 0];
+        assert_eq!(read(&unknown), Some(Vec::new()));
     }
 }
