@@ -6,14 +6,14 @@ use std::path::Path;
 use std::time::{Duration, UNIX_EPOCH};
 
 use crate::tls::chain::Chain;
-use crate::tls::keep::{FILES, LIVE};
+use crate::tls::keep::{FILES, LIVE, remove_if};
 
 /// How long after its end a certificate is kept, and what was begun and never came to anything: a name may come back.
 const KEPT: Duration = Duration::from_secs(7 * 24 * 60 * 60);
 
-/// Removes the folders of names that are not listed and whose certificate has ended. Wildcards are nobody's name, and
-/// left alone. Says how many.
-pub(super) fn prune(certs_dir: &Path, is_listed: impl Fn(&str) -> bool, now_ms: i64) -> io::Result<usize> {
+/// Removes the folders of names that nobody wants and whose certificate has ended. Wildcards are nobody's name, and
+/// left alone. Says how many. `is_wanted` is asked again of each name when it is about to go.
+pub(super) fn prune(certs_dir: &Path, is_wanted: impl Fn(&str) -> bool, now_ms: i64) -> io::Result<usize> {
     let mut pruned = 0;
     let entries = match fs::read_dir(certs_dir) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(0),
@@ -23,8 +23,10 @@ pub(super) fn prune(certs_dir: &Path, is_listed: impl Fn(&str) -> bool, now_ms: 
         let entry = entry?;
         let name = entry.file_name();
         let Some(name) = name.to_str().filter(|name| !name.starts_with(['_', '.'])) else { continue };
-        if entry.file_type()?.is_dir() && !is_listed(name) && has_ended(&entry.path(), now_ms)? {
-            fs::remove_dir_all(entry.path())?;
+        if !entry.file_type()?.is_dir() || is_wanted(name) {
+            continue;
+        }
+        if remove_if(certs_dir, name, |folder| Ok(has_ended(folder, now_ms)? && !is_wanted(name)))? {
             tracing::info!(name, "the certificate and the key of a name that left the configuration were removed");
             pruned += 1;
         }
@@ -61,6 +63,16 @@ mod tests {
     use crate::tls::testing::Issued;
 
     #[test]
+    fn a_name_that_comes_back_meanwhile_stays() {
+        let dir = tempfile::tempdir().unwrap();
+        Issued::valid(&["a.example"], 2020, 2022).write(&dir.path().join("a.example"), "live");
+        let asked = std::cell::Cell::new(0);
+        let comes_back = |_: &str| asked.replace(asked.get() + 1) > 0;
+        assert_eq!(prune(dir.path(), comes_back, i64::MAX).unwrap(), 0);
+        assert!(dir.path().join("a.example/live/chain.pem").exists());
+    }
+
+    #[test]
     fn only_what_is_of_no_use_goes() {
         let dir = tempfile::tempdir().unwrap();
         let put = |name: &str, until: i32| {
@@ -83,11 +95,11 @@ mod tests {
             left
         };
         let now_ms = i64::try_from(SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_millis()).unwrap();
-        let is_listed = |name: &str| name == "listed.example";
-        assert_eq!(prune(dir.path(), is_listed, now_ms).unwrap(), 1);
+        let is_wanted = |name: &str| name == "listed.example";
+        assert_eq!(prune(dir.path(), is_wanted, now_ms).unwrap(), 1);
         assert_eq!(left(), ["_.gone.example", "begun.example", "broken.example", "good.example", "listed.example"]);
-        assert_eq!(prune(dir.path(), is_listed, now_ms + 8 * 86_400_000).unwrap(), 1, "what was begun long ago");
+        assert_eq!(prune(dir.path(), is_wanted, now_ms + 8 * 86_400_000).unwrap(), 1, "what was begun long ago");
         assert_eq!(left(), ["_.gone.example", "broken.example", "good.example", "listed.example"]);
-        assert_eq!(prune(&dir.path().join("none"), is_listed, now_ms).unwrap(), 0);
+        assert_eq!(prune(&dir.path().join("none"), is_wanted, now_ms).unwrap(), 0);
     }
 }

@@ -144,6 +144,11 @@ impl Shared {
         }
     }
 
+    /// Whether a name is to have a certificate now, or something is under way for it.
+    fn wants(&self, name: &ServerName) -> bool {
+        is_listed(&self.reloader.published().load(), name) || self.book.with(|memory| memory.is_busy(name))
+    }
+
     fn busy(self: &Arc<Self>, name: &ServerName) -> Busy {
         Busy { shared: self.clone(), name: name.clone() }
     }
@@ -194,11 +199,11 @@ impl Chores {
             }
         } else if self.prune <= now {
             self.prune = now + PRUNE_INTERVAL;
-            let (shared, snapshot) = (shared.clone(), shared.reloader.published().load_full());
-            if snapshot.gateway.acme.enabled {
+            let shared = shared.clone();
+            if shared.reloader.published().load().gateway.acme.enabled {
                 self.tasks.spawn_blocking(move || {
-                    let is_listed = |name: &str| name.parse().is_ok_and(|name| is_listed(&snapshot, &name));
-                    if let Err(error) = prune::prune(&shared.certs_dir, is_listed, now_ms()) {
+                    let is_wanted = |name: &str| name.parse().is_ok_and(|name| shared.wants(&name));
+                    if let Err(error) = prune::prune(&shared.certs_dir, is_wanted, now_ms()) {
                         tracing::warn!(%error, "what is left of names that are gone cannot be removed");
                     }
                 });

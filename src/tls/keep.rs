@@ -1,13 +1,13 @@
 //! Putting a certificate where the store reads those that are not the operator's own:
 //! `<issued dir>/<name>/<serial>/`, and `live`, a link to the serial that is served, switched by one rename.
 
-use std::ffi::OsStr;
-use std::fs::{self, DirBuilder, File, OpenOptions};
-use std::io::{self, Write};
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, lchown, symlink};
-use std::path::{Path, PathBuf};
+use std::ffi::CStr;
+use std::fs::{self, DirBuilder};
+use std::io;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::Path;
 
-use rustix::fs::{FlockOperation, OFlags, flock};
+use crate::tls::inside::Inside;
 
 /// The link to what is served.
 pub const LIVE: &str = "live";
@@ -23,108 +23,99 @@ const UNFINISHED: &str = ".";
 /// ones, and never half of them, also after a power cut. What was live before stays beside them; older serials go. Others
 /// who put something in place for the same name, in other processes too, wait until this is done.
 ///
-/// Run by root, all that is made belongs to the owner of the folder above `issued_dir`, so that the gateway can read it.
+/// Run by root, all that is made belongs to the owner of the folder above `issued_dir`, so that the gateway can read it,
+/// and no link that this owner may have put there is followed.
 ///
 /// # Errors
 /// What the operating system says; what was live still is.
-pub fn keep(issued_dir: &Path, name: &str, serial: &str, files: &[(&str, &[u8])]) -> io::Result<PathBuf> {
-    let folder = issued_dir.join(name);
-    DirBuilder::new().recursive(true).mode(0o700).create(&folder)?;
-    // Ends with the file.
-    let _alone = lock(&folder)?;
-    remove_unfinished(&folder)?;
-    let part = folder.join(format!("{UNFINISHED}{serial}.{}", std::process::id()));
-    DirBuilder::new().mode(0o700).create(&part)?;
-    for (file, content) in files {
-        let mut open = OpenOptions::new().write(true).create_new(true).mode(0o600).open(part.join(file))?;
-        open.write_all(content)?;
-        open.sync_all()?;
+pub fn keep(issued_dir: &Path, name: &str, serial: &str, files: &[(&str, &[u8])]) -> io::Result<()> {
+    let all = open(issued_dir)?;
+    let folder = enter_alone(&all, name)?;
+    for left in folder.names()?.iter().filter(|name| is_unfinished(name)) {
+        folder.remove(left)?;
     }
-    sync(&part)?;
-    let before = fs::read_link(folder.join(LIVE)).ok();
+    let part = format!("{UNFINISHED}{serial}.{}", std::process::id());
+    let made = folder.enter(Path::new(&part), false)?.ok_or(io::ErrorKind::NotFound)?;
+    files.iter().try_for_each(|(file, content)| made.write(file, content))?;
+    made.sync()?;
+    let before = folder.link_of(LIVE);
     // The serial that is live may come again with other files: it must stay whole until the switch.
-    let taken = |serial: &String| folder.join(serial).exists();
     let again = (1..).map(|n| format!("{serial}-{n}"));
-    let serial = std::iter::once(serial.to_owned()).chain(again).find(|serial| !taken(serial)).unwrap_or_default();
-    fs::rename(&part, folder.join(&serial))?;
-    let next = folder.join(format!("{UNFINISHED}{LIVE}.{}", std::process::id()));
-    symlink(&serial, &next)?;
-    give_to_owner(issued_dir, &folder, &serial, files)?;
-    fs::rename(&next, folder.join(LIVE))?;
-    sync(&folder)?;
-    sync(issued_dir)?;
-    // What cannot be removed now is removed next time.
-    let _ = remove_older(&folder, &[Some(Path::new(&serial)), before.as_deref()]);
-    Ok(folder.join(serial))
+    let serial = std::iter::once(serial.to_owned()).chain(again).find(|serial| !folder.has(serial)).unwrap_or_default();
+    folder.rename(&part, &serial)?;
+    let next = format!("{UNFINISHED}{LIVE}.{}", std::process::id());
+    folder.link(&serial, &next)?;
+    folder.rename(&next, LIVE)?;
+    folder.sync()?;
+    all.sync()?;
+    let kept = [serial.as_bytes(), before.as_ref().map_or(b"", |before| before.to_bytes())];
+    remove_older(&folder, &kept);
+    Ok(())
 }
 
-/// As root: what was made belongs to whom the folder above belongs to.
-fn give_to_owner(issued_dir: &Path, folder: &Path, serial: &str, files: &[(&str, &[u8])]) -> io::Result<()> {
-    let above = fs::metadata(issued_dir.parent().unwrap_or(issued_dir))?;
-    if !rustix::process::geteuid().is_root() || above.uid() == 0 {
-        return Ok(());
+/// Removes all of a name if it is of no use, and nobody is putting something in place for it. Says whether it did.
+///
+/// # Errors
+/// What the operating system says, or `is_of_no_use`, which is asked while nobody else can put something in place.
+pub fn remove_if(
+    issued_dir: &Path,
+    name: &str,
+    is_of_no_use: impl FnOnce(&Path) -> io::Result<bool>,
+) -> io::Result<bool> {
+    let path = issued_dir.join(name);
+    // Ends with this.
+    let folder = Inside::open(&path)?;
+    if !folder.try_lock()? || !is_of_no_use(&path)? {
+        return Ok(false);
     }
-    let made = folder.join(serial);
-    let written = files.iter().map(|(file, _)| made.join(file));
-    for path in [issued_dir.to_owned(), folder.to_owned(), made.clone()].into_iter().chain(written) {
-        lchown(&path, Some(above.uid()), Some(above.gid()))?;
+    fs::remove_dir_all(&path)?;
+    Ok(true)
+}
+
+/// The folder of all names, which is made if it is not there.
+fn open(issued_dir: &Path) -> io::Result<Inside> {
+    let (Some(above), Some(own)) = (issued_dir.parent(), issued_dir.file_name()) else {
+        return Err(io::ErrorKind::InvalidInput.into());
+    };
+    let above = if above.as_os_str().is_empty() { Path::new(".") } else { above };
+    DirBuilder::new().recursive(true).mode(0o700).create(above)?;
+    let above = Inside::open(above)?;
+    Ok(above.enter(Path::new(own), !above.is_others())?.ok_or(io::ErrorKind::NotFound)?)
+}
+
+/// The folder of a name, once nobody else puts something in place there.
+fn enter_alone(all: &Inside, name: &str) -> io::Result<Inside> {
+    let name = Path::new(name);
+    loop {
+        // Who had it before may have removed it.
+        let Some(folder) = all.enter(name, false)? else { continue };
+        folder.lock()?;
+        if all.leads_to(name, &folder)? {
+            return Ok(folder);
+        }
     }
-    Ok(())
 }
 
 /// Removes the folders of serials that are not kept. Others, such as that of an order under way, are left alone.
-fn remove_older(folder: &Path, kept: &[Option<&Path>]) -> io::Result<()> {
-    for entry in fs::read_dir(folder)? {
-        let entry = entry?;
-        let name = entry.file_name();
-        let is_serial = name.as_encoded_bytes().first().is_some_and(u8::is_ascii_hexdigit);
-        let is_kept = kept.iter().flatten().any(|kept| kept.as_os_str() == name);
-        if entry.file_type()?.is_dir() && is_serial && !is_kept {
-            fs::remove_dir_all(entry.path())?;
-        }
+fn remove_older(folder: &Inside, kept: &[&[u8]]) {
+    let is_older =
+        |name: &CStr| name.to_bytes().first().is_some_and(u8::is_ascii_hexdigit) && !kept.contains(&name.to_bytes());
+    for name in folder.names().iter().flatten().filter(|name| is_older(name)) {
+        // What cannot be removed now is removed next time.
+        let _ = folder.remove_folder(name);
     }
-    Ok(())
 }
 
-/// Waits until nobody else puts something in place here. A link in the folder's place is refused: root, who imports, would
-/// write wherever the gateway's user, whose folder it is, makes it lead.
-fn lock(folder: &Path) -> io::Result<File> {
-    let flags = (OFlags::DIRECTORY | OFlags::NOFOLLOW).bits().cast_signed();
-    let file = OpenOptions::new().read(true).custom_flags(flags).open(folder)?;
-    rustix::io::retry_on_intr(|| flock(&file, FlockOperation::LockExclusive))?;
-    Ok(file)
-}
-
-/// Removes what processes that were killed left, keys among it: who has the lock is the only one at work.
-fn remove_unfinished(folder: &Path) -> io::Result<()> {
-    for entry in fs::read_dir(folder)? {
-        let entry = entry?;
-        if !is_unfinished(&entry.file_name()) {
-            continue;
-        }
-        if entry.file_type()?.is_dir() {
-            fs::remove_dir_all(entry.path())?;
-        } else {
-            fs::remove_file(entry.path())?;
-        }
-    }
-    Ok(())
-}
-
-/// `.<serial or live>.<process id>`
-fn is_unfinished(name: &OsStr) -> bool {
-    let rest = name.to_str().and_then(|name| name.strip_prefix(UNFINISHED)?.rsplit_once('.'));
+/// `.<serial or live>.<process id>`: what processes that were killed left, keys among it.
+fn is_unfinished(name: &CStr) -> bool {
+    let rest = name.to_str().ok().and_then(|name| name.strip_prefix(UNFINISHED)?.rsplit_once('.'));
     rest.is_some_and(|(_, process)| !process.is_empty() && process.bytes().all(|byte| byte.is_ascii_digit()))
-}
-
-fn sync(folder: &Path) -> io::Result<()> {
-    File::open(folder)?.sync_all()
 }
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used)]
-    use std::os::unix::fs::PermissionsExt;
+    #![allow(clippy::unwrap_used, clippy::panic)]
+    use std::os::unix::fs::{MetadataExt, PermissionsExt, chown, symlink};
 
     use super::*;
 
@@ -155,6 +146,62 @@ mod tests {
         symlink(&elsewhere, issued.join("a.example")).unwrap();
         assert!(keep(&issued, "a.example", "0a", &[("chain.pem", b"1")]).is_err());
         assert_eq!(fs::read_dir(&elsewhere).unwrap().count(), 0);
+    }
+
+    /// As root only: nobody else can give files away.
+    #[test]
+    fn root_writes_for_the_owner_and_follows_no_link_of_his() {
+        if !rustix::process::geteuid().is_root() {
+            return;
+        }
+        let dir = tempfile::tempdir().unwrap();
+        let (issued, elsewhere) = (dir.path().join("data/certs"), dir.path().join("elsewhere"));
+        fs::create_dir_all(dir.path().join("data")).unwrap();
+        fs::create_dir(&elsewhere).unwrap();
+        chown(dir.path().join("data"), Some(65_534), Some(65_533)).unwrap();
+        let put = || keep(&issued, "a.example", "0a", &[("chain.pem", b"1")]);
+        symlink(&elsewhere, &issued).unwrap();
+        assert!(put().is_err());
+        assert_eq!(fs::read_dir(&elsewhere).unwrap().count(), 0);
+        fs::remove_file(&issued).unwrap();
+        put().unwrap();
+        for made in ["", "a.example", "a.example/0a", "a.example/0a/chain.pem"] {
+            let made = fs::metadata(issued.join(made)).unwrap();
+            assert_eq!((made.uid(), made.gid()), (65_534, 65_533));
+        }
+        // Where nobody else can write, a link is the operator's.
+        chown(dir.path().join("data"), Some(0), Some(0)).unwrap();
+        fs::rename(&issued, dir.path().join("disk")).unwrap();
+        symlink(dir.path().join("disk"), &issued).unwrap();
+        put().unwrap();
+        assert!(dir.path().join("disk/a.example/0a-1").exists());
+    }
+
+    #[test]
+    fn who_puts_something_in_place_is_waited_for_and_who_removes_takes_nothing_of_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let issued = dir.path().join("certs");
+        keep(&issued, "a.example", "0a", &[("chain.pem", b"1")]).unwrap();
+        let folder = issued.join("a.example");
+        let held = Inside::open(&folder).unwrap();
+        held.lock().unwrap();
+        assert!(!remove_if(&issued, "a.example", |_| Ok(true)).unwrap(), "somebody puts something in place");
+        drop(held);
+        assert!(!remove_if(&issued, "a.example", |_| Ok(false)).unwrap());
+        assert!(remove_if(&issued, "a.example", |_| Ok(true)).unwrap() && !folder.exists());
+        std::thread::scope(|scope| {
+            let keeping = scope.spawn(|| {
+                for round in 0..300 {
+                    keep(&issued, "a.example", &format!("{round:03}"), &[("chain.pem", b"1")]).unwrap();
+                }
+            });
+            while !keeping.is_finished() {
+                match remove_if(&issued, "a.example", |_| Ok(true)) {
+                    Err(error) if error.kind() != io::ErrorKind::NotFound => panic!("{error}"),
+                    _ => {}
+                }
+            }
+        });
     }
 
     #[test]

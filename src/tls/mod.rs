@@ -10,7 +10,8 @@
 //!   what serves all names below one; `problem` — how faults are told;
 //! * `tickets` — the keys of session tickets; `challenges` — what an ACME server may ask for;
 //! * `wanted` — names that a visitor asked for before they had a certificate;
-//! * `chain` — certificates looked at for a person; `keep` — putting one in place; `probe` — what a client is served.
+//! * `chain` — certificates looked at for a person; `keep` — putting one in place, `inside` a
+//!   folder that others may write to; `probe` — what a client is served.
 //!
 //! A name's certificate is `<certs_dir>/<name>/chain.pem` with `key.pem`, else what was issued in
 //! `<data_dir>/certs/<name>/live/`, else either's for the name with its first label replaced by `_` (the wildcard
@@ -27,6 +28,7 @@ mod files;
 mod folder;
 mod glance;
 mod index;
+mod inside;
 pub mod keep;
 mod native;
 mod places;

@@ -132,13 +132,13 @@ fn put(
     let files: Vec<(&str, &[u8])> = files.iter().map(|(file, content)| (*file, content.as_slice())).collect();
     // What is in place already is taken up all the same, and the next one may go.
     match keep::keep(&issued_dir, folder, &main.facts.serial, &files) {
-        Ok(_) => result.result = "imported",
+        Ok(()) => result.result = "imported",
         Err(error) => {
             result.result = "failed";
             let folder = issued_dir.join(folder);
             result.notes.push(format!(
-                "{} cannot be written: {error}; run this as root or as the gateway's user, and see that the disk is \
-                 not full",
+                "{} cannot be written: {error}; run this as root or as the gateway's user, and see that it is no link and \
+                 the disk is not full",
                 folder.display()
             ));
         }

@@ -1,0 +1,141 @@
+//! A folder that is open: what is done in it is done there, wherever its path leads by then.
+//!
+//! Root, who imports certificates, writes into folders of the gateway's user, who could put links in their places.
+
+use std::ffi::{CStr, CString};
+use std::fs::File;
+use std::io::{self, Write};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::Path;
+
+use rustix::fs::{
+    AtFlags, CWD, Dir, FlockOperation, Gid, Mode, OFlags, Uid, fchown, flock, fstat, fsync, mkdirat, openat,
+    readlinkat, renameat, statat, symlinkat, unlinkat,
+};
+use rustix::io::Errno;
+
+/// The folder, and whom belongs what is made in it, if not to us.
+pub(super) struct Inside {
+    folder: OwnedFd,
+    owner: Option<(Uid, Gid)>,
+}
+
+// === impl Inside ===
+
+impl Inside {
+    /// Opens a folder. As root: all that is made in it, and in folders in it, belongs to its owner.
+    pub(super) fn open(path: &Path) -> io::Result<Self> {
+        let folder = openat(CWD, path, folder_flags(), Mode::empty())?;
+        let owner = fstat(&folder)?;
+        let is_others = rustix::process::geteuid().is_root() && owner.st_uid != 0;
+        let owner = is_others.then(|| (Uid::from_raw(owner.st_uid), Gid::from_raw(owner.st_gid)));
+        Ok(Self { folder, owner })
+    }
+
+    /// Whether what is in it is another user's, and so not to be trusted.
+    pub(super) fn is_others(&self) -> bool {
+        self.owner.is_some()
+    }
+
+    /// Opens a folder in it, which is made if it is not there; `None` = somebody removed it meanwhile.
+    pub(super) fn enter(&self, name: &Path, follow_link: bool) -> io::Result<Option<Self>> {
+        let made = match mkdirat(&self.folder, name, Mode::RWXU) {
+            Err(Errno::EXIST) => false,
+            made => made.map(|()| true)?,
+        };
+        let flags = if follow_link { folder_flags() } else { folder_flags() | OFlags::NOFOLLOW };
+        let folder = match openat(&self.folder, name, flags, Mode::empty()) {
+            Err(Errno::NOENT) => return Ok(None),
+            folder => folder?,
+        };
+        if made {
+            self.give(folder.as_fd())?;
+        }
+        Ok(Some(Self { folder, owner: self.owner }))
+    }
+
+    /// Waits until nobody else has its lock, which ends with this.
+    pub(super) fn lock(&self) -> io::Result<()> {
+        Ok(rustix::io::retry_on_intr(|| flock(&self.folder, FlockOperation::LockExclusive))?)
+    }
+
+    /// The same without waiting; says whether it has it.
+    pub(super) fn try_lock(&self) -> io::Result<bool> {
+        match flock(&self.folder, FlockOperation::NonBlockingLockExclusive) {
+            Err(Errno::WOULDBLOCK) => Ok(false),
+            locked => Ok(locked.map(|()| true)?),
+        }
+    }
+
+    /// Whether a name in it leads to this folder still.
+    pub(super) fn leads_to(&self, name: &Path, folder: &Self) -> io::Result<bool> {
+        let there = fstat(&folder.folder)?;
+        match statat(&self.folder, name, AtFlags::SYMLINK_NOFOLLOW) {
+            Err(Errno::NOENT) => Ok(false),
+            found => Ok(found.map(|found| (found.st_dev, found.st_ino) == (there.st_dev, there.st_ino))?),
+        }
+    }
+
+    /// Writes a new file that only its owner may read, durable when it returns.
+    pub(super) fn write(&self, name: &str, content: &[u8]) -> io::Result<()> {
+        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let mut file = File::from(openat(&self.folder, name, flags, Mode::RUSR | Mode::WUSR)?);
+        self.give(file.as_fd())?;
+        file.write_all(content)?;
+        file.sync_all()
+    }
+
+    pub(super) fn sync(&self) -> io::Result<()> {
+        Ok(fsync(&self.folder)?)
+    }
+
+    pub(super) fn has(&self, name: &str) -> bool {
+        statat(&self.folder, name, AtFlags::SYMLINK_NOFOLLOW).is_ok()
+    }
+
+    pub(super) fn rename(&self, from: &str, to: &str) -> io::Result<()> {
+        Ok(renameat(&self.folder, from, &self.folder, to)?)
+    }
+
+    pub(super) fn link(&self, to: &str, name: &str) -> io::Result<()> {
+        Ok(symlinkat(to, &self.folder, name)?)
+    }
+
+    /// Where a link leads; `None` = there is none.
+    pub(super) fn link_of(&self, name: &str) -> Option<CString> {
+        readlinkat(&self.folder, name, Vec::new()).ok()
+    }
+
+    pub(super) fn names(&self) -> io::Result<Vec<CString>> {
+        let entries = Dir::read_from(&self.folder)?.map(|entry| entry.map(|entry| entry.file_name().to_owned()));
+        let names = entries.collect::<Result<Vec<_>, _>>()?;
+        Ok(names.into_iter().filter(|name| !matches!(name.to_bytes(), b"." | b"..")).collect())
+    }
+
+    /// Removes a file, a link, or a folder of these.
+    pub(super) fn remove(&self, name: &CStr) -> io::Result<()> {
+        match unlinkat(&self.folder, name, AtFlags::empty()) {
+            Err(Errno::ISDIR) => self.remove_folder(name),
+            removed => Ok(removed?),
+        }
+    }
+
+    /// Removes a folder of files and links.
+    pub(super) fn remove_folder(&self, name: &CStr) -> io::Result<()> {
+        let folder = openat(&self.folder, name, folder_flags() | OFlags::NOFOLLOW, Mode::empty())?;
+        let folder = Self { folder, owner: None };
+        for file in folder.names()? {
+            unlinkat(&folder.folder, &file, AtFlags::empty())?;
+        }
+        Ok(unlinkat(&self.folder, name, AtFlags::REMOVEDIR)?)
+    }
+
+    fn give(&self, made: BorrowedFd<'_>) -> io::Result<()> {
+        let Some((user, group)) = self.owner else { return Ok(()) };
+        Ok(fchown(made, Some(user), Some(group))?)
+    }
+}
+
+fn folder_flags() -> OFlags {
+    OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC
+}
