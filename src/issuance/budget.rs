@@ -25,7 +25,7 @@ const TROUBLE_MAX: Duration = Duration::from_secs(30 * 60);
 #[derive(Clone, Debug, Default)]
 pub(super) struct Budgets {
     cells: HashMap<Key, i64>,
-    /// What orders will take that were begun and have not been sent yet.
+    /// What orders will take that were begun and have not been sent yet, in milliseconds.
     reserved: HashMap<Key, i64>,
     /// How often in a row a CA could not be reached.
     trouble: HashMap<Arc<str>, u32>,
@@ -156,16 +156,16 @@ impl Budgets {
 
     /// Keeps room for an order of this kind, which is begun and not yet sent.
     pub(super) fn reserve(&mut self, account: &AcmeAccount, name: &str, kind: Kind) {
-        for (key, _) in costs(account, name, kind) {
-            *self.reserved.entry(key).or_default() += 1;
+        for (key, budget) in costs(account, name, kind) {
+            *self.reserved.entry(key).or_default() += cost(budget);
         }
     }
 
     /// Gives up what was reserved: the order is sent and takes what it costs, or never will be.
     pub(super) fn release(&mut self, account: &AcmeAccount, name: &str, kind: Kind) {
-        for (key, _) in costs(account, name, kind) {
+        for (key, budget) in costs(account, name, kind) {
             if let Some(reserved) = self.reserved.get_mut(&key) {
-                *reserved -= 1;
+                *reserved -= cost(budget);
                 if *reserved <= 0 {
                     self.reserved.remove(&key);
                 }
@@ -178,6 +178,15 @@ impl Budgets {
         for (key, budget) in costs(account, name, kind) {
             self.pay(key, budget, now_ms);
         }
+    }
+
+    /// As if all that is reserved were taken now: no later time gives it up.
+    pub(super) fn with_reserved_taken(mut self, now_ms: i64) -> Self {
+        for (key, reserved) in std::mem::take(&mut self.reserved) {
+            let cell = self.cells.entry(key).or_insert(now_ms);
+            *cell = (*cell).max(now_ms).saturating_add(reserved);
+        }
+        self
     }
 
     /// Gives back what counts only if a certificate is issued: the order came to nothing.
@@ -283,7 +292,7 @@ impl Budgets {
         let window = millis(budget.window);
         let mut paid = self.cells.get(key).copied().unwrap_or(i64::MIN).min(now_ms.saturating_add(window));
         if let Some(reserved) = self.reserved.get(key) {
-            paid = paid.max(now_ms).saturating_add(reserved.saturating_mul(cost(budget)));
+            paid = paid.max(now_ms).saturating_add(*reserved);
         }
         paid.saturating_sub(window - cost(budget))
     }

@@ -1,20 +1,21 @@
 //! When each name's turn comes, and what it waits for: the plan played through in time, as if every order from now on
 //! came to a certificate. Pure: nothing is taken from the budgets.
 //!
-//! Renewals hardly compete, so each is asked after by itself. First orders are many and share the CAs' budgets: they are
-//! begun one after the other, each at the moment at which [`choose`] lets it. Of the names of one registered domain that
-//! has had its share only one waits for the next; the others stand behind it, or 10,000 of them would ask each time.
+//! Renewals hardly compete, so each is asked after by itself. Orders for names that no CA of the configuration knows are
+//! many and share the CAs' budgets, those for names with a certificate of another CA too: they are begun one after the
+//! other, in the order of [`urgency`], each at the moment at which [`choose`] lets it. Of the names of one registered domain
+//! that has had its share only one waits for the next; the others stand behind it, or 10,000 of them would ask each time.
 
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap};
 use std::sync::Arc;
 
-use crate::account::ServerName;
 use crate::config::{AcmeAccount, AcmeConfig};
 use crate::issuance::budget::{Budgets, Kind, Limit, registered_domain};
-use crate::issuance::schedule::{Goal, Load, Next, Subject, all_full_until, choose, kind_at, next};
+use crate::issuance::schedule::{Goal, Load, Next, Subject, all_full_until, choose, kind, kind_at, next};
+use crate::issuance::survey::{Class, urgency};
 
-/// Questions to [`choose`] for each first order, on average. Only accounts whose limits fill up in turn need more than a
+/// Questions for each order that competes, on average. Only accounts whose limits fill up in turn need more than a
 /// few; what is not foreseen by then is told without a time.
 const QUESTIONS: usize = 32;
 
@@ -25,7 +26,7 @@ pub(super) struct Outlook<'a> {
     pub(super) at_ms: Option<i64>,
     /// What it waits for at last; `None` = only its own time.
     pub(super) wait: Option<Wait<'a>>,
-    /// First orders that begin before it.
+    /// Orders that begin before it.
     pub(super) before: usize,
 }
 
@@ -41,37 +42,35 @@ pub(super) struct Wait<'a> {
     pub(super) subject: &'a str,
 }
 
-/// First orders in time.
-struct Play<'q, 'a> {
+/// Orders that compete, in time.
+pub(super) struct Play<'q, 'a> {
     subjects: &'q [Subject<'a>],
     config: &'q AcmeConfig,
     budgets: Budgets,
+    now_ms: i64,
     /// Those that wait for a time: when, and which.
     later: BinaryHeap<Reverse<(i64, usize)>>,
     /// Those that may begin.
-    ready: BinaryHeap<Reverse<Turn<'a>>>,
+    ready: BinaryHeap<Reverse<Turn>>,
     /// Those that stand behind another one of their registered domain, which waits for the domain's limit.
-    behind: HashMap<&'a str, Behind<'a>>,
-    outlooks: Vec<Option<Outlook<'a>>>,
+    behind: HashMap<&'a str, Behind>,
+    pub(super) outlooks: Vec<Option<Outlook<'a>>>,
     begun: usize,
     /// Until then no account took first orders, and why.
     full: (i64, Limit),
 }
 
-struct Behind<'a> {
+struct Behind {
     /// Whom they stand behind.
     first: usize,
-    others: BinaryHeap<Reverse<Turn<'a>>>,
+    others: BinaryHeap<Reverse<Turn>>,
 }
 
-/// Whose turn it is among first orders; the least goes first.
+/// Whose turn it is; the least goes first.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-struct Turn<'a> {
-    /// Neither a person said so nor is it in the making: it waits for room at an account.
-    is_new: bool,
-    /// By the rank among the account's names; one whose visitor waits comes before them.
-    rank: i64,
-    name: &'a ServerName,
+struct Turn {
+    class: Class,
+    by: i64,
     index: usize,
 }
 
@@ -82,31 +81,14 @@ pub(super) fn foresee<'a>(
     budgets: &Budgets,
     now_ms: i64,
 ) -> Vec<Option<Outlook<'a>>> {
-    let mut play = Play {
-        subjects,
-        config,
-        budgets: budgets.clone(),
-        later: BinaryHeap::new(),
-        ready: BinaryHeap::new(),
-        behind: HashMap::new(),
-        outlooks: Vec::with_capacity(subjects.len()),
-        begun: 0,
-        full: (i64::MIN, Limit::NewOrders),
-    };
-    for (index, subject) in subjects.iter().enumerate() {
-        let outlook = match next(subject, config, now_ms) {
-            _ if subject.busy => None,
-            Next::Operator | Next::Visitor => None,
-            Next::Order { at_ms, kind: Kind::New } => {
-                play.later.push(Reverse((at_ms.max(now_ms), index)));
-                Some(Outlook { at_ms: None, wait: None, before: 0 })
-            }
-            Next::Order { at_ms, .. } => Some(alone(subject, at_ms.max(now_ms), config, budgets)),
-        };
-        play.outlooks.push(outlook);
-    }
-    play.run(now_ms);
+    let mut play = Play::of(subjects, config, budgets, now_ms);
+    play.run();
     play.outlooks
+}
+
+/// Whether a name stands in a queue with others: no CA of this configuration knows it.
+pub(super) fn competes(subject: &Subject<'_>, config: &AcmeConfig) -> bool {
+    config.accounts.iter().all(|account| kind_at(subject, account) == Kind::New)
 }
 
 /// An order that no other one keeps waiting.
@@ -134,45 +116,75 @@ fn wait<'a>(
 
 // === impl Play ===
 
-impl<'a> Play<'_, 'a> {
-    fn run(&mut self, mut now_ms: i64) {
+impl<'q, 'a> Play<'q, 'a> {
+    pub(super) fn of(subjects: &'q [Subject<'a>], config: &'q AcmeConfig, budgets: &Budgets, now_ms: i64) -> Self {
+        let mut play = Self {
+            subjects,
+            config,
+            budgets: budgets.clone().with_reserved_taken(now_ms),
+            now_ms,
+            later: BinaryHeap::new(),
+            ready: BinaryHeap::new(),
+            behind: HashMap::new(),
+            outlooks: Vec::with_capacity(subjects.len()),
+            begun: 0,
+            full: (i64::MIN, Limit::NewOrders),
+        };
+        for (index, subject) in subjects.iter().enumerate() {
+            let outlook = match next(subject, config, now_ms) {
+                _ if subject.busy => None,
+                Next::Operator | Next::Visitor => None,
+                Next::Order { at_ms, .. } if competes(subject, config) => {
+                    play.later.push(Reverse((at_ms.max(now_ms), index)));
+                    Some(Outlook { at_ms: None, wait: None, before: 0 })
+                }
+                Next::Order { at_ms, .. } => Some(alone(subject, at_ms.max(now_ms), config, &play.budgets)),
+            };
+            play.outlooks.push(outlook);
+        }
+        play
+    }
+
+    /// Plays it to the end; says how often [`choose`] or the accounts were asked.
+    pub(super) fn run(&mut self) -> usize {
         let questions = self.later.len().saturating_mul(QUESTIONS);
-        for _ in 0..questions {
+        for question in 0..questions {
+            let now_ms = self.now_ms;
             while let Some(Reverse((_, index))) = self.later.peek().copied().filter(|Reverse((at, _))| *at <= now_ms) {
                 self.later.pop();
                 self.ready.extend(self.turn(index));
             }
             let Some(Reverse(turn)) = self.ready.peek().copied() else {
                 match self.later.peek() {
-                    Some(Reverse((at, _))) => now_ms = *at,
-                    None => return,
+                    Some(Reverse((at, _))) => self.now_ms = *at,
+                    None => return question,
                 }
                 continue;
             };
-            if turn.is_new
+            if turn.class.is_first()
                 && let Some(at) = all_full_until(self.config, &self.budgets, now_ms)
             {
                 let paused =
                     self.config.accounts.iter().any(|account| self.budgets.paused(account, now_ms) == Some(at));
                 self.full = (at, if paused { Limit::Pause } else { Limit::NewOrders });
-                now_ms = at;
+                self.now_ms = at;
                 continue;
             }
             self.ready.pop();
-            self.ask(turn.index, now_ms);
+            self.ask(turn.index);
         }
+        questions
     }
 
-    fn turn(&self, index: usize) -> Option<Reverse<Turn<'a>>> {
+    fn turn(&self, index: usize) -> Option<Reverse<Turn>> {
         let subject = self.subjects.get(index)?;
-        let state = subject.state;
-        let rank = if state.asked { -1 } else { i64::try_from(subject.rank).unwrap_or(i64::MAX) };
-        Some(Reverse(Turn { is_new: !state.forced && state.order.is_none(), rank, name: subject.name, index }))
+        let (class, by) = urgency(subject, self.config, kind(subject), self.now_ms);
+        Some(Reverse(Turn { class, by, index }))
     }
 
     /// Begins an order, or puts it where it waits.
-    fn ask(&mut self, index: usize, now_ms: i64) {
-        let (Some(subject), turn) = (self.subjects.get(index), self.turn(index)) else { return };
+    fn ask(&mut self, index: usize) {
+        let (Some(subject), turn, now_ms) = (self.subjects.get(index), self.turn(index), self.now_ms) else { return };
         let domain = registered_domain(subject.name.as_str());
         if let Some(behind) = self.behind.get_mut(domain).filter(|behind| behind.first != index) {
             behind.others.extend(turn);

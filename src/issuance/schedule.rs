@@ -216,7 +216,7 @@ fn shows(subject: &Subject<'_>, config: &AcmeConfig, now_ms: i64) -> bool {
 }
 
 /// What kind of order a name waits for, as its owner sees it.
-fn kind(subject: &Subject<'_>) -> Kind {
+pub(super) fn kind(subject: &Subject<'_>) -> Kind {
     match subject.present {
         Present::Nothing | Present::Operators if subject.state.issued_by.is_none() => Kind::New,
         Present::Issued { not_after, .. } if is_wanted_back(subject.state, not_after) => Kind::Replacement,

@@ -112,7 +112,8 @@ pub(super) fn is_forgiven(subject: &Subject<'_>) -> bool {
         }
 }
 
-fn urgency(subject: &Subject<'_>, config: &AcmeConfig, kind: Kind, now_ms: i64) -> (Class, i64) {
+/// How urgent an order is that is due, and among equals; the least goes first.
+pub(super) fn urgency(subject: &Subject<'_>, config: &AcmeConfig, kind: Kind, now_ms: i64) -> (Class, i64) {
     let rank = i64::try_from(subject.rank).unwrap_or(i64::MAX);
     let state = subject.state;
     match subject.present {

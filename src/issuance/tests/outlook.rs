@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::issuance::budget::Limit;
-use crate::issuance::outlook::{Outlook, foresee};
+use crate::issuance::outlook::{Outlook, Play, foresee};
 
 /// Names without a certificate, and what is ahead of them.
 fn ahead(names: &[ServerName], config: &AcmeConfig, budgets: &Budgets) -> Vec<Outlook<'static>> {
@@ -122,15 +122,50 @@ fn a_renewal_is_told_for_when_its_ca_takes_it() {
 }
 
 #[test]
-fn a_hundred_thousand_names_are_foreseen_in_a_moment() {
+fn names_with_a_certificate_of_another_ca_stand_behind_first_orders() {
+    let config = config(&["a"]);
+    let (nothing, elsewhere) = (NameState::default(), issued_by(&account("staging")));
+    let names: Vec<_> = (0..330).map(|n| name(&format!("events.shop{n}.example"))).collect();
+    let subjects: Vec<_> = names
+        .iter()
+        .enumerate()
+        .map(|(at, name)| match at {
+            0..20 => subject(name, days_old(5), &elsewhere),
+            // One that was imported, and ends soon.
+            20 => subject(name, days_old(80), &nothing),
+            _ => subject(name, Present::Nothing, &nothing),
+        })
+        .collect();
+    let outlooks: Vec<_> = foresee(&subjects, &config, &Budgets::default(), NOW_MS).into_iter().flatten().collect();
+    assert_eq!((outlooks[20].at_ms, outlooks[20].before), (Some(NOW_MS), 0));
+    for (place, moved) in outlooks[..20].iter().enumerate() {
+        assert_eq!((moved.at_ms, moved.before), (Some(NOW_MS + (11 + place as i64) * 36_000), 310 + place));
+        assert_eq!(moved.wait.as_ref().unwrap().limit, Limit::NewOrders);
+    }
+    assert_eq!(outlooks[21].before, 1);
+}
+
+#[test]
+fn what_is_kept_for_orders_under_way_comes_back_in_time() {
+    let config = config(&["a"]);
+    let mut budgets = Budgets::default();
+    (0..300).for_each(|n| budgets.reserve(&config.accounts[0], &format!("events.busy{n}.example"), Kind::New));
+    let names = ["a.one.example", "a.two.example"].map(name);
+    let at: Vec<_> = ahead(&names, &config, &budgets).into_iter().map(|outlook| outlook.at_ms).collect();
+    assert_eq!(at, [Some(NOW_MS + 36_000), Some(NOW_MS + 72_000)]);
+}
+
+#[test]
+fn thousands_of_names_are_foreseen_with_a_few_questions_each() {
     let config = config(&["a", "b"]);
     // A fifth of them below one domain.
-    let names: Vec<_> = (0..100_000)
+    let names: Vec<_> = (0..10_000)
         .map(|n| if n % 5 == 0 { name(&format!("n{n}.agency.example")) } else { name(&format!("e.shop{n}.example")) })
         .collect();
-    let began = std::time::Instant::now();
-    let ahead = ahead(&names, &config, &Budgets::default());
-    eprintln!("the outlook of 100,000 names: {:?}", began.elapsed());
-    assert!(ahead.iter().all(|outlook| outlook.at_ms.is_some()));
-    assert!(began.elapsed() < Duration::from_secs(20));
+    let nothing = NameState::default();
+    let subjects: Vec<_> = names.iter().map(|name| subject(name, Present::Nothing, &nothing)).collect();
+    let mut play = Play::of(&subjects, &config, &Budgets::default(), NOW_MS);
+    let questions = play.run();
+    assert!(play.outlooks.iter().flatten().all(|outlook| outlook.at_ms.is_some()));
+    assert!(questions < 4 * names.len(), "{questions}");
 }
