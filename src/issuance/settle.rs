@@ -85,7 +85,8 @@ impl Work {
                 }
             }
             Trouble::Slow(_) => failed(memory, waits),
-            Trouble::Lost if start.goal == Goal::Resume => memory.change(&start.name).drop_order(),
+            // Nobody's fault, once: the next one is new, and waits if it is lost as well.
+            Trouble::Lost if self.goes_on() => memory.change(&start.name).drop_order(),
             Trouble::Validation(_) => {
                 memory.budgets.validation_failed(account, name, now_ms);
                 memory.change(&start.name).drop_order();

@@ -221,6 +221,11 @@ impl Work {
         self.shared.book.keep(now_ms).await.map_err(Trouble::Local)
     }
 
+    /// Whether it goes on with an order that was at the CA when it began.
+    pub(super) fn goes_on(&self) -> bool {
+        self.begun.as_ref().is_some_and(|order| !order.url.is_empty())
+    }
+
     async fn forget_account(&self) {
         let id = self.account_id.lock().unwrap_or_else(PoisonError::into_inner).clone();
         if let Err(trouble) = self.shared.accounts.forget(&self.start.account, id.as_deref()).await {

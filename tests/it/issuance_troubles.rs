@@ -6,7 +6,7 @@ use rusqlite::{Connection, OpenFlags};
 use serde_json::{Value, json};
 
 use crate::issuance::{NAME, is_served, issued, live, orders_at, served, shoes, warnings};
-use crate::util::gate::{AUTHORISATIONS, ORDERS, Refusal};
+use crate::util::gate::{AUTHORISATIONS, CERTIFICATES, ORDERS, Refusal};
 use crate::util::pebble::Manners;
 use crate::util::{Account, Gate, Gateway, Pebble, Site, eventually};
 
@@ -31,6 +31,14 @@ fn order_on_disk(site: &Site, name: &str) -> Option<String> {
     let file = Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_ONLY).ok()?;
     let url = file.query_row("SELECT order_url FROM names WHERE name = ?1", [name], |row| row.get(0));
     url.ok().filter(|url: &String| !url.is_empty())
+}
+
+/// Whether anything is kept of a name on disk.
+fn is_known(site: &Site, name: &str) -> bool {
+    let path = site.path("data/acme/state.sqlite");
+    let file = Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_ONLY).unwrap();
+    file.query_row("SELECT count(*) FROM names WHERE name = ?1", [name], |row| row.get(0))
+        .is_ok_and(|count: u32| count > 0)
 }
 
 /// A second account at another CA, which comes to the gateway of the first.
@@ -215,6 +223,68 @@ async fn of_two_keys_the_first_is_served_while_the_other_waits_and_is_not_ordere
     assert_eq!(std::fs::read(live(&site, NAME).join("chain.pem")).unwrap(), first);
     eventually("it is counted", async || (issued(&gateway).await == 1.0).then_some(())).await;
     assert_eq!((orders_at(&pebble), ordered(&gateway, "unreachable").await), (2, 1.0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_name_that_leaves_while_it_is_ordered_is_forgotten_and_may_come_back() {
+    let pebble = Pebble::start().await;
+    let gate = Gate::before(&pebble).await;
+    gate.hold(Some(AUTHORISATIONS));
+    let site = Site::issuing_at(&gate.directory(), &pebble, "").account(shoes());
+    let gateway = Gateway::start(&site).await;
+    eventually("the order is on disk", async || order_on_disk(&site, NAME)).await;
+    std::fs::remove_file(site.path("accounts/shoes.toml")).unwrap();
+    gateway.json(&["reload", "--json"]);
+    let listed = || gateway.json(&["cert", "list", "--json"]).to_string().contains(NAME);
+    assert!(!listed());
+    gate.hold(None);
+    eventually("the CA finds nothing", async || (ordered(&gateway, "validation").await == 1.0).then_some(())).await;
+    eventually("nothing is known of it any more", async || (!is_known(&site, NAME)).then_some(())).await;
+    assert_eq!(warnings(&gateway, NAME).await, Vec::<String>::new());
+
+    site.write_account(&shoes());
+    gateway.json(&["reload", "--json"]);
+    served(&gateway, &pebble, NAME).await;
+    assert_eq!((orders_at(&pebble), ordered(&gateway, "validation").await), (2, 1.0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_name_that_leaves_before_its_certificate_comes_is_served_with_it_once_it_is_back() {
+    let pebble = Pebble::start().await;
+    let gate = Gate::before(&pebble).await;
+    gate.hold(Some(CERTIFICATES));
+    let site = Site::issuing_at(&gate.directory(), &pebble, "").account(shoes());
+    let gateway = Gateway::start(&site).await;
+    let issued_there = async || pebble.server.log().contains("Issued certificate").then_some(());
+    eventually("the CA has issued it", issued_there).await;
+    std::fs::remove_file(site.path("accounts/shoes.toml")).unwrap();
+    gateway.json(&["reload", "--json"]);
+    gate.hold(None);
+    eventually("it is counted", async || (issued(&gateway).await == 1.0).then_some(())).await;
+    eventually("nothing is known of it any more", async || (!is_known(&site, NAME)).then_some(())).await;
+    site.write_account(&shoes());
+    gateway.json(&["reload", "--json"]);
+    assert!(is_served(&gateway, &pebble.root().await, NAME).await);
+    assert_eq!(orders_at(&pebble), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_ca_whose_second_certificate_is_none_is_not_asked_without_rest() {
+    let pebble = Pebble::start().await;
+    let gate = Gate::before(&pebble).await;
+    let nonsense = Refusal { path: CERTIFICATES, ..refused("", 200, "none", "no chain".to_owned()) };
+    gate.refuse(Refusal { skip: 1, times: usize::MAX, ..nonsense });
+    let site = Site::issuing_at(&gate.directory(), &pebble, "key_type = \"both\"").account(shoes());
+    let toml = std::fs::read_to_string(site.path("pixelgate.toml")).unwrap();
+    let slow = toml.replace("retry_min = \"200ms\"\nretry_max = \"1s\"", "retry_min = \"3s\"\nretry_max = \"1m\"");
+    assert_ne!(toml, slow);
+    site.write("pixelgate.toml", slow);
+    let began = std::time::Instant::now();
+    let gateway = Gateway::start(&site).await;
+    eventually("it is lost again and again", async || (ordered(&gateway, "lost").await >= 3.0).then_some(())).await;
+    // Four fifths of three and of six seconds.
+    assert!(began.elapsed().as_secs() >= 7, "{:?}", began.elapsed());
+    served(&gateway, &pebble, NAME).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -29,6 +29,8 @@ use super::Pebble;
 pub(crate) const ORDERS: &str = "/order-plz";
 /// Authorisations at Pebble.
 pub(crate) const AUTHORISATIONS: &str = "/authZ/";
+/// Certificates at Pebble.
+pub(crate) const CERTIFICATES: &str = "/certZ/";
 
 /// Pebble takes only requests that were signed for https.
 struct Tls {
