@@ -71,6 +71,9 @@ pub struct CertificateDetail {
     pub http: Vec<Door>,
     /// Where certificates are ordered.
     pub ca_accounts: Vec<CaAccountStatus>,
+    /// What the CAs there are called in CAA records, as far as they say it.
+    #[serde(default)]
+    pub caa_identities: Vec<String>,
 }
 
 /// A listener as it is reached over loopback.
@@ -86,6 +89,9 @@ pub struct Door {
 #[derive(Debug, Deserialize)]
 pub(super) struct Changed {
     names: Vec<ServerName>,
+    /// Whether an import changed them, and no person by hand.
+    #[serde(default)]
+    imported: bool,
 }
 
 /// All names, after their certificates were looked at again. The keys are stable.
@@ -124,7 +130,8 @@ pub(super) async fn show(
 ) -> Result<Json<CertificateDetail>, Refused> {
     blocking(move || {
         let name = known(&console, &name)?;
-        let mut certificate = one(&console, &name)?;
+        let found = console.desk.find(&name);
+        let mut certificate = found.ok_or_else(|| unknown(name))?;
         certificate.read_folder();
         let proxy_protocol = console.reloader.published().load().gateway.listen.proxy_protocol.clone();
         let doors = |listeners: &[SocketAddr]| -> Vec<Door> {
@@ -136,6 +143,7 @@ pub(super) async fn show(
             https: doors(&console.https),
             http: doors(&console.http),
             ca_accounts: console.desk.ca_accounts(),
+            caa_identities: console.desk.caa_identities(),
         }))
     })
     .await?
@@ -146,16 +154,15 @@ pub(super) async fn refresh(
     peer: Peer,
     Json(changed): Json<Changed>,
 ) -> Result<Json<Vec<CertificateView>>, Refused> {
-    let names = changed.to_string();
+    let (names, command) = (changed.to_string(), if changed.imported { "cert import" } else { "cert reload" });
     let done = blocking(move || {
         console.reloader.refresh_certificates(&changed.names, now_ms());
         let snapshot = console.reloader.published().load_full();
-        let known = changed.names.iter().filter(|name| snapshot.route(name.as_str()).is_some());
-        known.map(|name| view(&snapshot, name, now_ms())).collect::<Vec<_>>()
+        changed.names.iter().filter_map(|name| view(&snapshot, name, now_ms())).collect::<Vec<_>>()
     })
     .await;
     let served = |views: &[CertificateView]| views.iter().filter(|view| view.state == "valid").count();
-    peer.log("cert reload", names, &done, |views| format!("{} served", served(views)));
+    peer.log(command, names, &done, |views| format!("{} served", served(views)));
     done.map(Json)
 }
 
@@ -198,14 +205,14 @@ async fn order(console: Console, name: &str) -> Result<Json<Ordered>, Refused> {
 /// Every name of the configuration as the store knows it, without what comes next.
 pub fn views(snapshot: &Snapshot, now_ms: i64) -> Vec<CertificateView> {
     let domains = snapshot.tenants().flat_map(|tenant| &tenant.config.domains);
-    domains.chain([&snapshot.gateway.host.domain]).map(|name| view(snapshot, name, now_ms)).collect()
+    domains.chain([&snapshot.gateway.host.domain]).filter_map(|name| view(snapshot, name, now_ms)).collect()
 }
 
-/// One name as the store knows it.
-fn view(snapshot: &Snapshot, name: &ServerName, now_ms: i64) -> CertificateView {
-    let account = match snapshot.route(name.as_str()) {
-        Some(Route::Tenant(tenant)) => Some(tenant.config.id.clone()),
-        Some(Route::Host) | None => None,
+/// One name as the store knows it; `None` = it is not in the configuration.
+pub fn view(snapshot: &Snapshot, name: &ServerName, now_ms: i64) -> Option<CertificateView> {
+    let account = match snapshot.route(name.as_str())? {
+        Route::Tenant(tenant) => Some(tenant.config.id.clone()),
+        Route::Host => None,
     };
     let known = snapshot.certificates.state(name);
     let is_served = !matches!(snapshot.certificates.lookup(name.as_str()), Lookup::Unknown);
@@ -216,7 +223,7 @@ fn view(snapshot: &Snapshot, name: &ServerName, now_ms: i64) -> CertificateView 
         None => "missing",
     };
     let valid = known.as_ref().filter(|known| known.not_after != 0);
-    CertificateView {
+    Some(CertificateView {
         name: name.clone(),
         account,
         state: state.to_owned(),
@@ -231,7 +238,7 @@ fn view(snapshot: &Snapshot, name: &ServerName, now_ms: i64) -> CertificateView 
         last_error: fault
             .filter(|_| is_served)
             .map(|fault| format!("its own certificate is {}; a wildcard's stands in", label(fault))),
-    }
+    })
 }
 
 /// The names that are served with a certificate that expires soon.
@@ -275,13 +282,12 @@ fn known(console: &Console, name: &str) -> Result<ServerName, Refused> {
         name.parse().map_err(|_| Refused(StatusCode::NOT_FOUND, format!("{name} is no server name")))?;
     match console.reloader.published().load().route(name.as_str()) {
         Some(_) => Ok(name),
-        None => Err(Refused(StatusCode::NOT_FOUND, DeskError::UnknownName(name).to_string())),
+        None => Err(unknown(name)),
     }
 }
 
-fn one(console: &Console, name: &ServerName) -> Result<CertificateView, Refused> {
-    let found = console.desk.list().into_iter().find(|view| view.name == *name);
-    found.ok_or_else(|| Refused(StatusCode::NOT_FOUND, DeskError::UnknownName(name.clone()).to_string()))
+fn unknown(name: ServerName) -> Refused {
+    Refused(StatusCode::NOT_FOUND, DeskError::UnknownName(name).to_string())
 }
 
 /// Reads files away from the threads that serve.

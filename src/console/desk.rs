@@ -13,6 +13,13 @@ pub trait CertificateDesk: Send + Sync {
     /// may be left out.
     fn list(&self) -> Vec<CertificateView>;
 
+    /// One of them, as [`CertificateDesk::list`] has it.
+    fn find(&self, name: &ServerName) -> Option<CertificateView>;
+
+    /// What the CAs of this configuration are called in CAA records, as far as they say it; none where nothing is ordered.
+    /// Blocks while they are asked; they are asked seldom.
+    fn caa_identities(&self) -> Vec<String>;
+
     /// The accounts at CAs; none where nothing is ordered.
     fn ca_accounts(&self) -> Vec<CaAccountStatus>;
 

@@ -27,7 +27,7 @@ use crate::outbox::{Health, Outbox};
 use crate::reload::{Reloader, Report};
 use crate::telemetry::Metrics;
 
-pub use certificates::{CertificateDetail, CertificateView, CertificatesRefreshed, Door, views};
+pub use certificates::{CertificateDetail, CertificateView, CertificatesRefreshed, Door, view, views};
 pub use dead_letters::DeadLetterView;
 pub use desk::{CaAccountStatus, CertificateDesk, DeskError, Ordered};
 pub use status::{AccountStatus, CertificatesStatus, ExpiringName, OutboxStatus, PixelStatus, Status};

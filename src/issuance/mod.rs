@@ -60,7 +60,7 @@ use crate::clock::now_ms;
 use crate::issuance::account::Accounts;
 use crate::issuance::book::Book;
 use crate::issuance::directory::Directories;
-use crate::issuance::names::listed;
+use crate::issuance::names::find;
 use crate::issuance::state_file::OpenError;
 use crate::issuance::store::Store;
 use crate::reload::Reloader;
@@ -218,8 +218,7 @@ impl Issuance {
         if !snapshot.gateway.acme.enabled {
             return Err(Refusal::Disabled);
         }
-        let listed = listed(&snapshot);
-        let found = listed.into_iter().find(|listed| listed.name == *name).ok_or(Refusal::UnknownName)?;
+        let found = find(&snapshot, name).ok_or(Refusal::UnknownName)?;
         if snapshot.certificates.standing(name).serving == Some(Origin::Operator) {
             return Err(Refusal::Operators);
         }
@@ -237,11 +236,12 @@ impl Issuance {
     }
 
     /// What the CAs of this configuration are called in CAA records, as their directories say (RFC 8555, 7.1.1); empty
-    /// where none does or can be asked.
+    /// where none does or can be asked, or nothing is ordered.
     pub async fn caa_identities(&self) -> Vec<String> {
         let snapshot = self.shared.reloader.published().load_full();
+        let acme = &snapshot.gateway.acme;
         let mut identities: Vec<String> = Vec::new();
-        for account in &snapshot.gateway.acme.accounts {
+        for account in acme.accounts.iter().filter(|_| acme.enabled) {
             for identity in self.shared.directories.caa_identities(account, now_ms()).await.iter() {
                 if !identities.contains(identity) {
                     identities.push(identity.clone());

@@ -54,6 +54,19 @@ pub(super) fn listed(snapshot: &Snapshot) -> Vec<Listed> {
     std::iter::once(host).chain(names).collect()
 }
 
+/// One of [`listed`].
+pub(super) fn find(snapshot: &Snapshot, name: &ServerName) -> Option<Listed> {
+    let (account, rank) = match snapshot.route(name.as_str())? {
+        Route::Host => (None, 0),
+        Route::Tenant(tenant) if !tenant.config.active => return None,
+        Route::Tenant(tenant) => {
+            let rank = tenant.config.domains.iter().position(|domain| domain == name)?;
+            (Some(tenant.config.id.clone()), rank)
+        }
+    };
+    Some(Listed { name: name.clone(), account, rank })
+}
+
 /// Whether a name is to have a certificate.
 pub(super) fn is_listed(snapshot: &Snapshot, name: &ServerName) -> bool {
     match snapshot.route(name.as_str()) {

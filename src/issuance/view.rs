@@ -8,8 +8,8 @@ use crate::clock::now_ms;
 use crate::config::{AcmeAccount, AcmeBudget, AcmeConfig, Problem};
 use crate::issuance::Issuance;
 use crate::issuance::budget::{Budgets, Kind, Limit};
-use crate::issuance::names::{Listed, listed, present};
-use crate::issuance::outlook::{Outlook, Wait, foresee};
+use crate::issuance::names::{Listed, find, listed, present};
+use crate::issuance::outlook::{Outlook, Wait, competes, foresee};
 use crate::issuance::schedule::{Next, Present, Subject, next};
 use crate::issuance::state::NameState;
 use crate::issuance::trouble::is_of_account;
@@ -96,6 +96,24 @@ impl Issuance {
     pub fn names(&self) -> Vec<NameView> {
         let snapshot = self.shared.reloader.published().load_full();
         self.views(&snapshot, &listed(&snapshot))
+    }
+
+    /// One name as it stands among all; `None` = it is not to have a certificate. Only one that stands in a queue makes it
+    /// look at the others.
+    pub fn name(&self, name: &ServerName) -> Option<NameView> {
+        let snapshot = self.shared.reloader.published().load_full();
+        let found = find(&snapshot, name)?;
+        let (config, present) = (&snapshot.gateway.acme, present(&snapshot, name, now_ms()));
+        let queues = self.shared.book.with(|memory| {
+            let (nothing, busy) = (NameState::default(), memory.is_busy(name));
+            let state = memory.names.get(name).unwrap_or(&nothing);
+            let subject = Subject { name, rank: found.rank, present, state, busy };
+            config.enabled && !busy && competes(&subject, config)
+        });
+        if queues {
+            return self.names().into_iter().find(|view| view.name == *name);
+        }
+        self.views(&snapshot, &[found]).pop()
     }
 
     /// The accounts at CAs, in the order of the configuration; none where nothing is ordered.

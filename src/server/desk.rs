@@ -2,17 +2,23 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::runtime::Handle;
 
 use crate::account::ServerName;
 use crate::clock::now_ms;
 use crate::config::Problem;
-use crate::console::{CaAccountStatus, CertificateDesk, CertificateView, DeskError, Ordered, views};
-use crate::issuance::{AccountView, Issuance, IssuanceError, NextAction, Refusal};
+use crate::console::{CaAccountStatus, CertificateDesk, CertificateView, DeskError, Ordered, view, views};
+use crate::issuance::{AccountView, Issuance, IssuanceError, NameView, NextAction, Refusal};
 use crate::reload::Reloader;
 
 /// What to do where issuance could not be started.
 const CLOSED_REMEDY: &str = "restore it from a backup, or move it away to begin anew, and restart the gateway; meanwhile events are \
                              taken, and the certificates that are there are served";
+
+/// How long a person waits for CAs to say what they are called.
+const CA_PATIENCE: Duration = Duration::from_secs(5);
 
 /// What the console learns of certificates.
 pub(super) struct Desk {
@@ -65,16 +71,20 @@ impl CertificateDesk for OrderingDesk {
             self.issuance.names().into_iter().map(|known| (known.name.clone(), known)).collect();
         let mut list = views(&self.reloader.published().load(), now_ms());
         for view in &mut list {
-            let Some(known) = names.remove(&view.name) else { continue };
-            view.next_action = match known.next {
-                NextAction::Off | NextAction::Operator => None,
-                next => Some(next.as_str().to_owned()),
-            };
-            view.next_action_at = known.next_at_ms.map(rfc3339);
-            view.next_action_reason = known.next_why;
-            view.last_error = known.last_error.or(view.last_error.take());
+            names.remove(&view.name).into_iter().for_each(|known| tell_next(view, known));
         }
         list
+    }
+
+    fn find(&self, name: &ServerName) -> Option<CertificateView> {
+        let mut view = view(&self.reloader.published().load(), name, now_ms())?;
+        self.issuance.name(name).into_iter().for_each(|known| tell_next(&mut view, known));
+        Some(view)
+    }
+
+    fn caa_identities(&self) -> Vec<String> {
+        let asked = async { tokio::time::timeout(CA_PATIENCE, self.issuance.caa_identities()).await };
+        Handle::current().block_on(asked).unwrap_or_default()
     }
 
     fn ca_accounts(&self) -> Vec<CaAccountStatus> {
@@ -110,11 +120,30 @@ impl CertificateDesk for OrderingDesk {
     }
 }
 
+/// Writes down what comes next for a name.
+fn tell_next(view: &mut CertificateView, known: NameView) {
+    view.next_action = match known.next {
+        NextAction::Off | NextAction::Operator => None,
+        next => Some(next.as_str().to_owned()),
+    };
+    view.next_action_at = known.next_at_ms.map(rfc3339);
+    view.next_action_reason = known.next_why;
+    view.last_error = known.last_error.or(view.last_error.take());
+}
+
 // === impl ClosedDesk ===
 
 impl CertificateDesk for ClosedDesk {
     fn list(&self) -> Vec<CertificateView> {
         views(&self.reloader.published().load(), now_ms())
+    }
+
+    fn find(&self, name: &ServerName) -> Option<CertificateView> {
+        view(&self.reloader.published().load(), name, now_ms())
+    }
+
+    fn caa_identities(&self) -> Vec<String> {
+        Vec::new()
     }
 
     fn ca_accounts(&self) -> Vec<CaAccountStatus> {
@@ -128,6 +157,6 @@ impl CertificateDesk for ClosedDesk {
 
 /// Unix milliseconds as RFC 3339, UTC.
 fn rfc3339(at_ms: i64) -> String {
-    let since = std::time::Duration::from_millis(u64::try_from(at_ms).unwrap_or_default());
+    let since = Duration::from_millis(u64::try_from(at_ms).unwrap_or_default());
     humantime::format_rfc3339_seconds(std::time::UNIX_EPOCH + since).to_string()
 }

@@ -249,6 +249,11 @@ async fn what_holds_an_order_back_is_said_to_who_asks_for_it() {
     let gateway = Gateway::start(&site).await;
     served(&gateway, &pebble, NAME).await;
     eventually("it is counted", async || (issued(&gateway).await == 1.0).then_some(())).await;
+    let list = gateway.json(&["cert", "list", "--json"]);
+    let view = list.as_array().unwrap().iter().find(|view| view["name"] == "shop.shoes.example").unwrap();
+    let check = gateway.command(&["cert", "check", "shop.shoes.example"]);
+    let said = String::from_utf8_lossy(&check.stdout).into_owned();
+    assert!(said.contains(view["next_action_reason"].as_str().unwrap()), "one name as among all: {view} {said}");
     let ordered = gateway.command(&["cert", "issue", "shop.shoes.example"]);
     let said = String::from_utf8_lossy(&ordered.stdout).into_owned();
     assert!(said.contains("is ordered at 20") && said.contains("names of shoes.example in 7days"), "{said}");

@@ -302,6 +302,9 @@ async fn no_order_is_spent_on_a_name_whose_caa_forbids_the_ca() {
     })
     .await;
     assert_eq!(orders_at(&pebble), 0);
+    let check = gateway.command(&["cert", "check", NAME]);
+    let said = String::from_utf8_lossy(&check.stdout).into_owned();
+    assert!(check.status.code() == Some(1) && said.contains("do not allow pebble.letsencrypt.org"), "{said}");
     pebble.set_caa(NAME, &[]).await;
     served(&gateway, &pebble, NAME).await;
 }

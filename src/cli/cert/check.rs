@@ -64,7 +64,8 @@ pub(super) fn run(gateway: &GatewayArgs, args: &CheckArgs) -> anyhow::Result<End
     let directories = written.map(|config| &config.acme).filter(|acme| acme.enabled);
     let directories: Vec<&str> =
         directories.iter().flat_map(|acme| &acme.accounts).map(|account| account.directory.as_str()).collect();
-    let identities = findings.identities(&args.identities, &directories);
+    let told = running.as_ref().map_or(&[][..], |detail| detail.caa_identities.as_slice());
+    let identities = findings.identities(&args.identities, told, &directories);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
         let report = findings.dns(resolver, &here, &identities).await;
@@ -237,26 +238,28 @@ impl Findings {
         }
     }
 
-    /// What CAs call themselves in CAA records: what the command line says, else what is known of these directories.
-    fn identities(&mut self, given: &[String], directories: &[&str]) -> Vec<String> {
+    /// What CAs call themselves in CAA records: what the command line says, else what the CAs told the gateway, else what is
+    /// known of these directories.
+    fn identities(&mut self, given: &[String], told: &[String], directories: &[&str]) -> Vec<String> {
         if !given.is_empty() || directories.is_empty() {
             return given.to_vec();
         }
         let known: BTreeSet<&str> = directories.iter().copied().filter_map(known_identity).collect();
-        if known.is_empty() {
+        let (identities, whence) = if told.is_empty() {
+            (known.into_iter().map(str::to_owned).collect(), "as [acme] directory says")
+        } else {
+            (told.to_vec(), "as the CAs say themselves")
+        };
+        if identities.is_empty() {
             let text = format!(
                 "whether CAA records allow the CA at {}: --ca says what it calls itself there",
                 directories.join(", ")
             );
             self.skipped("caa", &text);
         } else {
-            let text = format!(
-                "judged for {}, as [acme] directory says",
-                known.iter().copied().collect::<Vec<_>>().join(", ")
-            );
-            self.ok("caa", text);
+            self.ok("caa", format!("judged for {}, {whence}", identities.join(", ")));
         }
-        known.into_iter().map(str::to_owned).collect()
+        identities
     }
 
     /// What the running gateway says of the name, if there is one.

@@ -174,7 +174,12 @@ fn notes(configured: &Configured, folder: &str, bundle: &Bundle) -> Vec<String> 
 fn take_up(gateway: &GatewayArgs, names: &[&ServerName]) -> anyhow::Result<TakenUp> {
     let mut views = Vec::new();
     for names in names.chunks(NAMES_AT_ONCE) {
-        match client::try_call(gateway, "POST", "/certificates/refresh", Some(&json!({ "names": names }))) {
+        match client::try_call(
+            gateway,
+            "POST",
+            "/certificates/refresh",
+            Some(&json!({ "names": names, "imported": true })),
+        ) {
             Ok(answer) if answer.status.is_success() => {
                 views.extend(serde_json::from_value::<Vec<CertificateView>>(answer.body)?);
             }
