@@ -231,9 +231,9 @@ impl Gateway {
         tokio::spawn(housekeeping::run(self.outbox.clone(), self.reloader.clone(), stop_console.clone()));
 
         phase.send_replace(Phase::Serving);
-        if let Some(path) = &options.ready_file {
-            ready_file.write(path).map_err(|error| RunError::File { path: path.clone(), error })?;
-        }
+        let write =
+            |path: &PathBuf| ready_file.write(path).map_err(|error| RunError::File { path: path.clone(), error });
+        let _written = options.ready_file.as_ref().map(write).transpose()?;
         systemd::ready();
         tracing::info!(https = ?ready_file.https, http = ?ready_file.http, ops = %ready_file.ops, "serving");
         let started = self.reloader.clone();

@@ -280,6 +280,23 @@ fn a_ready_file_of_an_earlier_gateway_tells_of_none() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_ready_file_of_a_gateway_that_runs_is_left_alone() {
+    let standin = Standin::start().await;
+    let (site, other) = (shop(&standin), shop(&standin).host("nonsense = 1"));
+    let mut gateway = Gateway::start(&site).await;
+    let path = site.path("ready.json");
+    let before = std::fs::read(&path).unwrap();
+    let arguments = ["run", "--ready-file", path.to_str().unwrap()];
+    let second = crate::util::gateway::pixelgate(other.dir(), &arguments);
+    let said = String::from_utf8_lossy(&second.stderr).into_owned();
+    assert!(!second.status.success() && said.contains("ready.json") && said.contains("name another one"), "{said}");
+    assert_eq!(std::fs::read(&path).unwrap(), before);
+    gateway.kill();
+    let third = crate::util::gateway::pixelgate(other.dir(), &arguments);
+    assert_eq!((third.status.code(), path.exists()), (Some(1), false), "{third:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_hangup_during_the_start_ends_nothing() {
     let standin = Standin::start().await;
     let site = shop(&standin);
