@@ -244,6 +244,26 @@ fn what_cannot_be_kept_is_in_force_all_the_same() {
 }
 
 #[test]
+fn what_is_refused_judges_all_files_and_looks_at_no_certificate() {
+    use rustix::fs::inotify::{CreateFlags, WatchFlags, add_watch, init};
+    let site = Site::new();
+    site.write_account("shoes", &[NAME], &[]);
+    let reloader = site.start();
+    site.write_account("hats", &["events.hats.example"], &[]);
+    site.issue("events.hats.example", 2031);
+    site.write("accounts/bad.toml", "name = 3\n");
+    site.write("pixelgate.toml", "nonsense = 1");
+    let opened = init(CreateFlags::NONBLOCK).unwrap();
+    add_watch(&opened, site.path("certs/events.hats.example"), WatchFlags::OPEN).unwrap();
+    for report in [reloader.reload(|| NOW_MS), reloader.check(NOW_MS)] {
+        let files: Vec<_> = report.problems.iter().map(|problem| problem.file.file_name().unwrap()).collect();
+        assert!(files.iter().any(|file| *file == "bad.toml") && files.iter().any(|file| *file == "pixelgate.toml"));
+    }
+    let nothing = rustix::io::read(&opened, &mut [0; 256]);
+    assert_eq!(nothing, Err(rustix::io::Errno::AGAIN));
+}
+
+#[test]
 fn a_report_says_what_became_of_which_account() {
     let site = Site::new();
     for account in ["changes", "goes", "keeps", "stays"] {

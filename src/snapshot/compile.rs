@@ -56,6 +56,14 @@ struct Making<'a> {
     touched: BTreeSet<AccountId>,
 }
 
+/// What the accounts come to.
+struct Settled<'a> {
+    accounts: Accounts,
+    making: Making<'a>,
+    /// All that is wrong with the files.
+    problems: Vec<Problem>,
+}
+
 /// Tenants that are there before and not after, and the other way round.
 struct Difference<'a> {
     gone: Vec<&'a Arc<Tenant>>,
@@ -65,35 +73,8 @@ struct Difference<'a> {
 /// Compiles. An account that cannot be compiled as it is written stays as it was.
 pub fn compile(inputs: Inputs<'_>) -> Compiled {
     let Inputs { gateway, mut reading, before, filters, now_ms } = inputs;
-    let mut problems = std::mem::take(&mut reading.problems);
-    let (previous, mut kept) = match before {
-        Before::Kept(last_good) => (None, last_good.owners(&reading.accounts)),
-        Before::Running(snapshot) => (Some(snapshot), Accounts::new()),
-    };
-    let mut refused = BTreeSet::new();
-    let mut making = Making::new(previous, filters);
-    let accounts = loop {
-        let owners: &dyn Owners = match previous {
-            Some(snapshot) => snapshot,
-            None => &kept,
-        };
-        let settled = config::settle(&gateway, &reading.accounts, owners, &refused);
-        let failed = making.compile(&settled.accounts);
-        if failed.is_empty() {
-            problems.extend(settled.problems);
-            break settled.accounts;
-        }
-        for (id, account_problems) in failed {
-            problems.extend(account_problems);
-            // What fails as it is written is refused; what fails as it was kept is given up.
-            if !refused.insert(id.clone()) {
-                kept.remove(&id);
-            }
-        }
-    };
-    problems.extend(further_problems(&reading, &accounts, &refused, filters));
-    problems.sort();
-    problems.dedup();
+    let previous = before.running();
+    let Settled { accounts, making, problems } = settle(&gateway, &mut reading, before, filters);
     let (tenants, touched) = making.finish(&accounts);
     let changes = previous.map(|previous| Changes::between(previous, &reading, &accounts, &touched));
     let all_in_force = reading.accounts.len() == accounts.len();
@@ -115,10 +96,51 @@ pub fn compile(inputs: Inputs<'_>) -> Compiled {
     Compiled { snapshot, changes }
 }
 
-/// What compiling would find wrong: for a reading that changes nothing, because its `pixelgate.toml` is bad. Another one
-/// stands in for that.
+/// What compiling would find wrong with the files: for a reading that changes nothing, because its `pixelgate.toml` is bad.
+/// Another one stands in for that. No certificate is looked at.
 pub fn judge(inputs: Inputs<'_>) -> Vec<Problem> {
-    compile(inputs).snapshot.file_problems.to_vec()
+    let Inputs { gateway, mut reading, before, filters, .. } = inputs;
+    settle(&gateway, &mut reading, before, filters).problems
+}
+
+/// Compiles accounts until all that are left can be, and have what they claim.
+fn settle<'a>(
+    gateway: &GatewayConfig,
+    reading: &mut Reading,
+    before: Before<'a>,
+    filters: &'a FilterHost,
+) -> Settled<'a> {
+    let mut problems = std::mem::take(&mut reading.problems);
+    let previous = before.running();
+    let mut kept = match before {
+        Before::Kept(last_good) => last_good.owners(&reading.accounts),
+        Before::Running(_) => Accounts::new(),
+    };
+    let mut refused = BTreeSet::new();
+    let mut making = Making::new(previous, filters);
+    let accounts = loop {
+        let owners: &dyn Owners = match previous {
+            Some(snapshot) => snapshot,
+            None => &kept,
+        };
+        let settled = config::settle(gateway, &reading.accounts, owners, &refused);
+        let failed = making.compile(&settled.accounts);
+        if failed.is_empty() {
+            problems.extend(settled.problems);
+            break settled.accounts;
+        }
+        for (id, account_problems) in failed {
+            problems.extend(account_problems);
+            // What fails as it is written is refused; what fails as it was kept is given up.
+            if !refused.insert(id.clone()) {
+                kept.remove(&id);
+            }
+        }
+    };
+    problems.extend(further_problems(reading, &accounts, &refused, filters));
+    problems.sort();
+    problems.dedup();
+    Settled { accounts, making, problems }
 }
 
 /// What else is wrong with files that lost a claim: they were not compiled as they are written.
@@ -137,6 +159,17 @@ fn further_problems(
         }
     }
     problems
+}
+
+// === impl Before ===
+
+impl<'a> Before<'a> {
+    fn running(self) -> Option<&'a Snapshot> {
+        match self {
+            Self::Kept(_) => None,
+            Self::Running(snapshot) => Some(snapshot),
+        }
+    }
 }
 
 // === impl Making ===
