@@ -133,10 +133,15 @@ impl LogDir {
         if torn || group_dropped {
             report.cut.push((segment.id, summary.end));
         }
+        // A killed process's last write may be in the page cache only, and a sync of its that failed has the kernel take it for
+        // written: what is leased from now on, and counts instead of an older copy, is written again.
+        let kept = bytes.get(..usize::try_from(summary.end).unwrap_or(len)).unwrap_or_default();
+        if let Err(error) = segment.write(kept, 0) {
+            tracing::warn!(segment = segment.id, %error, "what was read cannot be written again; it is taken as it is");
+        }
         if summary.end < len as u64 {
             segment.cut(summary.end).map_err(failed)?;
         } else {
-            // A killed process's last write may be in the page cache only; what is leased from now on is on the disk.
             segment.sync().map_err(failed)?;
         }
         if let Err(error) = self.write_summary(&summary) {
@@ -175,8 +180,10 @@ impl LogDir {
 /// What a walk over a segment has come upon.
 struct Walk {
     summary: Summary,
-    /// Begins of the group that is not over yet: its place in the summary and in the file.
+    /// Where the group that is not over yet begins: its place in the summary and in the file.
     open_group: Option<(usize, usize)>,
+    /// Where the first group begins that a gap ended, if nothing after it has been found to be whole.
+    broken_group: Option<(usize, usize)>,
     gaps: Vec<(usize, usize)>,
 }
 
@@ -184,17 +191,17 @@ struct Walk {
 
 impl Walk {
     fn new(segment: u32, first_seq: u64) -> Self {
-        Self { summary: Summary::new(segment, first_seq, 0), open_group: None, gaps: Vec::new() }
+        Self { summary: Summary::new(segment, first_seq, 0), open_group: None, broken_group: None, gaps: Vec::new() }
     }
 
     fn piece(&mut self, piece: Piece<'_>) {
         match piece {
             Piece::Frame { at, payload } => self.frame(at, payload),
             // What was written after it was answered after it, so this too may have been answered: what is whole of its
-            // group is kept.
+            // group is kept, if a whole group follows. Or the next start, which no longer sees the rest, would cut it.
             Piece::Gap { from, to } => {
                 self.gaps.push((from, to));
-                self.open_group = None;
+                self.broken_group = self.broken_group.or(self.open_group.take());
             }
         }
     }
@@ -207,6 +214,7 @@ impl Walk {
             let entry = Entry::new(&record, self.summary.segment, at32, len32);
             let added = self.summary.add(record.account, record.pixel, entry);
             self.open_group = record.more.then(|| self.open_group.unwrap_or((before, at)));
+            self.broken_group = self.broken_group.filter(|_| record.more);
             added
         });
         if !taken {
@@ -217,10 +225,12 @@ impl Walk {
     /// The summary, the gaps, and whether a group had to be dropped because its end was never written.
     fn finish(mut self, end: u64) -> (Summary, Vec<(usize, usize)>, bool) {
         self.summary.end = end;
-        if let Some((entries, at)) = self.open_group {
+        let dropped = self.broken_group.or(self.open_group);
+        if let Some((entries, at)) = dropped {
             self.summary.entries.truncate(entries);
             self.summary.end = at as u64;
+            self.gaps.retain(|(from, _)| *from < at);
         }
-        (self.summary, self.gaps, self.open_group.is_some())
+        (self.summary, self.gaps, dropped.is_some())
     }
 }

@@ -56,6 +56,28 @@ fn a_torn_tail_is_cut() {
 }
 
 #[test]
+fn of_a_torn_group_with_a_hole_a_second_start_finds_what_the_first_did() {
+    let rig = Rig { segment_bytes: 1 << 20, ..Rig::new() };
+    let outbox = rig.open();
+    outbox.append_now(events(&shoes(), 0..3)).unwrap();
+    rig.disk.crash_after(0);
+    assert!(outbox.append_now(events(&shoes(), 3..8)).is_err());
+    rig.disk.kill();
+    drop(outbox);
+    flip(&rig, r#""event_id":"e5""#);
+    let path = rig.files("log").remove(0);
+    rig.disk.tamper(&path, |bytes| bytes.truncate(bytes.len() - 3));
+    for _ in 0..2 {
+        let outbox = rig.open();
+        assert_eq!(outbox.pending(&shoes()), ["e0", "e1", "e2"]);
+        assert_eq!(rig.quarantined(), 0, "nothing of it was confirmed");
+        rig.disk.kill();
+        drop(outbox);
+        rig.files("index").iter().for_each(|index| rig.disk.remove(index).unwrap());
+    }
+}
+
+#[test]
 fn a_flipped_bit_costs_one_event_and_is_kept() {
     let rig = Rig { segment_bytes: 1 << 20, ..Rig::new() };
     let outbox = rig.open();

@@ -24,6 +24,24 @@ fn a_failed_sync_ends_the_segment_and_not_the_service() {
 }
 
 #[test]
+fn what_a_start_finds_is_durable_though_a_sync_of_it_failed_before() {
+    let rig = Rig { segment_bytes: 1 << 20, ..Rig::new() };
+    let outbox = rig.open();
+    outbox.append_now(events(&shoes(), 0..2)).unwrap();
+    rig.disk.fail_syncs(true);
+    rig.disk.crash_after(1);
+    assert!(outbox.append_now(events(&shoes(), 2..4)).is_err());
+    rig.disk.kill();
+    drop(outbox);
+    rig.disk.fail_syncs(false);
+    let outbox = rig.open();
+    assert_eq!(outbox.pending(&shoes()), ["e0", "e1", "e2", "e3"]);
+    rig.disk.power_cut(1);
+    drop(outbox);
+    assert_eq!(rig.open().pending(&shoes()), ["e0", "e1", "e2", "e3"]);
+}
+
+#[test]
 fn a_segment_without_marks_starts_on_a_disk_that_takes_nothing() {
     let rig = Rig { segment_bytes: 1 << 20, ..Rig::new() };
     let outbox = rig.open();

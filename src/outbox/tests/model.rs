@@ -3,7 +3,6 @@
 use std::collections::{HashMap, HashSet};
 
 use proptest::prelude::*;
-use proptest::test_runner::RngSeed;
 
 use super::*;
 
@@ -239,9 +238,13 @@ impl Model {
 
     fn drop_letter(&mut self, which: usize) {
         let Some((id, event)) = self.a_letter(which) else { return };
+        let dropped = wait(self.outbox().drop_dead_letters(&[id])) == Ok(1);
+        // One whose burial was not marked durably may have been buried again.
+        let another = self.outbox().dead_letters(None, usize::MAX).iter().any(|letter| letter.event_id == event);
         let known = &mut self.known.get_mut(&event).unwrap().1;
-        if wait(self.outbox.as_ref().unwrap().drop_dead_letters(&[id])) == Ok(1) {
+        if dropped {
             match known {
+                _ if another => {}
                 Known::Held | Known::Buried => *known = Known::Dropped,
                 _ => {}
             }
@@ -370,19 +373,9 @@ fn body(id: &str, size: usize) -> Bytes {
     format!(r#"{{"event_id":"{id}","pad":"{}"}}"#, "x".repeat(size)).into()
 }
 
-/// The same cases in every run, unless `PROPTEST_RNG_SEED` says which. A few of thousands of random ones fail: a dead letter
-/// that was dropped comes back after a power cut, or an event that was confirmed is not there. Whether the outbox or the model
-/// is wrong is to be found out; then this goes.
-fn seed() -> RngSeed {
-    match ProptestConfig::default().rng_seed {
-        RngSeed::Random => RngSeed::Fixed(1),
-        given => given,
-    }
-}
-
 proptest! {
     #![proptest_config(ProptestConfig {
-        max_shrink_iters: 2_000, failure_persistence: None, rng_seed: seed(), ..ProptestConfig::default()
+        max_shrink_iters: 2_000, failure_persistence: None, ..ProptestConfig::default()
     })]
 
     #[test]
