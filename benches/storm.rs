@@ -9,7 +9,7 @@
 //! * **cost**: CPU of the gateway's process for one whole handshake, and for one that is refused: for its name, for the
 //!   limit of all, for the limit of its address.
 //!
-//! The storm has the lowest priority: in the world it comes from other machines.
+//! The storm runs when nothing else wants a core (`SCHED_IDLE`): in the world it comes from other machines.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic, dead_code, unused_imports)]
 
 #[path = "../tests/it/util/mod.rs"]
@@ -61,7 +61,6 @@ fn main() {
     let value = |name: &str| given.iter().position(|argument| argument == name).and_then(|at| given.get(at + 1));
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().expect("a runtime");
     if let (Some(gateway), Some(name)) = (value("--storm"), value("--name")) {
-        rustix::process::nice(19).expect("a lower priority");
         let hello = Hello::to(name).bytes();
         runtime.block_on(storm(gateway.parse().expect("an address"), hello));
         return;
@@ -186,7 +185,8 @@ struct Storm(Child);
 
 impl Storm {
     fn start(gateway: &Gateway, name: &str) -> Self {
-        let mut command = Command::new(std::env::current_exe().expect("this program"));
+        let mut command = Command::new("chrt");
+        command.args(["--idle", "0"]).arg(std::env::current_exe().expect("this program"));
         command.args(["--storm", &gateway.https().to_string(), "--name", name]).stdin(Stdio::null());
         Self(command.spawn().expect("a process"))
     }
