@@ -85,9 +85,9 @@ impl Names {
         let (chain, key) = (leaf.pem() + &self.intermediate, key.serialize_pem());
         let folder = self.folder.join("certs").join(name);
         std::fs::create_dir_all(&folder).expect("a folder");
-        std::fs::write(folder.join("chain.pem"), &chain).expect("a file");
-        std::fs::write(folder.join("key.pem"), &key).expect("a file");
-        std::fs::write(self.folder.join("pem").join(format!("{name}.pem")), chain + &key).expect("a file");
+        put(&folder.join("chain.pem"), &chain);
+        put(&folder.join("key.pem"), &key);
+        put(&self.folder.join("pem").join(format!("{name}.pem")), &(chain + &key));
         leaf.der().to_vec()
     }
 
@@ -118,6 +118,14 @@ impl Names {
         );
         std::fs::write(self.folder.join(format!("pixelgate/accounts/{id}.toml")), toml).expect("a file");
     }
+}
+
+/// A file in place of another one, as ACME clients do it: written over in the second in which it was made, nginx takes it
+/// for the one that it knows.
+fn put(path: &Path, text: &str) {
+    let new = path.with_extension("new");
+    std::fs::write(&new, text).expect("a file");
+    std::fs::rename(new, path).expect("a file");
 }
 
 /// The pixel of the account that has this name.
