@@ -88,8 +88,9 @@ impl HandshakeBudget {
         wait.is_some()
     }
 
-    /// Waits for a turn to read a ClientHello, and to refuse it if need be: nobody is shed before it is known who it is.
-    pub(super) async fn first_turn(&self, guest: Guest) -> Turn<'_> {
+    /// Waits for a turn for as long as it takes: to read a ClientHello, and to refuse it if need be, since nobody is shed
+    /// before it is known who it is; and to go on with a handshake that was computed in part.
+    pub(super) async fn sure_turn(&self, guest: Guest) -> Turn<'_> {
         if guest == Guest::Visitor { self.turns.acquire().await.ok() } else { None }
     }
 

@@ -24,6 +24,7 @@ use crate::tls::{CertFolders, CertStore, Credential};
 mod budget;
 mod pairs;
 mod sessions;
+mod turns;
 
 type Accepted = Result<Arc<str>, HandshakeError>;
 
