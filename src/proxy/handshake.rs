@@ -68,7 +68,7 @@ pub(super) struct Entry<'a> {
     /// Handshakes that all visitors may begin in a second.
     pub(super) per_second: usize,
     pub(super) min_version: TlsVersion,
-    /// Whether this machine connected to itself.
+    /// Whether the gateway connected to itself.
     pub(super) own: bool,
 }
 

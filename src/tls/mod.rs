@@ -10,7 +10,8 @@
 //!   what serves all names below one; `problem` — how faults are told;
 //! * `tickets` — the keys of session tickets; `challenges` — what an ACME server may ask for;
 //! * `wanted` — names that a visitor asked for before they had a certificate;
-//! * `chain` — certificates looked at for a person; `keep` — putting one in place; `probe` — what a client is served.
+//! * `chain` — certificates looked at for a person; `keep` — putting one in place; `probe` — what a client is served,
+//!   and `own` — by which of its connections the gateway itself looks.
 //!
 //! A name's certificate is `<certs_dir>/<name>/chain.pem` with `key.pem`, else what was issued in
 //! `<data_dir>/certs/<name>/live/`, else either's for the name with its first label replaced by `_` (the wildcard
@@ -29,6 +30,7 @@ mod glance;
 mod index;
 pub mod keep;
 mod native;
+mod own;
 mod places;
 pub mod probe;
 mod problem;
@@ -48,6 +50,7 @@ pub use entry::Standing;
 pub use folder::{Cold, Stale};
 pub use glance::Glance;
 pub use native::{send_one_ticket, set_session_context};
+pub use own::OwnConnections;
 pub use places::{CertFolders, DirectoryProblem, Origin};
 pub use problem::{CertificateFault, CertificateProblem, Summary};
 pub use sni::normalise;
