@@ -10,11 +10,15 @@
 //! CPU is the whole process's, as the kernel counts it.
 #![allow(clippy::expect_used, clippy::indexing_slicing)]
 
+mod measure;
+
 use std::path::{Path, PathBuf};
+use std::process::id;
 use std::sync::Arc;
 use std::time::Instant;
 
 use arc_swap::ArcSwap;
+use measure::{cpu_seconds, in_threads, ms, resident};
 use pixelgate::account::ServerName;
 use pixelgate::tls::{CertFolders, CertStore, Lookup};
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, Issuer, KeyPair, date_time_ymd};
@@ -80,19 +84,19 @@ fn main() {
 
 /// What a store costs in memory, started with an index.
 fn measure(folders: &CertFolders, names: &[ServerName]) {
-    let before = resident();
+    let before = resident(id());
     let told = |what: &str| {
-        let now = resident();
+        let now = resident(id());
         let grown = now.saturating_sub(before) / names.len() as u64;
         println!("memory, {what}: {grown} bytes a name, {} MiB resident in all", now >> 20);
     };
     let store = CertStore::load(folders, names, None, NOW);
     told("never visited");
-    let begun = (Instant::now(), cpu_seconds());
+    let begun = (Instant::now(), cpu_seconds(id()));
     visit(&store, names);
     told("all visited");
     let each = |seconds: f64| seconds * 1e6 / names.len() as f64;
-    let (wall, cpu) = (begun.0.elapsed().as_secs_f64(), cpu_seconds() - begun.1);
+    let (wall, cpu) = (begun.0.elapsed().as_secs_f64(), cpu_seconds(id()) - begun.1);
     println!("first visit of every name: {:.0} µs each on all cores, {:.0} µs CPU", each(wall), each(cpu));
 }
 
@@ -111,9 +115,9 @@ fn starts(folders: &CertFolders, names: &[ServerName]) {
             if kind == "without an index" {
                 let _ = std::fs::remove_file(&folders.index);
             }
-            let begun = (Instant::now(), cpu_seconds());
+            let begun = (Instant::now(), cpu_seconds(id()));
             let store = CertStore::load(folders, names, None, NOW);
-            times.push((begun.0.elapsed().as_secs_f64(), cpu_seconds() - begun.1));
+            times.push((begun.0.elapsed().as_secs_f64(), cpu_seconds(id()) - begun.1));
             assert_eq!(store.summary().valid, names.len());
             store.keep_index().expect("an index");
         }
@@ -141,9 +145,9 @@ fn refreshes(published: &ArcSwap<CertStore>, folders: &CertFolders, authority: &
         assert!(matches!(served.lookup(name.as_str()), Lookup::Ready(_)));
         begun.elapsed().as_secs_f64() * 1e3
     };
-    let begun = (Instant::now(), cpu_seconds());
+    let begun = (Instant::now(), cpu_seconds(id()));
     let mut times: Vec<f64> = renewed.iter().map(refresh).collect();
-    let (wall, cpu) = (begun.0.elapsed().as_secs_f64(), cpu_seconds() - begun.1);
+    let (wall, cpu) = (begun.0.elapsed().as_secs_f64(), cpu_seconds(id()) - begun.1);
     times.sort_by(f64::total_cmp);
     let at = |share: f64| times[((times.len() - 1) as f64 * share) as usize];
     println!("one refresh: median {:.3} ms, p99 {:.3} ms, longest {:.3} ms", at(0.5), at(0.99), at(1.0));
@@ -231,32 +235,6 @@ impl Authority {
         std::os::unix::fs::symlink(serial.to_string(), folder.join("live.new")).expect("a link");
         std::fs::rename(folder.join("live.new"), folder.join("live")).expect("a link");
     }
-}
-
-fn in_threads<T: Sync>(items: &[T], work: impl Fn(&T) + Sync) {
-    let threads = std::thread::available_parallelism().map_or(1, usize::from);
-    let work = &work;
-    std::thread::scope(|scope| {
-        for part in items.chunks(items.len().div_ceil(threads).max(1)) {
-            scope.spawn(move || part.iter().for_each(work));
-        }
-    });
-}
-
-fn resident() -> u64 {
-    let pages = std::fs::read_to_string("/proc/self/statm").expect("procfs");
-    pages.split_whitespace().nth(1).and_then(|pages| pages.parse::<u64>().ok()).unwrap_or(0) * 4_096
-}
-
-fn ms(begun: Instant) -> f64 {
-    begun.elapsed().as_secs_f64() * 1e3
-}
-
-fn cpu_seconds() -> f64 {
-    let ticks = std::fs::read_to_string("/proc/self/stat").expect("procfs");
-    // utime and stime, 100 ticks a second (proc_pid_stat(5)); the name before them is in parentheses.
-    let fields = ticks.rsplit(')').next().expect("fields").split_whitespace();
-    fields.skip(11).take(2).filter_map(|field| field.parse::<f64>().ok()).sum::<f64>() / 100.0
 }
 
 fn arguments() -> Arguments {

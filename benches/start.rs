@@ -10,12 +10,15 @@
 //! CPU is the whole process's, as the kernel counts it.
 #![allow(clippy::expect_used, clippy::indexing_slicing, clippy::panic, clippy::disallowed_methods)]
 
+mod measure;
+
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use measure::{cpu_seconds, in_threads, ms, resident};
 use pixelgate::config::{LastGood, Reading, Source, settle};
 use pixelgate::filter::{self, Compiler, FilterHost};
 use pixelgate::reload::Reloader;
@@ -301,32 +304,6 @@ impl Authority {
         std::fs::write(folder.join("chain.pem"), leaf.pem() + &self.pem).expect("a file");
         std::fs::write(folder.join("key.pem"), self.leaf.serialize_pem()).expect("a file");
     }
-}
-
-fn in_threads<T: Sync>(items: &[T], work: impl Fn(&T) + Sync) {
-    let threads = std::thread::available_parallelism().map_or(1, usize::from);
-    let work = &work;
-    std::thread::scope(|scope| {
-        for part in items.chunks(items.len().div_ceil(threads).max(1)) {
-            scope.spawn(move || part.iter().for_each(work));
-        }
-    });
-}
-
-fn ms(begun: Instant) -> f64 {
-    begun.elapsed().as_secs_f64() * 1e3
-}
-
-fn resident(process: u32) -> u64 {
-    let pages = std::fs::read_to_string(format!("/proc/{process}/statm")).expect("procfs");
-    pages.split_whitespace().nth(1).and_then(|pages| pages.parse::<u64>().ok()).unwrap_or(0) * 4_096
-}
-
-fn cpu_seconds(process: u32) -> f64 {
-    let ticks = std::fs::read_to_string(format!("/proc/{process}/stat")).expect("procfs");
-    // utime and stime, 100 ticks a second (proc_pid_stat(5)); the name before them is in parentheses.
-    let fields = ticks.rsplit(')').next().expect("fields").split_whitespace();
-    fields.skip(11).take(2).filter_map(|field| field.parse::<f64>().ok()).sum::<f64>() / 100.0
 }
 
 fn arguments() -> Arguments {

@@ -6,8 +6,6 @@ use std::thread;
 /// Does work on all cores, each taking the next `piece` items when it is done with some: some take longer than others. The
 /// results are in the order of the items.
 pub(crate) fn map<T: Sync, R: Send>(items: &[T], piece: usize, work: impl Fn(&T) -> R + Sync) -> Vec<R> {
-    // Not asked for little work: it is answered from files.
-    let cores = || thread::available_parallelism().map_or(1, usize::from);
     let threads = if items.len() <= piece { 1 } else { cores().min(items.len().div_ceil(piece.max(1))) };
     if threads < 2 {
         return items.iter().map(work).collect();
@@ -32,6 +30,11 @@ pub(crate) fn map<T: Sync, R: Send>(items: &[T], piece: usize, work: impl Fn(&T)
     });
     parts.sort_unstable_by_key(|(at, _)| *at);
     parts.into_iter().flat_map(|(_, part)| part).collect()
+}
+
+/// On how many threads it is done; not asked for little work, since it is answered from files.
+pub(crate) fn cores() -> usize {
+    thread::available_parallelism().map_or(1, usize::from)
 }
 
 #[cfg(test)]

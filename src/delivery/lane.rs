@@ -21,6 +21,8 @@ const HALVINGS_TRUSTED: u8 = 5;
 const HALVINGS: u8 = 1;
 /// One line of the log for a lane in this time.
 const LINE_INTERVAL: Duration = Duration::from_secs(60);
+/// How the reason of a pause begins that asks a person.
+const QUESTION: &str = "the Graph API refuses all events of this pixel, and does not say clearly why";
 
 /// What was sent, as far as it matters here.
 #[derive(Clone, Copy, Debug)]
@@ -105,14 +107,25 @@ pub(crate) struct Lane {
     doubted: Option<u64>,
     /// The last such event after which something was taken: the fault is its own.
     blamed: Option<u64>,
-    /// All was refused without a clear reason since then, and a person resumed the lane.
-    cleared: bool,
+    /// Whether a person was asked since then why all is refused without a clear reason.
+    asked: Asked,
     holds: u32,
     failing_since: Option<Instant>,
     alerted: Option<Instant>,
     refusals: Refusals,
     line_at: Option<Instant>,
     lines_left_out: u64,
+}
+
+/// Whether a person was asked what all refusals without a clear reason come from, the pixel or its events.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Asked {
+    #[default]
+    No,
+    /// The lane is paused until they resume it.
+    Waiting,
+    /// They resumed it, which says that its configuration is right: it is the events.
+    Answered,
 }
 
 /// What was taken and what was buried lately.
@@ -148,7 +161,8 @@ impl Lane {
     /// Whether an unclear refusal is the events' fault: something of the lane was taken after the first one, or a person says
     /// so.
     pub(crate) fn blames_events(&self, doubted_at: Option<Instant>) -> bool {
-        self.cleared || doubted_at.is_some_and(|doubted| self.taken_at.is_some_and(|taken| taken >= doubted))
+        self.asked == Asked::Answered
+            || doubted_at.is_some_and(|doubted| self.taken_at.is_some_and(|taken| taken >= doubted))
     }
 
     /// An event that others go before, to see whether it alone is refused.
@@ -175,7 +189,7 @@ impl Lane {
             Outcome::Accept { received } => {
                 let taken = received.min(events as u64);
                 if taken > 0 {
-                    (self.proven, self.taken_at, self.cleared) = (true, Some(now), false);
+                    (self.proven, self.taken_at, self.asked) = (true, Some(now), Asked::No);
                     self.blamed = self.doubted.take().or(self.blamed);
                 }
                 self.refusals.count(taken, 0, now);
@@ -227,15 +241,31 @@ impl Lane {
         (Settle::Back, Then::Wait { wait: backoff.wait(failures.saturating_add(1), random), failed: true })
     }
 
-    /// All that was sent was refused without a clear reason. A person who resumes the lane says that its configuration is
-    /// right: from then on it is the events.
+    /// All that was sent was refused without a clear reason: a person is asked.
     pub(crate) fn doubt_confirmed(&mut self, doubt: &str) -> Then {
-        (self.cleared, self.doubted) = (true, None);
+        self.doubted = None;
         let reason = format!(
-            "the Graph API refuses all events of this pixel, and does not say clearly why ({doubt}); look at the pixel \
-             in Events Manager, then resume the account: events that are refused again become dead letters"
+            "{QUESTION} ({doubt}); look at the pixel in Events Manager, then resume the account: events that are refused \
+             again become dead letters"
         );
         Then::Pause { reason, token_refused: false }
+    }
+
+    /// The lane is paused, for that reason: from now on resuming it may be an answer.
+    pub(crate) fn paused(&mut self, reason: &str) {
+        if reason.starts_with(QUESTION) {
+            self.asked = Asked::Waiting;
+        }
+    }
+
+    /// Whether a person was asked and did not resume the lane yet, as far as it knows.
+    pub(crate) fn is_asking(&self) -> bool {
+        self.asked == Asked::Waiting
+    }
+
+    /// They did.
+    pub(crate) fn answered(&mut self) {
+        self.asked = Asked::Answered;
     }
 
     /// Whether it is time to tell a person that this lane fails and fails.
@@ -427,11 +457,22 @@ mod tests {
     }
 
     #[test]
-    fn a_doubt_pauses_once_and_then_blames_the_events() {
+    fn a_doubt_pauses_and_once_a_person_resumed_it_the_events_are_blamed() {
         let mut lane = Lane::default();
         let then = lane.doubt_confirmed("code 100");
-        assert!(matches!(&then, Then::Pause { reason, token_refused: false } if reason.contains("(code 100)")));
-        assert!(matches!(judge(&mut lane, 1, bury(Fault::Unclear)).0, Settle::Bury { .. }));
+        let Then::Pause { reason, token_refused: false } = &then else { unreachable!("{then:?}") };
+        assert!(reason.contains("(code 100)"));
+        let unclear = |lane: &mut Lane| judge(lane, 1, bury(Fault::Unclear)).0;
+        assert!(matches!(unclear(&mut lane), Settle::SetAside(_)), "of a request that was out meanwhile");
+        lane.paused("code 190");
+        assert!(!lane.is_asking());
+        lane.paused(reason);
+        assert!(lane.is_asking());
+        assert!(matches!(unclear(&mut lane), Settle::SetAside(_)), "nobody has answered yet");
+        lane.answered();
+        assert!(matches!(unclear(&mut lane), Settle::Bury { .. }));
+        judge(&mut lane, 1, ACCEPT);
+        assert!(!lane.blames_events(None), "what Meta took says more");
     }
 
     #[test]

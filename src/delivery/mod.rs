@@ -51,7 +51,7 @@ use self::view::{Permit, View};
 use crate::account::LaneKey;
 use crate::clock::{Steady, now_ms};
 use crate::config::DeliveryConfig;
-use crate::outbox::{Counts, Due, LaneStatus, Outbox, PausedBy};
+use crate::outbox::{Due, LaneStatus, Outbox, PausedBy};
 use crate::snapshot::Published;
 
 pub use self::graph::DeliveryError;
@@ -151,11 +151,14 @@ impl Delivery {
         let wait_max = i64::try_from(view.settings.retry_max.max(WISH_MAX).as_millis()).unwrap_or(i64::MAX);
         let latest_ms = now_ms().saturating_add(wait_max);
         outbox.move_waits(|time_ms| time_ms.min(latest_ms));
-        let sender = |counts: Counts| {
-            let lane = Lane::new(counts.delivered + counts.tested);
-            Sender { lane: Arc::new(Mutex::new(lane)), begun: Vec::new() }
+        let sender = |status: LaneStatus| {
+            let mut lane = Lane::new(status.counts.delivered + status.counts.tested);
+            if let Some(pause) = &status.paused {
+                lane.paused(&pause.reason);
+            }
+            (status.lane, Sender { lane: Arc::new(Mutex::new(lane)), begun: Vec::new() })
         };
-        let senders = outbox.lanes().into_iter().map(|status| (status.lane, sender(status.counts))).collect();
+        let senders = outbox.lanes().into_iter().map(sender).collect();
         Ok(Self {
             outbox,
             observer,

@@ -92,6 +92,7 @@ impl Turn {
         let (outbox, key) = (self.outbox.clone(), self.key.clone());
         let lease = move || outbox.lease_after_others(&key, after_others, events_max, bytes_max, now_ms);
         let lease = blocking(&self.key, lease).await??;
+        self.note_answer(now_ms);
         // Whoever was told that another configuration is in force may count on it from then on. The lane is due again once
         // the events are back.
         if self.is_outdated() {
@@ -220,6 +221,14 @@ impl Turn {
         }
     }
 
+    /// A lane that asked a person has its answer when it sends again. What was leased before its pause says nothing.
+    fn note_answer(&self, now_ms: i64) {
+        let mut lane = self.lane();
+        if lane.is_asking() && self.outbox.may_send(&self.key, now_ms) {
+            lane.answered();
+        }
+    }
+
     fn pause(&self, reason: &str, token_refused: bool) {
         let reason = match token_refused {
             true => {
@@ -230,6 +239,10 @@ impl Turn {
             false => reason.to_owned(),
         };
         Handle::current().block_on(super::pause(&self.outbox, &self.key, &reason));
+        // A person's own pause is not replaced, and its end answers nothing.
+        if !self.outbox.held_accounts().contains_key(&self.key.account) {
+            self.lane().paused(&reason);
+        }
     }
 
     /// Whether another configuration has been published since this turn began.

@@ -17,6 +17,7 @@ use super::queue::FairQueue;
 use super::stage::LoadedStage;
 use super::{Chain, Observer, Options, Stage, StageError, StartError};
 use crate::account::AccountId;
+use crate::parallel;
 
 /// Stack of a thread that runs filters: a guest's, and the host's beneath and above it.
 const STACK_BYTES: usize = 2 << 20;
@@ -73,8 +74,8 @@ impl FilterHost {
             deadline: options.deadline,
             memory_bytes_max: options.memory_bytes_max,
             next_stage: AtomicU64::new(0),
-            // Each thread needs a place for the instance it calls, and one more is started at a reload.
-            idle: Mutex::new(Idle::new(slots.saturating_sub(threads + 1))),
+            // Each thread needs a place for the instance it calls. A reload starts some at one time, and a check beside it.
+            idle: Mutex::new(Idle::new(slots.saturating_sub(threads + 2 * parallel::cores()))),
             work: Mutex::new(Work { queue: FairQueue::new(threads, options.wait_max), stopping: false }),
             changed: Condvar::new(),
             waiting: AtomicUsize::new(0),

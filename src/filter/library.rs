@@ -1,8 +1,8 @@
 //! Programs ready to be started: each file compiled once, whatever number of accounts use it.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Condvar, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use wasmtime::Engine;
@@ -20,6 +20,9 @@ const SWEEP_MIN: usize = 64;
 /// How long a component that could not be compiled is not tried again: a busy machine may have been the reason.
 const FAILED: Duration = Duration::from_secs(600);
 
+/// Components that are made ready at one time: a compiler takes hundreds of MB for a large one.
+const AT_ONCE_MAX: usize = 4;
+
 /// Where programs come from.
 pub(super) struct Library {
     engine: Engine,
@@ -32,9 +35,18 @@ pub(super) struct Library {
     components: Mutex<Components>,
     /// The runner of scripts, once a script was met.
     runner: Mutex<Option<Arc<Code>>>,
-    /// What could not be compiled, and until when that is believed. Held while the compiler runs: one at a time, whatever
-    /// number of accounts wait for it.
+    /// What is being made ready. Who wants the same waits for it, and so does who would be one too many.
+    begun: Mutex<HashSet<ContentHash>>,
+    /// Told when something of it is done.
+    done: Condvar,
+    /// What could not be compiled, and until when that is believed.
     failed: Mutex<HashMap<ContentHash, (LoadError, Instant)>>,
+}
+
+/// A component that is being made ready, for as long as this lives.
+struct Begun<'a> {
+    library: &'a Library,
+    hash: ContentHash,
 }
 
 /// What accounts use now, by content.
@@ -67,6 +79,8 @@ impl Library {
             runner_path: options.script_runner.clone(),
             components: Mutex::new(Components { by_hash: HashMap::new(), sweep_at: SWEEP_MIN }),
             runner: Mutex::default(),
+            begun: Mutex::default(),
+            done: Condvar::new(),
             failed: Mutex::default(),
         })
     }
@@ -91,6 +105,11 @@ impl Library {
         if let Some(code) = self.in_use(&hash) {
             return Ok(code);
         }
+        let _begun = self.begin(hash);
+        // Another account with the same file may have been first.
+        if let Some(code) = self.in_use(&hash) {
+            return Ok(code);
+        }
         inspect(bytes, World::Filter)?;
         let component = self.compiled(&hash, bytes)?;
         let bound = self.linker.instantiate_pre(&component).and_then(FilterPre::new).map_err(LoadError::invalid)?;
@@ -98,6 +117,14 @@ impl Library {
         let mut components = self.components.lock().unwrap_or_else(PoisonError::into_inner);
         components.insert(hash, &code);
         Ok(code)
+    }
+
+    fn begin(&self, hash: ContentHash) -> Begun<'_> {
+        let begun = self.begun.lock().unwrap_or_else(PoisonError::into_inner);
+        let must_wait = |begun: &mut HashSet<_>| begun.len() >= AT_ONCE_MAX || begun.contains(&hash);
+        let mut begun = self.done.wait_while(begun, must_wait).unwrap_or_else(PoisonError::into_inner);
+        begun.insert(hash);
+        Begun { library: self, hash }
     }
 
     fn in_use(&self, hash: &ContentHash) -> Option<Arc<Code>> {
@@ -125,24 +152,26 @@ impl Library {
         Ok(Code::ScriptRunner(bound))
     }
 
+    /// Why a component could not be compiled lately.
+    fn failure(&self, hash: &ContentHash) -> Option<LoadError> {
+        let mut failed = self.failed.lock().unwrap_or_else(PoisonError::into_inner);
+        let now = Instant::now();
+        failed.retain(|_, (_, until)| *until > now);
+        failed.get(hash)?.0.of_component()
+    }
+
     /// The component's machine code, from the folder or made now.
     fn compiled(&self, hash: &ContentHash, bytes: &[u8]) -> Result<Component, LoadError> {
         let kept = || self.cache.as_ref()?.load(&self.engine, hash);
         if let Some(component) = kept() {
             return Ok(component);
         }
-        let mut failed = self.failed.lock().unwrap_or_else(PoisonError::into_inner);
-        // Another account with the same file may have been first.
-        if let Some(component) = kept() {
-            return Ok(component);
-        }
-        let now = Instant::now();
-        failed.retain(|_, (_, until)| *until > now);
-        if let Some(error) = failed.get(hash).and_then(|(error, _)| error.of_component()) {
+        if let Some(error) = self.failure(hash) {
             return Err(error);
         }
         let compiled = self.compiler.compile(&self.engine, bytes, self.compile_timeout);
         if let Some(error) = compiled.as_ref().err().and_then(LoadError::of_component) {
+            let mut failed = self.failed.lock().unwrap_or_else(PoisonError::into_inner);
             failed.insert(*hash, (error, Instant::now() + FAILED));
         }
         let code = compiled?;
@@ -151,6 +180,15 @@ impl Library {
             Some(component) => Ok(component),
             None => load_fresh(&self.engine, &code).map_err(LoadError::invalid),
         }
+    }
+}
+
+// === impl Begun ===
+
+impl Drop for Begun<'_> {
+    fn drop(&mut self) {
+        self.library.begun.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.hash);
+        self.library.done.notify_all();
     }
 }
 

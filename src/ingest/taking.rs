@@ -86,19 +86,22 @@ impl Ingest {
 
     /// Runs the account's filters, and makes of each event what is stored of it.
     async fn filter(&self, request: &Request, group: Group) -> Sorted {
-        let Group { tenant, pixel, envelope, events } = group;
+        let Group { tenant, pixel, envelope, mut events } = group;
         let lane = tenant.lane(pixel);
         let mut sorted = Sorted::default();
         if tenant.filters.is_empty() {
             events.iter().for_each(|event| sorted.pass(event, stored(&lane, &envelope, event)));
             return sorted;
         }
+        // What else was said is nothing to a filter, and need not wait for one.
+        let sources = &tenant.config.consent_sources;
+        events.iter_mut().for_each(|event| event.beside.retain(|(name, _)| sources.contains(name)));
         let context = Arc::new(Context {
             account: tenant.config.id.clone(),
             pixel,
             host: request.host.clone(),
             signals: signals(request, &tenant),
-            sources: tenant.config.consent_sources.clone(),
+            sources: sources.clone(),
         });
         for filtered in tenant.filters.run(context.clone(), events).await {
             match filtered {

@@ -64,7 +64,7 @@ use crate::issuance::names::find;
 use crate::issuance::state_file::OpenError;
 use crate::issuance::store::Store;
 use crate::reload::Reloader;
-use crate::tls::{Challenges, Origin, Wanted};
+use crate::tls::{Challenges, Origin, OwnConnections, Wanted};
 
 pub use self::dns::{Dns, DnsError, DnsFinding, DnsReport};
 pub use self::view::{AccountView, NameView, NextAction};
@@ -138,6 +138,8 @@ pub struct Parts {
     pub wanted: Arc<Wanted>,
     /// Where clients come in, with the ports that the system chose.
     pub edge: Vec<SocketAddr>,
+    /// By which the edge knows that it is us who look there.
+    pub own: Arc<OwnConnections>,
     /// Counts.
     pub observer: Arc<dyn Observer>,
 }
@@ -153,6 +155,7 @@ struct Shared {
     challenges: Arc<Challenges>,
     wanted: Arc<Wanted>,
     edge: Vec<SocketAddr>,
+    own: Arc<OwnConnections>,
     observer: Arc<dyn Observer>,
     book: Arc<Book>,
     store: Store,
@@ -196,6 +199,7 @@ impl Issuance {
                 challenges: parts.challenges,
                 wanted: parts.wanted,
                 edge: parts.edge,
+                own: parts.own,
                 observer: parts.observer,
                 book: Arc::new(book),
                 store: Store::new(certs_dir.clone()),

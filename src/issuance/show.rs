@@ -12,7 +12,7 @@ use crate::issuance::names::is_listed;
 use crate::issuance::store::KeyKind;
 use crate::issuance::trouble::Trouble;
 use crate::issuance::work::blocking;
-use crate::tls::probe::{Clients, over_loopback, served_to};
+use crate::tls::probe::{Clients, over_loopback, served_here};
 
 /// Time within which a client must see a new certificate.
 const SEEN_WITHIN: Duration = Duration::from_secs(10);
@@ -55,8 +55,8 @@ impl Shared {
             for listener in &self.edge {
                 let (address, proxy_header) = over_loopback(*listener, &gateway.listen.proxy_protocol);
                 loop {
-                    let served = served_to(clients, address, name, proxy_header, SEEN_WITHIN).await;
-                    let why = match served {
+                    let served = served_here(&self.own, clients, address, name, proxy_header, SEEN_WITHIN);
+                    let why = match served.await {
                         Ok(served) if served.chain_der.first().is_some_and(|first| **first == *leaf) => break,
                         Ok(served) => format!("{address} serves another one, of {}", served.issuer),
                         Err(error) => error.to_string(),

@@ -1,7 +1,7 @@
 //! The keeper: the thread that does what must not hold up the writer. It stores dead letters, keeps lanes' state, syncs
 //! the marks once a second, and gives settled segments back.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender};
 use std::time::{Duration, Instant};
@@ -16,6 +16,7 @@ use super::shared::Shared;
 use super::state::StateFile;
 use super::writer::Job;
 use super::{AppendError, DeadLetterError, Health, Unavailable, locked, reclaim};
+use crate::account::AccountId;
 
 /// What the keeper is asked for.
 pub(crate) enum Task {
@@ -87,6 +88,8 @@ impl Keeper {
     fn run_batch(&mut self, batch: Vec<Task>) -> bool {
         let (mut letters, mut held, mut buried) = (Vec::new(), Vec::new(), Vec::new());
         let (mut rest, mut stop) = (Vec::new(), false);
+        // Letters and bytes of this batch, by account: what is not stored yet counts too.
+        let mut coming = HashMap::<AccountId, (u64, u64)>::new();
         let holds = batch.iter().any(|task| matches!(task, Task::Hold { .. }));
         let is_full = holds && matches!(self.shared.health(), Health::Full { .. });
         for task in batch {
@@ -97,9 +100,17 @@ impl Keeper {
                     let _ = reply.send(Err(full.into()));
                 }
                 Task::Hold { letters: new, reply } => {
-                    if new.iter().any(|letter| self.shared.dead.is_full(&letter.lane.account)) {
+                    let is_full = |account| {
+                        self.shared.dead.is_full_with(account, coming.get(account).copied().unwrap_or_default())
+                    };
+                    if new.iter().any(|letter| is_full(&letter.lane.account)) {
                         let _ = reply.send(Err(DeadLetterError::Full));
                     } else {
+                        for letter in &new {
+                            let (letters, bytes) = coming.entry(letter.lane.account.clone()).or_default();
+                            *letters += 1;
+                            *bytes += (letter.body.len() + letter.context.len()) as u64;
+                        }
                         letters.extend(new);
                         held.push(reply);
                     }

@@ -59,22 +59,26 @@ pub(crate) fn copy_forward(shared: &Shared, writer: &Sender<Job>) -> bool {
     moved
 }
 
-/// Moves events, those of a lane side by side, with one sync for all; `false` if none was moved. If that fails they stay.
+/// Moves events, those of a lane side by side, with one sync for all; `false` if that fails: then they stay.
 fn move_part(shared: &Shared, writer: &Sender<Job>, old: &Segment, entries: Vec<(LaneNo, Entry)>) -> bool {
     if entries.is_empty() {
         return false;
     }
-    let mut any = false;
     let mut lanes: Vec<_> = entries.iter().map(|(lane, _)| *lane).collect();
     lanes.dedup();
-    match copy(shared, writer, old, &entries) {
-        Ok(moved) => {
+    let copied = copy(shared, writer, old, &entries);
+    let is_moved = copied.is_ok();
+    match copied {
+        Ok(Copied { moved, forgotten }) => {
             let seqs = moved.iter().map(|(_, old, _)| old.seq);
             if let Err(error) = old.mark(MarkKind::Moved, seqs).and_then(|()| old.sync_marks()) {
                 tracing::warn!(segment = old.id, %error, "moved events cannot be marked; after a power cut they may be sent again");
             }
-            any = !moved.is_empty();
             let mut index = locked(&shared.index);
+            if moved.is_empty() && forgotten == 0 {
+                // It would be the oldest again, and no other's turn ever come.
+                index.segments.set_stuck(old.id);
+            }
             // The last first: each then goes to the front of its lane.
             for (lane, old, new) in moved.into_iter().rev() {
                 index.moved(lane, old, new);
@@ -90,16 +94,19 @@ fn move_part(shared: &Shared, writer: &Sender<Job>, old: &Segment, entries: Vec<
         }
     }
     lanes.into_iter().for_each(|lane| shared.list(lane));
-    any
+    is_moved
 }
 
-/// Has the writer write events of a segment again; gives those that were readable, with their old and their new entries.
-fn copy(
-    shared: &Shared,
-    writer: &Sender<Job>,
-    old: &Segment,
-    entries: &[(LaneNo, Entry)],
-) -> io::Result<Vec<(LaneNo, Entry, Entry)>> {
+/// What became of events that were to be written again.
+struct Copied {
+    /// Those that were readable, with their old and their new entries.
+    moved: Vec<(LaneNo, Entry, Entry)>,
+    /// How many were damaged, and are in quarantine; others that were stay where they are.
+    forgotten: usize,
+}
+
+/// Has the writer write events of a segment again.
+fn copy(shared: &Shared, writer: &Sender<Job>, old: &Segment, entries: &[(LaneNo, Entry)]) -> io::Result<Copied> {
     let (mut moved, mut records, mut damaged) = (Vec::new(), Vec::new(), Vec::new());
     for (lane, entry) in entries {
         let frame = old.read(u64::from(entry.at), entry.len as usize)?;
@@ -116,10 +123,14 @@ fn copy(
     let ended = || io::Error::other("the writer has ended");
     writer.send(Job::Copy(Copy { records, bytes, reply })).map_err(|_| ended())?;
     let new = answer.blocking_recv().map_err(|_| ended())??;
+    let mut forgotten = 0;
     for (lane, entry, frame) in damaged {
-        if !shared.damaged(lane, &entry, &frame) {
+        if shared.damaged(lane, &entry, &frame) {
+            forgotten += 1;
+        } else {
             locked(&shared.index).put_back(lane, &[entry]);
         }
     }
-    Ok(moved.into_iter().zip(new).map(|((lane, old), new)| (lane, old, new)).collect())
+    let moved = moved.into_iter().zip(new).map(|((lane, old), new)| (lane, old, new)).collect();
+    Ok(Copied { moved, forgotten })
 }

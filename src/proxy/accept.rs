@@ -25,6 +25,7 @@ use crate::proxy::service::Service;
 use crate::proxy::wire::{Pace, Wire};
 use crate::proxy::{Observer, forwarded, proxy_protocol};
 use crate::snapshot::Published;
+use crate::tls::OwnConnections;
 
 /// Wait after the system had no socket or memory for a connection.
 const EXHAUSTED_WAIT: Duration = Duration::from_millis(100);
@@ -32,8 +33,7 @@ const EXHAUSTED_WAIT: Duration = Duration::from_millis(100);
 const EXHAUSTED_TOLD_EVERY: Duration = Duration::from_secs(60);
 /// Connections that are accepted before what is established is served again: the kernel keeps the others waiting.
 const ACCEPTED_IN_A_ROW: usize = 16;
-/// Connections of this machine with itself that find room when all others are taken: it must be able to look what it
-/// serves.
+/// Connections of the gateway with itself that find room when all others are taken: it must be able to look what it serves.
 const OWN_CONNECTIONS: usize = 16;
 /// Time after which a socket whose client takes nothing is given up.
 const WRITE_STALL_MAX: Duration = Duration::from_secs(30);
@@ -53,6 +53,7 @@ pub(super) struct Acceptor {
     pub(super) published: Arc<Published>,
     pub(super) tls: TlsAcceptor,
     pub(super) limits: Arc<ConnectionLimits>,
+    pub(super) own: Arc<OwnConnections>,
     pub(super) handshakes: HandshakeBudget,
     pub(super) handshakes_by_source: SourceRates,
     pub(super) proxy: Arc<HttpProxy<Service>>,
@@ -69,7 +70,7 @@ struct Arrival {
     permit: ConnectionPermit,
     /// The configuration that it came under.
     gateway: Arc<GatewayConfig>,
-    /// Whether this machine connected to itself.
+    /// Whether the gateway connected to itself.
     own: bool,
     /// Whether it begins with a PROXY header.
     is_proxied: bool,
@@ -127,8 +128,7 @@ impl Acceptor {
     /// Lets a connection in, if its peer has not too many.
     fn admit(&self, tcp: TcpStream, peer: SocketAddr, scheme: Scheme) -> Option<Arrival> {
         let gateway = self.published.load().gateway.clone();
-        // From an address to the same one.
-        let own = tcp.local_addr().is_ok_and(|local| local.ip() == peer.ip());
+        let own = self.own.contains(peer);
         let max = gateway.limits.connections_max + if own { OWN_CONNECTIONS } else { 0 };
         let Some(mut permit) = self.limits.admit(max) else {
             self.observer.rejected("connections");
@@ -151,8 +151,8 @@ impl Acceptor {
         permit: &mut ConnectionPermit,
         gateway: &GatewayConfig,
     ) -> bool {
-        // A trusted proxy brings many visitors over one address.
-        if forwarded::is_within(&gateway.listen.trusted_proxies, client) {
+        // A trusted proxy brings many visitors over one address. The gateway is no visitor.
+        if own || forwarded::is_within(&gateway.listen.trusted_proxies, client) {
             return true;
         }
         let limits = &gateway.limits;
@@ -160,7 +160,7 @@ impl Acceptor {
             self.observer.rejected("connections_per_ip");
             return false;
         }
-        if scheme == Scheme::Http || own {
+        if scheme == Scheme::Http {
             return true;
         }
         let now = Instant::now().into_std();

@@ -1,9 +1,10 @@
 //! Request bodies: read whole, within a number of bytes and a time, and inflated within the same number.
 
 use std::io::Read;
+use std::mem;
 use std::time::Duration;
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use flate2::read::MultiGzDecoder;
 use http::header::{CONTENT_ENCODING, CONTENT_LENGTH, EXPECT};
 use pingora::protocols::http::ServerSession;
@@ -36,6 +37,17 @@ pub(super) struct BodyLimits {
     pub(super) time_max: Duration,
     /// Bytes of all bodies at one time.
     pub(super) shares: Shares,
+}
+
+/// What came of a body so far.
+#[derive(Default)]
+struct Pieces {
+    /// The first, as it came: most bodies have no other.
+    first: Bytes,
+    /// All, once there are more.
+    joined: Vec<u8>,
+    /// Bytes that were claimed for them.
+    room: usize,
 }
 
 /// Why there is no body.
@@ -123,25 +135,52 @@ async fn collect(session: &mut ServerSession, limits: BodyLimits, held: &mut Hel
         session.write_continue_response().await.map_err(|_| BodyError::Broken)?;
         session.set_close_on_response_before_downstream_finish(true);
     }
-    let mut first = Bytes::new();
-    let mut rest = BytesMut::new();
-    while let Some(chunk) = session.read_request_body().await.map_err(|error| unread(&error))? {
-        if first.len() + rest.len() + chunk.len() > limits.bytes_max {
+    let declared = declared_bytes(session).and_then(|bytes| usize::try_from(bytes).ok());
+    let mut pieces = Pieces::default();
+    while let Some(piece) = session.read_request_body().await.map_err(|error| unread(&error))? {
+        pieces.add(piece, declared, limits, held)?;
+    }
+    Ok(pieces.whole())
+}
+
+// === impl Pieces ===
+
+impl Pieces {
+    /// Adds what came. Memory is claimed before it is taken. (While a body moves to a larger place it has both: one at a time
+    /// on each thread.)
+    fn add(
+        &mut self,
+        piece: Bytes,
+        declared: Option<usize>,
+        limits: BodyLimits,
+        held: &mut HeldBytes,
+    ) -> Result<(), BodyError> {
+        let bytes = self.first.len() + self.joined.len() + piece.len();
+        if bytes > limits.bytes_max {
             return Err(BodyError::TooLarge);
         }
-        if !held.grow(chunk.len(), &limits.shares) {
-            return Err(BodyError::NoMemory);
+        if bytes > self.room {
+            let is_first = self.room == 0;
+            let room = if is_first { bytes } else { 2 * self.room };
+            let room = room.min(declared.unwrap_or(limits.bytes_max)).clamp(bytes, limits.bytes_max);
+            if !held.grow(room - self.room, &limits.shares) {
+                return Err(BodyError::NoMemory);
+            }
+            self.room = room;
+            if is_first {
+                self.first = piece;
+                return Ok(());
+            }
+            self.joined.reserve_exact(room - self.joined.len());
         }
-        if first.is_empty() {
-            first = chunk;
-        } else {
-            rest.extend_from_slice(&chunk);
-        }
+        self.joined.extend_from_slice(&mem::take(&mut self.first));
+        self.joined.extend_from_slice(&piece);
+        Ok(())
     }
-    if rest.is_empty() {
-        return Ok(first);
+
+    fn whole(self) -> Bytes {
+        if self.joined.is_empty() { self.first } else { self.joined.into() }
     }
-    Ok(Bytes::from([&first[..], &rest[..]].concat()))
 }
 
 /// Why a read failed: Pingora has a limit of its own for each, which may strike first.
@@ -228,6 +267,27 @@ mod tests {
         assert_eq!(inflated, Err(BodyError::NoMemory));
         let whole = gunzip(&gzip(&vec![7; 100_000]), 100_000, 100_001).unwrap();
         assert_eq!((whole.len(), whole.capacity()), (100_000, 100_001), "no more is taken than was claimed");
+    }
+
+    #[test]
+    fn pieces_take_no_more_than_was_claimed() {
+        let piece = || Bytes::from_static(&[7; 100]);
+        for (declared, memory_max, pieces) in [(None, 1_000, 8), (Some(1_000), 1_000, 10), (None, 10_000, 20)] {
+            let (limits, mut held) = (limits(2_000, memory_max), claim());
+            let mut body = Pieces::default();
+            let mut add = || body.add(piece(), declared, limits, &mut held);
+            assert_eq!((0..30).take_while(|_| add().is_ok()).count(), pieces, "{declared:?} {memory_max}");
+            assert_eq!(add(), Err(if memory_max < 2_000 { BodyError::NoMemory } else { BodyError::TooLarge }));
+            assert!(body.joined.capacity() <= memory_max.min(2_000), "{}", body.joined.capacity());
+            assert_eq!(body.whole(), vec![7; 100 * pieces]);
+        }
+    }
+
+    #[test]
+    fn a_body_in_one_piece_is_not_copied() {
+        let (piece, mut body) = (Bytes::from(vec![7; 100]), Pieces::default());
+        body.add(piece.clone(), None, limits(100, 100), &mut claim()).unwrap();
+        assert_eq!(body.whole().as_ptr(), piece.as_ptr());
     }
 
     #[test]

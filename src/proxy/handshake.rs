@@ -11,6 +11,7 @@ mod stale;
 
 use std::future::poll_fn;
 use std::io;
+use std::mem;
 use std::pin::pin;
 use std::sync::Arc;
 use std::task::Poll;
@@ -20,8 +21,8 @@ use pingora::protocols::Shutdown;
 use pingora::protocols::tls::SslStream;
 use pingora::tls::error::ErrorStack;
 use pingora::tls::ssl::{
-    AlpnError, ClientHello, ErrorCode, ExtensionType, NameType, SelectCertError, Ssl, SslAcceptor, SslMethod,
-    SslSessionCacheMode, SslVersion, select_next_proto,
+    self, AlpnError, ClientHello, ErrorCode, ExtensionType, NameType, SelectCertError, Ssl, SslAcceptor, SslMethod,
+    SslRef, SslSessionCacheMode, SslVersion, select_next_proto,
 };
 use sha2::{Digest, Sha256};
 use tokio::sync::Semaphore;
@@ -67,7 +68,7 @@ pub(super) struct Entry<'a> {
     /// Handshakes that all visitors may begin in a second.
     pub(super) per_second: usize,
     pub(super) min_version: TlsVersion,
-    /// Whether this machine connected to itself.
+    /// Whether the gateway connected to itself.
     pub(super) own: bool,
 }
 
@@ -154,12 +155,12 @@ impl TlsAcceptor {
         entry: Entry<'_>,
     ) -> Result<(SslStream<Wire>, Arc<str>), HandshakeError> {
         let mut guest = entry.guest();
-        let mut turn = entry.budget.first_turn(guest).await;
+        let mut turn = entry.budget.sure_turn(guest).await;
         let mut stream = self.prepare(wire, entry.min_version).map_err(|_| HandshakeError::Failed)?;
         let mut loads = 0;
         loop {
-            let accepted = in_turn(stream.accept(), turn).await;
-            let is_aside = |error: &pingora::tls::ssl::Error| error.code() == ErrorCode::PENDING_CERTIFICATE;
+            let accepted = compute(&mut stream, turn, entry.budget, guest).await;
+            let is_aside = |error: &ssl::Error| error.code() == ErrorCode::PENDING_CERTIFICATE;
             match (accepted, stream.ssl().ex_data(self.choice)) {
                 (Ok(()), Some(Choice::Serve(name))) => {
                     let name = name.clone();
@@ -219,15 +220,39 @@ impl TlsAcceptor {
     }
 }
 
-/// Runs a handshake in its turn for as long as it computes, and on without it when it waits for the client.
-async fn in_turn<T>(handshake: impl Future<Output = T>, turn: Turn<'_>) -> T {
-    let mut handshake = pin!(handshake);
-    let computed = poll_fn(|cx| Poll::Ready(handshake.as_mut().poll(cx))).await;
-    drop(turn);
-    match computed {
-        Poll::Ready(done) => done,
-        Poll::Pending => handshake.await,
+/// Goes on with a handshake, up to its end or to where it is put aside. It has a turn while it computes, and none while it
+/// waits for the client.
+async fn compute(
+    stream: &mut SslStream<Wire>,
+    turn: Turn<'_>,
+    budget: &HandshakeBudget,
+    guest: Guest,
+) -> Result<(), ssl::Error> {
+    let mut turn = turn;
+    loop {
+        let computed = {
+            let mut handshake = pin!(stream.accept());
+            poll_fn(|cx| Poll::Ready(handshake.as_mut().poll(cx))).await
+        };
+        drop(turn);
+        if let Poll::Ready(done) = computed {
+            return done;
+        }
+        woken().await;
+        turn = if is_computed(stream.ssl()) { None } else { budget.sure_turn(guest).await };
     }
+}
+
+/// Whether all that is left is to check a MAC: so it is in TLS 1.3 but for a client that was asked for another key share. In
+/// TLS 1.2 half of the key exchange comes with the client's second flight. (Before a version is chosen BoringSSL says 1.2.)
+fn is_computed(ssl: &SslRef) -> bool {
+    ssl.version2() == Some(SslVersion::TLS1_3) && !ssl.used_hello_retry_request()
+}
+
+/// Waits until this task is woken by what it waited for when it was last polled.
+async fn woken() {
+    let mut waits = true;
+    poll_fn(|_| if mem::take(&mut waits) { Poll::Pending } else { Poll::Ready(()) }).await;
 }
 
 /// Finds the certificate of the name that a client asks for, and unless this is the first time, makes the handshake use

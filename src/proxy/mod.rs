@@ -64,7 +64,7 @@ use crate::proxy::service::Service;
 use crate::proxy::upstream::Upstreams;
 use crate::reload::Reloader;
 use crate::snapshot::{Published, Snapshot};
-use crate::tls::{Challenges, Lookup, TicketKeys, Wanted};
+use crate::tls::{Challenges, Lookup, OwnConnections, TicketKeys, Wanted};
 
 /// Time that requests in flight get when the gateway stops.
 const DRAIN_MAX: Duration = Duration::from_secs(8);
@@ -134,6 +134,7 @@ impl Edge {
         ingest: Arc<Ingest>,
         challenges: Arc<Challenges>,
         wanted: Arc<Wanted>,
+        own: Arc<OwnConnections>,
         observer: Arc<dyn Observer>,
     ) -> Result<Self, EdgeError> {
         let published = reloader.published().clone();
@@ -183,6 +184,7 @@ impl Edge {
             published: published.clone(),
             tls: TlsAcceptor::new(names, challenges, tickets.clone())?,
             limits: ConnectionLimits::new(observer.clone()),
+            own,
             handshakes: HandshakeBudget::new(Handle::current().metrics().num_workers(), Instant::now()),
             handshakes_by_source: SourceRates::new(Instant::now()),
             proxy: Arc::new(proxy),

@@ -19,7 +19,7 @@ const WAIT_MAX: Duration = Duration::from_secs(1);
 /// The part of its rate that one source keeps while visitors wait for half as long as they may: a few sources must not
 /// take all there is.
 const SCARCE_PART: usize = 10;
-/// Handshakes in a second that ACME servers have, and as many that this machine has with itself, whatever visitors take.
+/// Handshakes in a second that ACME servers have, and as many that the gateway has with itself, whatever visitors take.
 const RESERVED_PER_SECOND: usize = 20;
 /// How long a handshake waits while others are computed.
 const TURN_WAIT_MAX: Duration = Duration::from_millis(500);
@@ -35,7 +35,7 @@ pub(super) enum Guest {
     Visitor,
     /// An ACME server that looks for the answer to a challenge.
     Challenger,
-    /// This machine itself, which looks what it serves.
+    /// The gateway itself, which looks what it serves.
     Own,
 }
 
@@ -88,8 +88,9 @@ impl HandshakeBudget {
         wait.is_some()
     }
 
-    /// Waits for a turn to read a ClientHello, and to refuse it if need be: nobody is shed before it is known who it is.
-    pub(super) async fn first_turn(&self, guest: Guest) -> Turn<'_> {
+    /// Waits for a turn for as long as it takes: to read a ClientHello, and to refuse it if need be, since nobody is shed
+    /// before it is known who it is; and to go on with a handshake that was computed in part.
+    pub(super) async fn sure_turn(&self, guest: Guest) -> Turn<'_> {
         if guest == Guest::Visitor { self.turns.acquire().await.ok() } else { None }
     }
 
@@ -212,7 +213,7 @@ mod tests {
     }
 
     #[test]
-    fn challenges_and_this_machine_get_through_whatever_visitors_take() {
+    fn challenges_and_own_looks_get_through_whatever_visitors_take() {
         let now = Instant::now();
         let budget = HandshakeBudget::new(2, now);
         while budget.take(Guest::Visitor, 2_000, now).is_some() {}

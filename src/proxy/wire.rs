@@ -19,6 +19,7 @@ use pingora::protocols::{
 };
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, BufStream, ReadBuf};
 use tokio::net::TcpStream;
+use tokio::task::coop::has_budget_remaining;
 use tokio::time::{Instant, Sleep};
 
 use crate::proxy::limits::ConnectionPermit;
@@ -260,7 +261,8 @@ impl Wire {
             match Pin::new(&mut self.io).poll_read(cx, &mut unread) {
                 Poll::Ready(Ok(())) if !unread.filled().is_empty() && Instant::now() < until => self.pace.unsettle(),
                 Poll::Ready(_) => return Poll::Ready(()),
-                Poll::Pending if self.pace.is_settled() => return Poll::Ready(()),
+                // Without a budget nothing was read, whatever there is; tokio polls again soon.
+                Poll::Pending if self.pace.is_settled() && has_budget_remaining() => return Poll::Ready(()),
                 Poll::Pending => return self.read_timer.poll_at(until, cx),
             }
         }
@@ -401,8 +403,12 @@ impl Timer {
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
+    use std::future::poll_fn;
+    use std::pin::pin;
+
     use tokio::io::AsyncReadExt;
     use tokio::net::TcpListener;
+    use tokio::task::coop::consume_budget;
     use tokio::time::timeout;
 
     use super::*;
@@ -524,35 +530,41 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_client_that_sends_more_than_it_should_gets_its_answer_too() {
+    async fn a_task_that_may_not_read_now_does_not_take_its_client_for_silent() {
         let (mut client, mut wire, pace) = pair().await;
-        let answering = tokio::spawn(async move {
-            assert_eq!(read(&mut wire).await.unwrap(), 0);
-            wire.write_all(b"answer").await.unwrap();
-            pace.settled(LONG, LONG);
-            AsyncWriteExt::shutdown(&mut wire).await.unwrap();
+        client.write_all(b"more").await.unwrap();
+        pace.settled(LONG, LONG);
+        let mut shutdown = pin!(AsyncWriteExt::shutdown(&mut wire));
+        let ended = poll_fn(|cx| {
+            while has_budget_remaining() {
+                let _ = pin!(consume_budget()).poll(cx);
+            }
+            Poll::Ready(shutdown.as_mut().poll(cx).is_ready())
         });
-        client.write_all(&vec![0; 4 << 20]).await.unwrap();
-        let mut answer = String::new();
-        client.read_to_string(&mut answer).await.unwrap();
-        assert_eq!(answer, "answer");
+        assert!(!ended.await);
         drop(client);
-        answering.await.unwrap();
+        shutdown.await.unwrap();
     }
 
     #[tokio::test]
     async fn what_a_client_still_sends_does_not_cost_it_the_answer() {
-        let (mut client, mut wire, _) = pair().await;
-        let answering = tokio::spawn(async move {
-            assert_eq!(read(&mut wire).await.unwrap(), 0);
-            wire.write_all(b"answer").await.unwrap();
-            AsyncWriteExt::shutdown(&mut wire).await.unwrap();
-        });
-        client.write_all(&vec![0; 4 << 20]).await.unwrap();
-        let mut answer = String::new();
-        client.read_to_string(&mut answer).await.unwrap();
-        assert_eq!(answer, "answer");
-        drop(client);
-        answering.await.unwrap();
+        for was_read in [false, true] {
+            let (mut client, mut wire, pace) = pair().await;
+            let answering = tokio::spawn(async move {
+                assert_eq!(read(&mut wire).await.unwrap(), 0);
+                wire.write_all(b"answer").await.unwrap();
+                if was_read {
+                    // It sends more than it should.
+                    pace.settled(LONG, LONG);
+                }
+                AsyncWriteExt::shutdown(&mut wire).await.unwrap();
+            });
+            client.write_all(&vec![0; 4 << 20]).await.unwrap();
+            let mut answer = String::new();
+            client.read_to_string(&mut answer).await.unwrap();
+            assert_eq!(answer, "answer");
+            drop(client);
+            answering.await.unwrap();
+        }
     }
 }

@@ -12,6 +12,7 @@ use tempfile::TempDir;
 use super::*;
 use crate::account::AccountId;
 use crate::filter::{self, Compiler};
+use crate::parallel;
 use crate::snapshot::Route;
 use crate::tls::testing::Issued;
 
@@ -36,8 +37,7 @@ impl Site {
         let site = Self { dir: tempfile::tempdir().unwrap() };
         site.write("pixelgate.toml", "[host]\ndomain = \"gw.agency.example\"\ndata_dir = \"data\"\n");
         std::fs::create_dir(site.path("accounts")).unwrap();
-        let compiler =
-            "#!/bin/sh\ncat > /dev/null\n: > \"$0.begun\"\nwhile [ ! -e \"$0.go\" ]; do sleep 0.02; done\nexit 1\n";
+        let compiler = "#!/bin/sh\ncat > /dev/null\n: > \"$0.begun.$$\"\n: > \"$0.begun\"\nwhile [ ! -e \"$0.go\" ]; do sleep 0.02; done\nexit 1\n";
         site.write("compiler", compiler);
         std::fs::set_permissions(site.path("compiler"), std::fs::Permissions::from_mode(0o755)).unwrap();
         site
@@ -62,7 +62,7 @@ impl Site {
 
     /// Gives the shoes a filter that was never compiled.
     fn write_slow_filter(&self) {
-        self.write("filter.wasm", component());
+        self.write("filter.wasm", component(""));
         let filter = "[[filters]]\nname = \"slow\"\ncomponent = \"../filter.wasm\"\n";
         self.write("accounts/shoes.toml", format!("domains = [\"{NAME}\"]\n{filter}"));
     }
@@ -104,12 +104,13 @@ impl Site {
     }
 }
 
-/// A good filter.
-fn component() -> Vec<u8> {
+/// A good filter, with more in it.
+fn component(more: &str) -> Vec<u8> {
     let mut resolve = wit_component::metadata::Bindgen::default().resolve;
     let (package, _) = resolve.push_path(concat!(env!("CARGO_MANIFEST_DIR"), "/plugins/wit")).unwrap();
     let world = resolve.select_world(&[package], Some("filter")).unwrap();
-    let mut core = wat::parse_str(include_str!("../filter/tests/guest.wat")).unwrap();
+    let guest = include_str!("../filter/tests/guest.wat").trim_end().strip_suffix(')').unwrap();
+    let mut core = wat::parse_str(format!("{guest} {more})")).unwrap();
     wit_component::embed_component_metadata(&mut core, &resolve, world, wit_component::StringEncoding::UTF8).unwrap();
     wit_component::ComponentEncoder::default().module(&core).unwrap().encode().unwrap()
 }
@@ -169,6 +170,26 @@ fn certificates_are_published_while_a_reload_compiles_and_it_does_not_undo_them(
     );
     assert_eq!(served_until(&reloader, NAME), Some(2041));
     assert_eq!(served_until(&reloader, "new.hats.example"), Some(2051));
+}
+
+#[test]
+fn filters_of_several_accounts_are_compiled_at_one_time() {
+    let site = Site::new();
+    let reloader = site.start();
+    for (account, more) in [("hats", ""), ("shoes", "(func)")] {
+        site.write(&format!("{account}.wasm"), component(more));
+        let filter = format!("[[filters]]\nname = \"f\"\ncomponent = \"../{account}.wasm\"\n");
+        site.write(&format!("accounts/{account}.toml"), filter);
+    }
+    let begun = || {
+        std::fs::read_dir(site.dir.path())
+            .unwrap()
+            .filter(|entry| entry.as_ref().unwrap().file_name().to_str().unwrap().starts_with("compiler.begun."))
+    };
+    let reload = site.hang(&reloader, |reloader, now_ms| reloader.reload(|| now_ms));
+    until("a compiler runs on each core", || begun().count() == parallel::cores().min(2));
+    site.go_on();
+    assert_eq!(reload.join().unwrap().accounts.unwrap().left_out.len(), 2);
 }
 
 #[test]

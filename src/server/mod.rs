@@ -37,7 +37,7 @@ use crate::server::observers::Counting;
 use crate::server::ready_file::ReadyFile;
 use crate::snapshot::{self, Before, Inputs};
 use crate::telemetry::{LogError, Metrics, start_log};
-use crate::tls::{Challenges, Wanted};
+use crate::tls::{Challenges, OwnConnections, Wanted};
 
 pub use listen::ListenError;
 pub(crate) use options::filter_options;
@@ -182,17 +182,18 @@ impl Gateway {
         config: &GatewayConfig,
         https: &[SocketAddr],
     ) -> Result<(Edge, Result<Issuance, IssuanceError>), RunError> {
-        let (challenges, wanted) = (Arc::new(Challenges::default()), Arc::new(Wanted::default()));
+        let (challenges, wanted, own) = <(Arc<Challenges>, Arc<Wanted>, Arc<OwnConnections>)>::default();
         let issuance = Issuance::open(issuance::Parts {
             data_dir: config.host.data_dir.clone(),
             reloader: self.reloader.clone(),
             challenges: challenges.clone(),
             wanted: wanted.clone(),
             edge: https.to_owned(),
+            own: own.clone(),
             observer: self.counting.clone(),
         });
         let (reloader, ingest) = (self.reloader.clone(), self.ingest.clone());
-        let edge = Edge::new(listeners, reloader, ingest, challenges, wanted, self.counting.clone())?;
+        let edge = Edge::new(listeners, reloader, ingest, challenges, wanted, own, self.counting.clone())?;
         Ok((edge, issuance))
     }
 

@@ -9,6 +9,7 @@ use crate::config::{
     Reading,
 };
 use crate::filter::{Chain, FilterHost, LoadError, Program, Stage};
+use crate::parallel;
 use crate::snapshot::budget::Budget;
 use crate::snapshot::shards::Shards;
 use crate::snapshot::websites::WebsiteRules;
@@ -182,7 +183,7 @@ impl<'a> Making<'a> {
 
     /// Compiles the accounts that have no tenant yet, and says which could not be.
     fn compile(&mut self, accounts: &Accounts) -> BTreeMap<AccountId, Vec<Problem>> {
-        let mut failed = BTreeMap::new();
+        let mut wanted = Vec::new();
         for (id, config) in accounts {
             if self.tenants.get(id).is_some_and(|tenant| tenant.config.digest == config.digest) {
                 continue;
@@ -194,7 +195,12 @@ impl<'a> Making<'a> {
                 self.tenants.insert(id.clone(), unchanged.clone());
                 continue;
             }
-            match compile_tenant(config, running, self.filters) {
+            wanted.push((id, config, running));
+        }
+        let made = parallel::map(&wanted, 1, |(_, config, running)| compile_tenant(config, *running, self.filters));
+        let mut failed = BTreeMap::new();
+        for ((id, ..), made) in wanted.into_iter().zip(made) {
+            match made {
                 Ok(tenant) => drop(self.tenants.insert(id.clone(), Arc::new(tenant))),
                 Err(problems) => drop(failed.insert(id.clone(), problems)),
             }

@@ -11,7 +11,8 @@
 //! * `tickets` — the keys of session tickets; `challenges` — what an ACME server may ask for;
 //! * `wanted` — names that a visitor asked for before they had a certificate;
 //! * `chain` — certificates looked at for a person; `keep` — putting one in place, `inside` a
-//!   folder that others may write to; `probe` — what a client is served.
+//!   folder that others may write to; `probe` — what a client is served, and `own` — by which of its connections the gateway
+//!   itself looks.
 //!
 //! A name's certificate is `<certs_dir>/<name>/chain.pem` with `key.pem`, else what was issued in
 //! `<data_dir>/certs/<name>/live/`, else either's for the name with its first label replaced by `_` (the wildcard
@@ -31,6 +32,7 @@ mod index;
 mod inside;
 pub mod keep;
 mod native;
+mod own;
 mod places;
 pub mod probe;
 mod problem;
@@ -50,6 +52,7 @@ pub use entry::Standing;
 pub use folder::{Cold, Stale};
 pub use glance::Glance;
 pub use native::{send_one_ticket, set_session_context};
+pub use own::OwnConnections;
 pub use places::{CertFolders, DirectoryProblem, Origin};
 pub use problem::{CertificateFault, CertificateProblem, Summary};
 pub use sni::normalise;

@@ -13,6 +13,7 @@ use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 
 use crate::account::ServerName;
+use crate::tls::OwnConnections;
 use crate::tls::chain::Chain;
 
 /// Version 2 of the PROXY protocol, command LOCAL: the sender speaks for itself.
@@ -105,18 +106,41 @@ pub async fn served_to(
     proxy_header: bool,
     timeout: Duration,
 ) -> Result<Served, ProbeError> {
-    let handshake = handshake(clients, address, name, proxy_header);
-    tokio::time::timeout(timeout, handshake).await.map_err(|_| ProbeError::Timeout(timeout))?
+    let looking = async {
+        let socket = TcpStream::connect(address).await.map_err(|error| ProbeError::Connect { address, error })?;
+        handshake(clients, socket, address, name, proxy_header).await
+    };
+    tokio::time::timeout(timeout, looking).await.map_err(|_| ProbeError::Timeout(timeout))?
+}
+
+/// As [`served_to`], at a listener of this process, which is not to take it for a visitor.
+///
+/// # Errors
+/// When there is no complete handshake within `timeout`.
+pub async fn served_here(
+    own: &OwnConnections,
+    clients: Clients,
+    listener: SocketAddr,
+    name: &ServerName,
+    proxy_header: bool,
+    timeout: Duration,
+) -> Result<Served, ProbeError> {
+    let looking = async {
+        let connecting = own.connect(listener).await;
+        let (socket, _known) = connecting.map_err(|error| ProbeError::Connect { address: listener, error })?;
+        handshake(clients, socket, listener, name, proxy_header).await
+    };
+    tokio::time::timeout(timeout, looking).await.map_err(|_| ProbeError::Timeout(timeout))?
 }
 
 async fn handshake(
     clients: Clients,
+    mut socket: TcpStream,
     address: SocketAddr,
     name: &ServerName,
     proxy_header: bool,
 ) -> Result<Served, ProbeError> {
     let failed = |error| ProbeError::Connect { address, error };
-    let mut socket = TcpStream::connect(address).await.map_err(failed)?;
     if proxy_header {
         socket.write_all(&PROXY_LOCAL).await.map_err(failed)?;
     }

@@ -4,7 +4,9 @@ use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
+use rustix::process::Signal;
 use serde_json::{Value, json};
+use tokio::io::AsyncReadExt;
 
 use crate::util::client::page_view;
 use crate::util::{Account, Gateway, PATIENCE, Site, Standin, eventually};
@@ -96,6 +98,32 @@ async fn stopping_takes_under_ten_seconds_and_loses_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_request_on_http_2_that_outstays_a_stop_ends_with_the_edge() {
+    let standin = Standin::start().await;
+    // The process goes on for as long.
+    standin.fault(json!({ "pixel": PIXEL, "times": 1, "action": "hang" })).await;
+    let silent = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let upstream = format!("upstream = [\"http://{}\"]", silent.local_addr().unwrap());
+    let site = Site::new(&standin.url).account(Account::new("shoes", PIXEL).domain(NAME).top(&upstream));
+    let gateway = Gateway::start(&site).await;
+    let browser = gateway.browser();
+    assert_eq!(browser.send(NAME, &page_view(PIXEL, "hangs")).await.0, 200);
+    tokio::spawn(browser.get(NAME, "/shop").send());
+    // Health checks say nothing.
+    let mut asked = loop {
+        let (mut connection, _) = silent.accept().await.unwrap();
+        if connection.read(&mut [0; 4_096]).await.is_ok_and(|bytes| bytes > 0) {
+            break connection;
+        }
+    };
+    eventually("the event is on its way", async || (!standin.requests(PIXEL).await.is_empty()).then_some(())).await;
+    gateway.signal(Signal::TERM);
+    let ended = tokio::time::timeout(Duration::from_secs(20), asked.read(&mut [0])).await;
+    assert!(matches!(ended, Ok(Ok(0) | Err(_))), "{ended:?}");
+    assert_eq!(gateway.ops("/healthz").await.0, 200, "the process is still there");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_stop_right_after_the_start_waits_until_the_accounts_are_kept() {
     let standin = Standin::start().await;
     let site = shop(&standin);
@@ -152,7 +180,7 @@ async fn systemd_hears_ready_reloading_stopping_and_the_watchdog() {
     };
     heard("READY=1");
     heard("WATCHDOG=1");
-    gateway.signal(rustix::process::Signal::HUP);
+    gateway.signal(Signal::HUP);
     heard("RELOADING=1");
     heard("READY=1");
     assert!(gateway.command(&["reload"]).status.success());
@@ -195,7 +223,7 @@ async fn a_listening_socket_that_systemd_keeps_refuses_nobody_between_two_gatewa
         assert_eq!(waiting.await.unwrap(), 200);
         standin.took(PIXEL, &[&id]).await;
         let id = rustix::process::Pid::from_child(&gateway);
-        rustix::process::kill_process(id, rustix::process::Signal::TERM).unwrap();
+        rustix::process::kill_process(id, Signal::TERM).unwrap();
         assert!(gateway.wait().unwrap().success());
         let log = std::fs::read_to_string(site.path("kept.log")).unwrap();
         let warned = |address: std::net::SocketAddr| log.contains(&format!("no address of [listen] is {address}"));
@@ -316,10 +344,10 @@ async fn a_hangup_during_the_start_ends_nothing() {
         tokio::task::yield_now().await;
     }
     assert!(!ready.exists(), "signals are caught before anything is ready");
-    process.signal(rustix::process::Signal::HUP);
+    process.signal(Signal::HUP);
     eventually("it is ready", async || ready.exists().then_some(())).await;
     eventually("it takes the hangup as a reload", async || process.log().contains("reloaded").then_some(())).await;
-    process.signal(rustix::process::Signal::TERM);
+    process.signal(Signal::TERM);
     assert!(process.ended().await.success());
 }
 

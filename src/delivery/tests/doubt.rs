@@ -1,11 +1,16 @@
 //! Refusals that do not say whether the events or the pixel is at fault, and too many that do.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use tokio::sync::Semaphore;
+
 use super::graph::{Behaviour, Graph, Seen};
-use super::rig::{Rig, events, ids, pixel, settings};
+use super::rig::{Rig, events, ids, lane, pixel, settings};
 use super::service::{REFUSED, refuse_with};
+use crate::clock::now_ms;
 use crate::config::DeliveryConfig;
+use crate::outbox::PausedBy;
 
 #[tokio::test]
 async fn an_unclear_refusal_of_everything_pauses_and_buries_nothing() {
@@ -27,6 +32,33 @@ async fn an_unclear_refusal_of_some_buries_them() {
     rig.until("they are buried", |rig| rig.dead().len() == 2).await;
     rig.until_empty().await;
     assert_eq!(rig.counts().delivered, 38);
+}
+
+#[tokio::test]
+async fn a_person_who_resumes_after_a_restart_is_believed_too() {
+    let graph = Graph::start(|_| Behaviour::error(400, 100, None)).await;
+    let pixels = || vec![pixel("1", Some("EAA1"))];
+    let rig = Rig::start_with(settings(&graph.url), pixels(), events(0..3)).await;
+    rig.until_paused().await;
+    let rig = rig.restart(settings(&graph.url), pixels()).await;
+    rig.outbox.resume(&lane("1"), PausedBy::Operator).await.unwrap();
+    rig.until("they are buried", |rig| rig.dead().len() == 3).await;
+    assert_eq!(rig.status("1").paused, None);
+}
+
+#[tokio::test]
+async fn a_person_who_paused_before_they_were_asked_is_asked_once_they_resume() {
+    let answer = Arc::new(Semaphore::new(0));
+    let graph = Graph::start_slow(answer.clone(), |_| Behaviour::error(400, 100, None)).await;
+    let rig = Rig::start_with(settings(&graph.url), vec![pixel("1", Some("EAA1"))], events(0..1)).await;
+    graph.until("it is in flight", |seen| seen.len() == 1).await;
+    rig.outbox.pause(&lane("1"), "by hand", PausedBy::Operator, now_ms()).await.unwrap();
+    answer.add_permits(10);
+    assert_eq!(rig.until_paused().await, "by hand");
+    rig.outbox.resume(&lane("1"), PausedBy::Operator).await.unwrap();
+    let reason = rig.until_paused().await;
+    assert!(reason.contains("code 100"), "{reason}");
+    assert_eq!((graph.seen().len(), rig.dead().len(), rig.status("1").pending), (2, 0, 1));
 }
 
 /// Takes events until one of these is there, and refuses every request from then on, without a clear reason.

@@ -139,6 +139,18 @@ async fn a_refused_token_pauses_the_lane_until_there_is_another() {
 }
 
 #[tokio::test]
+async fn a_lane_that_is_resumed_with_the_same_token_tries_once_more_and_pauses_again() {
+    let graph = Graph::start(|_| Behaviour::error(400, 190, None)).await;
+    let rig = Rig::start_with(settings(&graph.url), vec![pixel("1", Some("EAA1"))], events(0..2)).await;
+    for requests in 1..=2 {
+        let reason = rig.until_paused().await;
+        assert!(reason.contains("code 190"), "{reason}");
+        assert_eq!((graph.seen().len(), rig.dead().len(), rig.status("1").pending), (requests, 0, 2));
+        rig.outbox.resume(&lane("1"), PausedBy::Operator).await.unwrap();
+    }
+}
+
+#[tokio::test]
 async fn a_pause_for_a_token_outlives_a_restart_but_not_the_token() {
     let graph = Graph::start(|seen| match seen.headers["authorization"].to_str().unwrap() {
         "Bearer good" => Behaviour::Take,

@@ -1,6 +1,7 @@
 //! What both browser formats have in common: what the request itself says, and the visitor's first-party ids.
 
 use std::borrow::Cow;
+use std::collections::BTreeMap;
 
 use serde_json::{Map, Value};
 
@@ -11,8 +12,7 @@ use crate::event::{Arrival, DataProcessing, Event, Scalar, UserData, UserKey, cl
 /// Options of data processing that are kept; Meta defines one.
 const OPTIONS_MAX: usize = 16;
 
-/// Keys that are read past and may yet be signals, and the bytes of the name of one.
-const BESIDE_MAX: usize = 64;
+/// The longest name that an account may give to a consent source.
 const BESIDE_NAME_MAX: usize = 128;
 
 /// The parts of an event that a browser's request names.
@@ -36,9 +36,9 @@ pub(super) struct BrowserEvent {
 }
 
 /// What a request says under names that nobody reads here: any of them may be where a site says what its visitor consents
-/// to. Nothing that identifies a person is among it.
+/// to: there may be any number, as many as fit into the request. Nothing that identifies a person is among it.
 #[derive(Default)]
-pub(super) struct Beside(Vec<(String, Scalar)>);
+pub(super) struct Beside(BTreeMap<String, Scalar>);
 
 // === impl Beside ===
 
@@ -46,8 +46,7 @@ impl Beside {
     /// Adds a text, a number or a flag. Of two with one name the first counts.
     pub(super) fn add(&mut self, name: &str, value: Value) {
         let identifies = UserKey::from_name(name).is_some() || !plain::may_pass(name, &value, true);
-        let is_new = self.0.iter().all(|(other, _)| other != name);
-        if identifies || !is_new || self.0.len() >= BESIDE_MAX || name.len() > BESIDE_NAME_MAX {
+        if identifies || name.len() > BESIDE_NAME_MAX || self.0.contains_key(name) {
             return;
         }
         let scalar = match value {
@@ -59,7 +58,7 @@ impl Beside {
             },
             Value::Null | Value::Array(_) | Value::Object(_) => return,
         };
-        self.0.push((name.to_owned(), scalar));
+        self.0.insert(name.to_owned(), scalar);
     }
 }
 
@@ -97,7 +96,7 @@ impl BrowserEvent {
             opt_out: None,
             app_data: Map::new(),
             extra: Map::new(),
-            beside: self.beside.0,
+            beside: self.beside.0.into_iter().collect(),
         };
         clean::drop_identifiers(&mut event);
         Decoded { pixel: self.pixel, event, cookies }
@@ -177,7 +176,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_said_beside_is_bounded_and_names_nobody() {
+    fn what_is_said_beside_names_nobody_and_hides_nothing() {
         let mut beside = Beside::default();
         for (name, value) in [
             ("consent", Value::from("marketing")),
@@ -191,16 +190,17 @@ mod tests {
             beside.add(name, value);
         }
         let said = |name: &str, scalar| (name.to_owned(), scalar);
-        let expected = [
+        let expected = BTreeMap::from([
             said("consent", Scalar::Text("marketing".into())),
             said("gpc", Scalar::Boolean(true)),
             said("level", Scalar::Number(2.0)),
-        ];
+        ]);
         assert_eq!(beside.0, expected);
         beside.add(&"x".repeat(BESIDE_NAME_MAX + 1), true.into());
         assert_eq!(beside.0, expected);
-        (0..2 * BESIDE_MAX).for_each(|n| beside.add(&format!("key{n}"), true.into()));
-        assert_eq!(beside.0.len(), BESIDE_MAX);
+        (0..1_000).for_each(|n| beside.add(&format!("key{n}"), true.into()));
+        beside.add("optin", "no".into());
+        assert_eq!(beside.0.get("optin"), Some(&Scalar::Text("no".into())));
     }
 
     #[test]

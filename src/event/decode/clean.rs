@@ -99,7 +99,11 @@ fn stays(value: &mut Value, of_products: bool, dropped: &mut usize) -> bool {
                 return text.contains(char::is_alphanumeric);
             }
         }
-        Value::Array(items) => items.retain_mut(|item| stays(item, of_products, dropped)),
+        Value::Array(items) => items.retain_mut(|item| {
+            let had_id = item.get("id").is_some();
+            // Meta refuses events with a product that has none (`contents`, subcode 2804008).
+            stays(item, of_products, dropped) && (!had_id || item.get("id").is_some())
+        }),
         Value::Object(fields) => fields.retain(|key, field| member_stays(key, field, dropped)),
         _ => {}
     }
@@ -179,6 +183,8 @@ mod tests {
         assert_eq!(cleaned(given), (json!({"customer_phones": ["none"], "customer_phone": {}}), 4));
         let given = json!({"content_ids": ["+4912345678", "jane@x.de"], "order_id": "+4912345678"});
         assert_eq!(cleaned(given), (json!({"content_ids": ["+4912345678"], "order_id": "+4912345678"}), 1));
+        let given = json!({"contents": [{"id": "+4912345678", "quantity": 1}, {"id": "a"}, {"quantity": 2}], "id": "+4912345678"});
+        assert_eq!(cleaned(given), (json!({"contents": [{"id": "a"}, {"quantity": 2}]}), 2));
         let given = json!({
             "city": "Paris", "country": "FR", "state": "IDF", "gender": "female", "phone_model": "X 3000",
             "order_id": "16505551212", "value": 16_505_551_212_i64, "delta": "+5 %",

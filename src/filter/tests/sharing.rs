@@ -19,6 +19,44 @@ fn accounts_with_the_same_file_share_code_but_no_instance() {
 }
 
 #[test]
+fn a_component_that_compiles_slowly_is_compiled_once_and_holds_up_no_other() {
+    let slow = guest();
+    let quick = component(&format!("{} (func))", include_str!("guest.wat").trim_end().strip_suffix(')').unwrap()));
+    let fixture = Fixture::with(|options| {
+        let child = options.script_runner.with_file_name("child");
+        // The slow one waits until it may go on; then each is refused.
+        let script = format!(
+            "#!/bin/sh\ncat > \"$0.in.$$\"\nif [ $(wc -c < \"$0.in.$$\") -eq {} ]; then\n\
+             echo >> \"$0.begun\"\nwhile [ ! -e \"$0.go\" ]; do sleep 0.02; done\nfi\nprintf '\\001no'\n",
+            slow.len()
+        );
+        std::fs::write(&child, script).unwrap();
+        std::fs::set_permissions(&child, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+        options.compiler = Compiler::Child(child);
+    });
+    let begun =
+        || std::fs::read_to_string(fixture.dir.path().join("child.begun")).map_or(0, |text| text.lines().count());
+    let load = |account: &str, bytes: &Arc<[u8]>| {
+        let stage = Stage { program: Program::Component(bytes.clone()), ..stage("first", "\"\"", OnFault::Hold) };
+        fixture.compile(account, vec![stage]).map(drop).unwrap_err()[0].to_string()
+    };
+    std::thread::scope(|scope| {
+        let (load, slow) = (&load, &slow);
+        let waiting = ["one", "two"].map(|account| scope.spawn(move || load(account, slow)));
+        let since = Instant::now();
+        while begun() == 0 {
+            assert!(since.elapsed() < PATIENCE);
+            std::thread::yield_now();
+        }
+        assert!(load("three", &quick).ends_with("no"));
+        assert!(waiting.iter().all(|waiting| !waiting.is_finished()));
+        std::fs::write(fixture.dir.path().join("child.go"), "").unwrap();
+        assert!(waiting.into_iter().all(|waiting| waiting.join().unwrap().ends_with("no")));
+    });
+    assert_eq!(begun(), 1);
+}
+
+#[test]
 fn an_instance_serves_its_time_and_is_replaced() {
     let fixture = Fixture::new();
     let chain = fixture.chain("shop", OnFault::Hold);

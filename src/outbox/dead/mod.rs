@@ -123,8 +123,13 @@ impl DeadLetters {
 
     /// Whether an account may have no more.
     pub(crate) fn is_full(&self, account: &AccountId) -> bool {
+        self.is_full_with(account, (0, 0))
+    }
+
+    /// Whether it may have no more once it has so many letters and bytes besides.
+    pub(crate) fn is_full_with(&self, account: &AccountId, (letters, bytes): (u64, u64)) -> bool {
         let usage = locked(&self.index).accounts.get(account).copied().unwrap_or_default();
-        usage.letters >= self.letters_max || usage.bytes >= self.bytes_max
+        usage.letters + letters >= self.letters_max || usage.bytes + bytes >= self.bytes_max
     }
 
     /// Stores letters and makes them durable, all of them or none.

@@ -277,6 +277,30 @@ fn a_segment_that_could_not_be_emptied_is_emptied_once_the_disk_recovers() {
 }
 
 #[test]
+fn a_segment_with_nothing_readable_left_keeps_no_other_from_being_emptied() {
+    for put_aside in [true, false] {
+        let rig = Rig { segment_bytes: 8 << 10, ..Rig::new() };
+        let (slow, outbox) = (lane("slow", 9), rig.open());
+        for (id, shoes_ids) in [("damaged", 0..40), ("good", 40..80), ("last", 80..120)] {
+            outbox.append_now(events(&shoes(), shoes_ids)).unwrap();
+            outbox.append_now(vec![event(&slow, id)]).unwrap();
+        }
+        while let Some(lease) = outbox.lease_all(&shoes()) {
+            lease.ack();
+        }
+        let segments = rig.files("log");
+        assert_eq!(segments.len(), 3);
+        flip(&rig, r#""event_id":"damaged""#);
+        rig.disk.fail_dir_syncs(!put_aside);
+        outbox.tick();
+        let left = rig.files("log");
+        assert_eq!((left.contains(&segments[0]), left.contains(&segments[1])), (!put_aside, false), "{left:?}");
+        assert_eq!(outbox.status(&slow).counts.damaged, u64::from(put_aside));
+        rig.disk.fail_dir_syncs(false);
+    }
+}
+
+#[test]
 fn a_crash_at_any_moment_of_moving_leaves_one_of_each() {
     for crash_at in 0..40 {
         let rig = Rig { segment_bytes: 8 << 10, leases_max: 9, ..Rig::new() };

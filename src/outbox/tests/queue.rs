@@ -344,6 +344,21 @@ fn an_account_has_its_own_limits() {
 }
 
 #[test]
+fn events_that_are_held_at_one_time_keep_to_the_limit_together() {
+    let rig = Rig { letters_max: 2, ..Rig::new() };
+    let outbox = rig.open();
+    let held: Vec<_> = (0..500)
+        .map(|n| {
+            let (reply, answer) = oneshot::channel();
+            outbox.inner.ask_keeper(Task::Hold { letters: vec![letters::held(&n.to_string())], reply });
+            answer
+        })
+        .collect();
+    let stored = held.into_iter().map(|answer| answer.blocking_recv().unwrap()).filter(Result::is_ok);
+    assert_eq!(stored.count(), 2);
+}
+
+#[test]
 fn what_is_longer_than_the_format_is_refused() {
     let rig = Rig::new();
     let outbox = rig.open();

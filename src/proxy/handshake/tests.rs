@@ -24,6 +24,7 @@ use crate::tls::{CertFolders, CertStore, Credential};
 mod budget;
 mod pairs;
 mod sessions;
+mod turns;
 
 type Accepted = Result<Arc<str>, HandshakeError>;
 
@@ -119,7 +120,7 @@ impl Rig {
         self.accept_from(false, min_version).await
     }
 
-    /// The same, from this machine itself or from elsewhere.
+    /// The same, from the gateway itself or from elsewhere.
     async fn accept_from(&self, own: bool, min_version: TlsVersion) -> (SocketAddr, tokio::task::JoinHandle<Accepted>) {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();

@@ -30,7 +30,7 @@ async fn nothing_is_computed_out_of_turn() {
 }
 
 #[tokio::test]
-async fn excess_is_shed_and_challenges_and_this_machine_get_through() {
+async fn excess_is_shed_and_challenges_and_own_looks_get_through() {
     let rig = Arc::new(Rig { per_second: 1, ..Rig::serving(&["a.example"]) });
     let issued = Issued::new(&["b.example"]);
     let credential = Credential::parse(issued.chain.as_bytes(), issued.key.as_bytes()).unwrap();
