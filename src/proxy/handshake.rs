@@ -32,7 +32,7 @@ use crate::config::TlsVersion;
 use crate::proxy::handshake::stale::{Judge, StaleNames};
 use crate::proxy::rates::{Guest, HandshakeBudget, Turn};
 use crate::proxy::wire::Wire;
-use crate::tls::{self, Challenges, Cold, Lookup, Stale, TicketKeys};
+use crate::tls::{self, Challenges, Cold, Credential, Lookup, Stale, TicketKeys};
 
 /// HTTP/2 before HTTP/1.1 (RFC 7301, 3.1: each protocol with its length before it).
 const PROTOCOLS: &[u8] = b"\x02h2\x08http/1.1";
@@ -132,7 +132,11 @@ impl TlsAcceptor {
         builder.set_select_certificate_callback(move |mut hello| {
             // Who comes back may begin.
             let is_first = matches!(hello.ssl().ex_data(choice), Some(Choice::Open));
-            let chosen = choose(&*lookup, &challenges, &mut hello, is_first);
+            let loaded = match hello.ssl().ex_data(choice) {
+                Some(Choice::Load(name, cold)) => cold.loaded().map(|credential| (name.clone(), credential)),
+                _ => None,
+            };
+            let chosen = choose(&*lookup, &challenges, &mut hello, is_first, loaded);
             let result = match chosen {
                 Choice::Known { .. } | Choice::Load(..) => Err(SelectCertError::RETRY),
                 Choice::Refuse(_) => Err(SelectCertError::ERROR),
@@ -256,12 +260,13 @@ async fn woken() {
 }
 
 /// Finds the certificate of the name that a client asks for, and unless this is the first time, makes the handshake use
-/// it.
+/// it: what it waited for, if reloads come faster than files are read.
 fn choose(
     lookup: impl Fn(&str) -> Lookup,
     challenges: &Challenges,
     hello: &mut ClientHello<'_>,
     is_first: bool,
+    loaded: Option<(Arc<str>, Arc<Credential>)>,
 ) -> Choice {
     let Some(name) = hello.servername(NameType::HOST_NAME).and_then(tls::normalise) else {
         return Choice::Refuse(HandshakeError::NoName);
@@ -273,7 +278,10 @@ fn choose(
     let credential = match challenge.map_or_else(|| lookup(&name), Lookup::Ready) {
         Lookup::Unknown => return Choice::Refuse(HandshakeError::UnknownName),
         _ if is_first => return Choice::Known { challenge: is_challenge },
-        Lookup::Cold(cold) => return Choice::Load(name, cold),
+        Lookup::Cold(cold) => match loaded.filter(|(of, _)| *of == name) {
+            Some((_, credential)) => credential,
+            None => return Choice::Load(name, cold),
+        },
         Lookup::Ready(credential) => credential,
     };
     // A session is resumed only under the name that it was begun under: names are of different tenants.

@@ -60,6 +60,7 @@ pub struct Cold {
     path: PathBuf,
     own: Box<str>,
     pool: Option<Arc<Pool>>,
+    served: [bool; 2],
 }
 
 /// The files are not those that were judged: they changed or broke since. The name is to be looked at again.
@@ -282,8 +283,20 @@ fn is_wildcard_of(wildcard: &str, name: &str) -> bool {
 // === impl Cold ===
 
 impl Cold {
-    pub(super) fn new(folder: Arc<Folder>, path: PathBuf, own: &str, pool: Option<Arc<Pool>>) -> Self {
-        Self { folder, path, own: own.into(), pool }
+    /// Of the two pairs those in `served` may be served.
+    pub(super) fn new(
+        folder: Arc<Folder>,
+        path: PathBuf,
+        own: &str,
+        pool: Option<Arc<Pool>>,
+        served: [bool; 2],
+    ) -> Self {
+        Self { folder, path, own: own.into(), pool, served }
+    }
+
+    /// The credential, once it is loaded: good for who waited for it, also if there is another store by now.
+    pub fn loaded(&self) -> Option<Arc<Credential>> {
+        self.folder.credential().map(|credential| credential.only(self.served))
     }
 
     /// Reads and builds the credential, for every handshake from now on. Blocks while files are read.

@@ -159,7 +159,7 @@ impl CertStore {
         }
         let key = origin.key(name).unwrap_or_default();
         let path = self.folders.path(origin, key);
-        Lookup::Cold(Cold::new(folder.clone(), path, &own_name(origin, key), self.pool.clone()))
+        Lookup::Cold(Cold::new(folder.clone(), path, &own_name(origin, key), self.pool.clone(), served))
     }
 
     /// What is known of a name's certificate; `None` = the name is not served here at all, or there is none for it.

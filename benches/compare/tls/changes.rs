@@ -46,6 +46,9 @@ impl Server {
             if served.and_then(|served| served.to_der().ok()) == leaf {
                 return Ok(begun.elapsed());
             }
+            if self.is_over() {
+                return Err(format!("{change:?}: it ended"));
+            }
             if begun.elapsed() > START_MAX {
                 return Err(format!("{change:?}: clients did not notice"));
             }

@@ -105,6 +105,8 @@ struct Row {
     base: (f64, f64),
     /// Why it is not measured any more.
     note: Option<String>,
+    /// What was left out.
+    remark: Option<String>,
 }
 
 struct Arguments {
@@ -119,7 +121,7 @@ fn main() {
     for count in &arguments.names {
         let names = Names::make(&arguments.peers.join("bench"), *count);
         let bare = Names::make(&arguments.peers.join("bench"), 1);
-        let mut rows = KINDS.map(|kind| Row { kind, rounds: Vec::new(), base: (0.0, 0.0), note: None });
+        let mut rows = KINDS.map(|kind| Row { kind, rounds: Vec::new(), base: (0.0, 0.0), note: None, remark: None });
         for round in 1..=arguments.rounds {
             for row in rows.iter_mut().filter(|row| row.note.is_none()) {
                 let begun = Instant::now();
@@ -180,7 +182,10 @@ impl Row {
             figures.set(Column::Warm, server.cpu_s_of(|| load.random(HANDSHAKES, false))?);
             figures.set(Column::Post, server.cpu_s_of(|| load.random(HANDSHAKES, true))?);
             figures.set(Column::Unknown, server.cpu_s_of(|| load.unknown(HANDSHAKES))?);
-            if is_first || server.started_in < CHANGED_ONCE_ABOVE {
+            // A reload reads everything beside what there is.
+            if server.kind == Kind::NginxBlocks && 3.0 * pss > memory_mib() {
+                self.remark = Some(format!("not changed: a reload needs {pss:.0} MiB more at least"));
+            } else if is_first || server.started_in < CHANGED_ONCE_ABOVE {
                 changed = change(&server, names, &mut figures);
             }
         }
@@ -203,8 +208,15 @@ impl Row {
                 None => print!(" {:>9}", "–"),
             }
         }
-        println!("  {}", self.note.as_deref().unwrap_or_default());
+        println!("  {}", self.note.as_deref().or(self.remark.as_deref()).unwrap_or_default());
     }
+}
+
+/// Memory of this machine.
+fn memory_mib() -> f64 {
+    let text = std::fs::read_to_string("/proc/meminfo").expect("meminfo");
+    let kib = text.lines().next().and_then(|line| line.split_whitespace().nth(1)?.parse::<f64>().ok());
+    kib.expect("MemTotal") / 1024.0
 }
 
 /// Adds, replaces and removes a certificate, and an account where that is another thing, while others are served.

@@ -2,6 +2,7 @@
 
 use std::fmt::Write as _;
 use std::net::{SocketAddr, TcpListener};
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -83,7 +84,7 @@ impl Server {
         let mut server = Starting { kind, root, names, dir: &dir, address, graph: graph.local_addr().unwrap() };
         let mut command = server.command();
         let log = std::fs::File::create(dir.join("log")).map_err(|error| error.to_string())?;
-        command.stdin(Stdio::null()).stdout(log.try_clone().unwrap()).stderr(log);
+        command.stdin(Stdio::null()).stdout(log.try_clone().unwrap()).stderr(log).process_group(0);
         let begun = Instant::now();
         let child = command.spawn().map_err(|error| format!("cannot be run: {error}"))?;
         let mut server = Self {
@@ -122,6 +123,12 @@ impl Server {
             self.pids().iter().map(kib).sum::<f64>() / 1024.0
         };
         (of("Rss:"), of("Pss:"))
+    }
+
+    /// Whether its first process has ended.
+    pub(crate) fn is_over(&self) -> bool {
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.child.id())).unwrap_or_default();
+        stat.rsplit(')').next().is_none_or(|fields| fields.trim_start().starts_with('Z'))
     }
 
     /// CPU seconds that all its processes spend meanwhile.
@@ -165,6 +172,9 @@ impl Drop for Server {
             }
             std::thread::sleep(POLL);
         }
+        // Workers outlive a first process that was killed.
+        let group = format!("-{}", self.child.id());
+        let _ = Command::new("kill").args(["-KILL", "--", &group]).stderr(Stdio::null()).status();
     }
 }
 

@@ -69,15 +69,25 @@ impl Client {
     }
 }
 
+fn folders(dir: &TempDir) -> CertFolders {
+    CertFolders {
+        certs_dir: dir.path().join("certs"),
+        issued_dir: dir.path().join("issued"),
+        index: dir.path().join("index"),
+    }
+}
+
+fn tickets(dir: &TempDir, now: i64) -> Arc<TicketKeys> {
+    let tickets = TicketKeys::open(dir.path().join("ticket.keys"));
+    tickets.rotate(Duration::from_secs(86_400), now).unwrap();
+    Arc::new(tickets)
+}
+
 impl Rig {
     /// Serves these names, each with a certificate of its own.
     fn serving(names: &[&str]) -> Self {
         let dir = tempfile::tempdir().unwrap();
-        let folders = CertFolders {
-            certs_dir: dir.path().join("certs"),
-            issued_dir: dir.path().join("issued"),
-            index: dir.path().join("index"),
-        };
+        let folders = folders(&dir);
         let issued = Issued::new(names);
         names.iter().for_each(|name| issued.write(&folders.certs_dir, name));
         let names: Vec<ServerName> = names.iter().map(|name| name.parse().unwrap()).collect();
@@ -97,8 +107,6 @@ impl Rig {
         dir: &TempDir,
         now: i64,
     ) -> Arc<TlsAcceptor> {
-        let tickets = TicketKeys::open(dir.path().join("ticket.keys"));
-        tickets.rotate(Duration::from_secs(86_400), now).unwrap();
         let (reads, writes, held) = (store.clone(), store.clone(), held.clone());
         let names = Names {
             lookup: Box::new(move |name| reads.load().lookup(name)),
@@ -107,7 +115,7 @@ impl Rig {
                 writes.store(Arc::new(writes.load().refreshed(names, NOW)));
             }),
         };
-        Arc::new(TlsAcceptor::new(names, challenges.clone(), Arc::new(tickets)).unwrap())
+        Arc::new(TlsAcceptor::new(names, challenges.clone(), tickets(dir, now)).unwrap())
     }
 
     /// The same gateway after a restart at another time.
@@ -314,6 +322,19 @@ async fn many_clients_of_a_cold_name_are_served_at_once() {
     for (stream, accepted) in shakes.join_all().await {
         assert!(stream.is_some() && accepted.is_ok());
     }
+}
+
+#[tokio::test]
+async fn a_client_is_served_though_reloads_come_faster_than_its_files_are_read() {
+    let mut rig = Rig::serving(&["a.example"]);
+    let (folders, name) = (folders(&rig.dir), "a.example".parse().unwrap());
+    let names = Names {
+        lookup: Box::new(move |asked| CertStore::load(&folders, std::slice::from_ref(&name), None, NOW).lookup(asked)),
+        stale: Arc::new(|_| {}),
+    };
+    let acceptor = TlsAcceptor::new(names, rig.challenges.clone(), tickets(&rig.dir, NOW));
+    rig.acceptor = Arc::new(acceptor.unwrap());
+    assert_eq!(rig.shake(CLIENT, TlsVersion::Tls12).await.1.as_deref(), Ok("a.example"));
 }
 
 #[tokio::test]
