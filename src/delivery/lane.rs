@@ -251,10 +251,12 @@ impl Lane {
         Then::Pause { reason, token_refused: false }
     }
 
-    /// The lane is paused, for that reason: from now on resuming it may be an answer.
+    /// The lane is paused, for that reason: from now on resuming it is an answer, or no longer one.
     pub(crate) fn paused(&mut self, reason: &str) {
         if reason.starts_with(QUESTION) {
             self.asked = Asked::Waiting;
+        } else if self.asked == Asked::Waiting {
+            self.asked = Asked::No;
         }
     }
 
@@ -392,6 +394,15 @@ mod tests {
     }
 
     const DOUBTED: Settle = Settle::Split { index: None, doubtful: true };
+
+    #[test]
+    fn a_pause_in_place_of_the_question_takes_it_back() {
+        let mut lane = Lane::default();
+        lane.paused(&format!("{QUESTION} (code 100)"));
+        assert!(lane.is_asking());
+        lane.paused("the token is refused");
+        assert!(!lane.is_asking(), "another token answers nothing");
+    }
 
     #[test]
     fn a_batch_that_is_refused_without_a_reason_is_halved_once_and_not_buried() {

@@ -31,7 +31,7 @@ mod turn;
 mod view;
 
 use std::collections::{HashMap, HashSet};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
@@ -243,10 +243,11 @@ impl Delivery {
             Permit::NoToken(pixel) => {
                 let reason = format!("there is no access token; {}", token::remedy(&pixel.access_token_source));
                 give_back(sender.begun.drain(..));
-                let (outbox, lane) = (self.outbox.clone(), slot.lane.clone());
+                let (outbox, key, lane) = (self.outbox.clone(), slot.lane.clone(), sender.lane.clone());
                 self.turns.spawn(async move {
                     let none = Fingerprint::of(None);
-                    pause(&outbox, &lane, &none.sign(&reason)).await;
+                    pause(&outbox, &key, &none.sign(&reason)).await;
+                    lane.lock().unwrap_or_else(PoisonError::into_inner).paused(&reason);
                     Ended { refused: Some(none), ..Ended::default() }
                 })
             }

@@ -75,7 +75,7 @@ impl FilterHost {
             memory_bytes_max: options.memory_bytes_max,
             next_stage: AtomicU64::new(0),
             // Each thread needs a place for the instance it calls. A reload starts some at one time, and a check beside it.
-            idle: Mutex::new(Idle::new(slots.saturating_sub(threads + 2 * parallel::cores()))),
+            idle: Mutex::new(Idle::new(slots.saturating_sub(threads + 2 * parallel::cores()).max(slots / 2))),
             work: Mutex::new(Work { queue: FairQueue::new(threads, options.wait_max), stopping: false }),
             changed: Condvar::new(),
             waiting: AtomicUsize::new(0),

@@ -20,8 +20,8 @@ const SWEEP_MIN: usize = 64;
 /// How long a component that could not be compiled is not tried again: a busy machine may have been the reason.
 const FAILED: Duration = Duration::from_secs(600);
 
-/// Components that are made ready at one time: a compiler takes hundreds of MB for a large one.
-const AT_ONCE_MAX: usize = 4;
+/// Components that are compiled at one time: a compiler takes hundreds of MB for a large one, and has its time by the clock.
+const AT_ONCE_MAX: usize = 2;
 
 /// Where programs come from.
 pub(super) struct Library {
@@ -35,7 +35,7 @@ pub(super) struct Library {
     components: Mutex<Components>,
     /// The runner of scripts, once a script was met.
     runner: Mutex<Option<Arc<Code>>>,
-    /// What is being made ready. Who wants the same waits for it, and so does who would be one too many.
+    /// What is being compiled. Who wants the same waits for it, and so does who would be one too many.
     begun: Mutex<HashSet<ContentHash>>,
     /// Told when something of it is done.
     done: Condvar,
@@ -43,7 +43,7 @@ pub(super) struct Library {
     failed: Mutex<HashMap<ContentHash, (LoadError, Instant)>>,
 }
 
-/// A component that is being made ready, for as long as this lives.
+/// A component that is being compiled, for as long as this lives.
 struct Begun<'a> {
     library: &'a Library,
     hash: ContentHash,
@@ -105,18 +105,22 @@ impl Library {
         if let Some(code) = self.in_use(&hash) {
             return Ok(code);
         }
-        let _begun = self.begin(hash);
-        // Another account with the same file may have been first.
-        if let Some(code) = self.in_use(&hash) {
-            return Ok(code);
-        }
         inspect(bytes, World::Filter)?;
-        let component = self.compiled(&hash, bytes)?;
+        let component = match self.kept(&hash) {
+            Some(component) => component,
+            None => {
+                let _begun = self.begin(hash);
+                // Another account with the same file may have been first.
+                if let Some(code) = self.in_use(&hash) {
+                    return Ok(code);
+                }
+                self.compiled(&hash, bytes)?
+            }
+        };
         let bound = self.linker.instantiate_pre(&component).and_then(FilterPre::new).map_err(LoadError::invalid)?;
         let code = Arc::new(Code::Filter(bound));
         let mut components = self.components.lock().unwrap_or_else(PoisonError::into_inner);
-        components.insert(hash, &code);
-        Ok(code)
+        Ok(components.insert(hash, code))
     }
 
     fn begin(&self, hash: ContentHash) -> Begun<'_> {
@@ -125,6 +129,10 @@ impl Library {
         let mut begun = self.done.wait_while(begun, must_wait).unwrap_or_else(PoisonError::into_inner);
         begun.insert(hash);
         Begun { library: self, hash }
+    }
+
+    fn kept(&self, hash: &ContentHash) -> Option<Component> {
+        self.cache.as_ref()?.load(&self.engine, hash)
     }
 
     fn in_use(&self, hash: &ContentHash) -> Option<Arc<Code>> {
@@ -162,8 +170,7 @@ impl Library {
 
     /// The component's machine code, from the folder or made now.
     fn compiled(&self, hash: &ContentHash, bytes: &[u8]) -> Result<Component, LoadError> {
-        let kept = || self.cache.as_ref()?.load(&self.engine, hash);
-        if let Some(component) = kept() {
+        if let Some(component) = self.kept(hash) {
             return Ok(component);
         }
         if let Some(error) = self.failure(hash) {
@@ -195,11 +202,16 @@ impl Drop for Begun<'_> {
 // === impl Components ===
 
 impl Components {
-    fn insert(&mut self, hash: ContentHash, code: &Arc<Code>) {
+    /// Keeps code for others; gives what is there if somebody was first.
+    fn insert(&mut self, hash: ContentHash, code: Arc<Code>) -> Arc<Code> {
+        if let Some(present) = self.by_hash.get(&hash).and_then(Weak::upgrade) {
+            return present;
+        }
         if self.by_hash.len() >= self.sweep_at {
             self.by_hash.retain(|_, code| code.strong_count() > 0);
             self.sweep_at = SWEEP_MIN.max(self.by_hash.len() * 2);
         }
-        self.by_hash.insert(hash, Arc::downgrade(code));
+        self.by_hash.insert(hash, Arc::downgrade(&code));
+        code
     }
 }

@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use serde::Deserialize;
+use tokio::time::timeout;
 
 use crate::config::AcmeAccount;
 use crate::issuance::budget::millis;
@@ -14,6 +15,8 @@ use crate::issuance::transport::Transport;
 const GOOD_FOR: Duration = Duration::from_secs(24 * 60 * 60);
 /// How long a directory is left alone that could not be read.
 const AGAIN_AFTER: Duration = Duration::from_secs(5 * 60);
+/// How long it may take to answer: a person waits.
+const PATIENCE: Duration = Duration::from_secs(5);
 
 /// The names of CAs in CAA records, by directory.
 #[derive(Default)]
@@ -49,7 +52,8 @@ impl Directories {
         if let Some(known) = self.known(&account.directory, now_ms) {
             return known;
         }
-        let (identities, good_for) = match read(account).await {
+        let answer = timeout(PATIENCE, read(account)).await;
+        let (identities, good_for) = match answer.unwrap_or_else(|_| Err("it does not answer".to_owned())) {
             Ok(identities) => (identities.into(), GOOD_FOR),
             Err(reason) => {
                 tracing::warn!(directory = account.directory, reason, "the CA's directory cannot be read");

@@ -17,9 +17,6 @@ use crate::reload::Reloader;
 const CLOSED_REMEDY: &str = "restore it from a backup, or move it away to begin anew, and restart the gateway; meanwhile events are \
                              taken, and the certificates that are there are served";
 
-/// How long a person waits for CAs to say what they are called.
-const CA_PATIENCE: Duration = Duration::from_secs(5);
-
 /// What the console learns of certificates.
 pub(super) struct Desk {
     pub(super) certificates: Arc<dyn CertificateDesk>,
@@ -83,8 +80,7 @@ impl CertificateDesk for OrderingDesk {
     }
 
     fn caa_identities(&self) -> Vec<String> {
-        let asked = async { tokio::time::timeout(CA_PATIENCE, self.issuance.caa_identities()).await };
-        Handle::current().block_on(asked).unwrap_or_default()
+        Handle::current().block_on(self.issuance.caa_identities())
     }
 
     fn ca_accounts(&self) -> Vec<CaAccountStatus> {

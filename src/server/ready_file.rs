@@ -44,7 +44,10 @@ impl ReadyFile {
             }
             locked => locked?,
         }
-        std::fs::remove_file(path)
+        match std::fs::remove_file(path) {
+            Err(error) if error.kind() != ErrorKind::NotFound => Err(error),
+            _ => Ok(()),
+        }
     }
 
     /// Writes it whole: who sees the file sees all of it.
@@ -52,7 +55,7 @@ impl ReadyFile {
     /// # Errors
     /// When it cannot be written.
     pub(super) fn write(&self, path: &Path) -> io::Result<Written> {
-        let beside = path.with_extension("tmp");
+        let beside = path.with_extension(format!("{}.tmp", self.pid));
         let mut file = File::create(&beside)?;
         flock(&file, FlockOperation::NonBlockingLockExclusive)?;
         file.write_all(&serde_json::to_vec(self)?)?;

@@ -48,7 +48,8 @@ impl Inside {
             Err(Errno::NOENT) => return Ok(None),
             folder => folder?,
         };
-        if made {
+        // One that root made by hand, or did not come to give away, would be of no use to its owner.
+        if made || self.is_others() && fstat(&folder)?.st_uid == 0 {
             self.give(folder.as_fd())?;
         }
         Ok(Some(Self { folder, owner: self.owner }))

@@ -65,7 +65,8 @@ pub fn remove_if(
     let path = issued_dir.join(name);
     // Ends with this.
     let folder = Inside::open(&path)?;
-    if !folder.try_lock()? || !is_of_no_use(&path)? {
+    let is_alone = folder.try_lock()? && Inside::open(issued_dir)?.leads_to(Path::new(name), &folder)?;
+    if !is_alone || !is_of_no_use(&path)? {
         return Ok(false);
     }
     fs::remove_dir_all(&path)?;

@@ -238,18 +238,17 @@ impl Findings {
         }
     }
 
-    /// What CAs call themselves in CAA records: what the command line says, else what the CAs told the gateway, else what is
+    /// What CAs call themselves in CAA records: what the command line says, else what the CAs told the gateway, and what is
     /// known of these directories.
     fn identities(&mut self, given: &[String], told: &[String], directories: &[&str]) -> Vec<String> {
         if !given.is_empty() || directories.is_empty() {
             return given.to_vec();
         }
         let known: BTreeSet<&str> = directories.iter().copied().filter_map(known_identity).collect();
-        let (identities, whence) = if told.is_empty() {
-            (known.into_iter().map(str::to_owned).collect(), "as [acme] directory says")
-        } else {
-            (told.to_vec(), "as the CAs say themselves")
-        };
+        let whence = if told.is_empty() { "as [acme] directory says" } else { "as the CAs say themselves" };
+        // One of several CAs may not have answered.
+        let identities: BTreeSet<&str> = told.iter().map(String::as_str).chain(known).collect();
+        let identities: Vec<String> = identities.into_iter().map(str::to_owned).collect();
         if identities.is_empty() {
             let text = format!(
                 "whether CAA records allow the CA at {}: --ca says what it calls itself there",

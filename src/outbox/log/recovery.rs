@@ -121,7 +121,7 @@ impl LogDir {
             walk.piece(piece);
         }
         let torn = frames.is_torn(|payload| Record::seq_of(payload) >= first_seq.max(1));
-        let (summary, mut gaps, group_dropped) = walk.finish(frames.end() as u64);
+        let (summary, mut gaps, group_dropped) = walk.finish(frames.end());
         if header.is_none() && !summary.entries.is_empty() {
             gaps.push((0, HEADER_BYTES));
         }
@@ -222,15 +222,18 @@ impl Walk {
         }
     }
 
-    /// The summary, the gaps, and whether a group had to be dropped because its end was never written.
-    fn finish(mut self, end: u64) -> (Summary, Vec<(usize, usize)>, bool) {
-        self.summary.end = end;
-        let dropped = self.broken_group.or(self.open_group);
-        if let Some((entries, at)) = dropped {
+    /// The summary, the gaps, and whether a group had to be dropped because its end was never written. What is cut for a gap
+    /// is one with it: whether it was damaged or never whole cannot be told.
+    fn finish(mut self, end: usize) -> (Summary, Vec<(usize, usize)>, bool) {
+        self.summary.end = end as u64;
+        if let Some((entries, at)) = self.broken_group.or(self.open_group) {
             self.summary.entries.truncate(entries);
             self.summary.end = at as u64;
             self.gaps.retain(|(from, _)| *from < at);
         }
-        (self.summary, self.gaps, dropped.is_some())
+        if let Some((_, at)) = self.broken_group {
+            self.gaps.push((at, end));
+        }
+        (self.summary, self.gaps, self.open_group.is_some())
     }
 }
