@@ -100,8 +100,13 @@ impl Site {
     }
 
     pub(crate) fn write_account(&self, account: &Account) {
-        for domain in account.domains.iter().filter(|domain| !account.bare.contains(domain)) {
-            self.authority.issue(&self.path("certs"), domain, 90);
+        let certs = self.path("certs");
+        let needs_one = |domain: &&String| {
+            !account.bare.contains(domain) && !certs.join(domain.replacen('*', "_", 1)).join("chain.pem").exists()
+        };
+        // One that is there stays: two files that change one after the other are faulty in between.
+        for domain in account.domains.iter().filter(needs_one) {
+            self.authority.issue(&certs, domain, 90);
         }
         self.write(&format!("secrets/token-{}", account.pixel), format!("token-{}", account.pixel));
         for secret in &account.secrets {
