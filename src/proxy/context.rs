@@ -15,10 +15,10 @@ use tokio_util::task::task_tracker::TaskTrackerToken;
 use crate::account::{AccountId, PixelId};
 use crate::ingest::{Refusal, Request};
 use crate::proxy::Observer;
+use crate::proxy::pace::Pace;
 use crate::proxy::respond::Style;
 use crate::proxy::service::Service;
 use crate::proxy::upstream::Pool;
-use crate::proxy::wire::Pace;
 use crate::snapshot::Snapshot;
 
 tokio::task_local! {

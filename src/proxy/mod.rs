@@ -23,6 +23,7 @@ mod handshake;
 mod hooks;
 mod incoming;
 mod limits;
+mod pace;
 mod proxy_protocol;
 mod rates;
 mod respond;

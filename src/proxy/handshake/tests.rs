@@ -16,8 +16,8 @@ use tokio::net::TcpListener;
 use super::*;
 use crate::account::ServerName;
 use crate::proxy::limits::ConnectionLimits;
+use crate::proxy::pace::Pace;
 use crate::proxy::testing::Uncounted;
-use crate::proxy::wire::Pace;
 use crate::tls::testing::Issued;
 use crate::tls::{CertFolders, CertStore, Credential};
 
