@@ -1,9 +1,11 @@
 //! From a listening socket to a connection that is served: caps, PROXY header, handshake, HTTP.
 
+use std::future::poll_fn;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::pin::pin;
 use std::sync::Arc;
+use std::task::{Poll, ready};
 use std::time::Duration;
 
 use pingora::apps::{HttpServerOptions, ServerApp};
@@ -11,6 +13,8 @@ use pingora::protocols::Stream;
 use pingora::protocols::tls::ALPN;
 use pingora::proxy::HttpProxy;
 use pingora::server::ShutdownWatch;
+use rustix::net::{SendFlags, send};
+use tokio::io::ReadBuf;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::{JoinSet, yield_now};
 use tokio::time::{Instant, timeout_at};
@@ -18,7 +22,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::config::GatewayConfig;
 use crate::proxy::context::{Connection, ConnectionApp};
-use crate::proxy::handshake::{Entry, TlsAcceptor};
+use crate::proxy::handshake::{Entry, HandshakeError, TlsAcceptor};
 use crate::proxy::limits::{ConnectionLimits, ConnectionPermit};
 use crate::proxy::pace::Pace;
 use crate::proxy::rates::{HandshakeBudget, SourceRates};
@@ -41,6 +45,9 @@ const WRITE_STALL_MAX: Duration = Duration::from_secs(30);
 /// Requests on one connection, after which the client is asked to open another: memory that libraries keep per
 /// connection is given back then.
 const REQUESTS_PER_CONNECTION_MAX: u32 = 10_000;
+
+/// First bytes of a connection that are looked at before anything is set up for it: a browser's ClientHello has some 1,800.
+const FIRST_BYTES: usize = 2_048;
 
 /// Whether a socket speaks TLS.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -75,6 +82,15 @@ struct Arrival {
     own: bool,
     /// Whether it begins with a PROXY header.
     is_proxied: bool,
+}
+
+/// How a client has begun to speak.
+enum Begun {
+    Well,
+    /// It asked for what is not served.
+    Refused(HandshakeError),
+    /// It left.
+    Ended,
 }
 
 /// A connection that is ready for HTTP.
@@ -177,13 +193,39 @@ impl Acceptor {
         let limits = &arrival.gateway.limits;
         let opens = arrival.scheme == Scheme::Https || arrival.is_proxied;
         let until = Instant::now() + if opens { limits.handshake_timeout } else { limits.idle_timeout };
-        // Of a client that says nothing there is no more than its socket. (An accepted one is taken for readable until it
-        // is tried.)
-        match timeout_at(until, arrival.tcp.peek(&mut [0])).await {
-            Ok(Ok(1..)) => Box::pin(self.converse(arrival, until)).await,
-            Ok(_) => self.broke_off(arrival.scheme, arrival.is_proxied, "failed"),
+        // Of a client that says nothing there is no more than its socket.
+        match timeout_at(until, self.begun(&arrival)).await {
+            Ok(Ok(Begun::Well)) => Box::pin(self.converse(arrival, until)).await,
+            Ok(Ok(Begun::Refused(error))) => self.refuse(&arrival.tcp, error),
+            Ok(Ok(Begun::Ended) | Err(_)) => self.broke_off(arrival.scheme, arrival.is_proxied, "failed"),
             Err(_) => self.broke_off(arrival.scheme, arrival.is_proxied, "timeout"),
         }
+    }
+
+    /// Waits until a client begins to speak, and leaves what it says to be read. (An accepted socket is taken for readable
+    /// until it is tried.)
+    async fn begun(&self, arrival: &Arrival) -> io::Result<Begun> {
+        let is_tls = arrival.scheme == Scheme::Https && !arrival.is_proxied;
+        poll_fn(|cx| {
+            let mut first = [0; FIRST_BYTES];
+            let mut first = ReadBuf::new(&mut first);
+            let refused = match ready!(arrival.tcp.poll_peek(cx, &mut first))? {
+                0 => return Poll::Ready(Ok(Begun::Ended)),
+                _ if is_tls => self.tls.refusal(first.filled()),
+                _ => None,
+            };
+            Poll::Ready(Ok(refused.map_or(Begun::Well, Begun::Refused)))
+        })
+        .await
+    }
+
+    /// Refuses a client before there is TLS.
+    fn refuse(&self, tcp: &TcpStream, error: HandshakeError) {
+        // A socket that is closed with bytes unread resets its connection, and the alert might be lost. What has no room now
+        // is not waited for, and the alert leaves in one packet with the end.
+        let _ = tcp.try_read(&mut [0; FIRST_BYTES]);
+        let _ = send(tcp, &error.alert(), SendFlags::MORE | SendFlags::NOSIGNAL);
+        self.observer.handshake(error.label());
     }
 
     /// Serves a client that has begun to speak.

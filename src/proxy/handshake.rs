@@ -1,5 +1,7 @@
 //! TLS handshakes: the server name chooses the certificate, and a name that is not served ends it at once.
 //!
+//! What asks plainly for a name that is not served is refused before there is any TLS (`hello`).
+//!
 //! A name that nobody asked for since the start has no credential in memory: its handshake is put aside in the
 //! ClientHello (before anything was computed), the files are read on a blocking thread, and the handshake goes on.
 //!
@@ -30,6 +32,7 @@ use tokio::task::spawn_blocking;
 
 use crate::config::TlsVersion;
 use crate::proxy::handshake::stale::{Judge, StaleNames};
+use crate::proxy::hello::{self, Asked};
 use crate::proxy::rates::{Guest, HandshakeBudget, Turn};
 use crate::proxy::wire::Wire;
 use crate::tls::{self, Challenges, Cold, Credential, Lookup, Stale, TicketKeys};
@@ -40,6 +43,12 @@ const PROTOCOLS: &[u8] = b"\x02h2\x08http/1.1";
 const CHALLENGE: &[u8] = b"acme-tls/1";
 /// The ALPN extension of a client that speaks nothing else.
 const ONLY_CHALLENGE: &[u8] = b"\x00\x0b\x0aacme-tls/1";
+/// An alert's record and level, and what alerts say (RFC 8446, 6).
+const ALERT: u8 = 21;
+const FATAL: u8 = 2;
+const HANDSHAKE_FAILURE: u8 = 40;
+const MISSING_EXTENSION: u8 = 109;
+const UNRECOGNIZED_NAME: u8 = 112;
 /// Credentials that are loaded at one time.
 const LOADS_MAX: usize = 16;
 /// How often one handshake may load its credential: files that change all the time are not waited for.
@@ -48,15 +57,20 @@ const LOADS_EACH_MAX: usize = 3;
 /// Makes TLS of sockets, for every server name.
 pub(super) struct TlsAcceptor {
     acceptor: SslAcceptor,
+    lookup: Arc<LookUp>,
+    challenges: Arc<Challenges>,
     choice: Index<Ssl, Choice>,
     stale: StaleNames,
     loads: Semaphore,
 }
 
+/// What serves a name.
+type LookUp = dyn Fn(&str) -> Lookup + Send + Sync;
+
 /// What is known of server names.
 pub(super) struct Names {
     /// What serves a name.
-    pub(super) lookup: Box<dyn Fn(&str) -> Lookup + Send + Sync>,
+    pub(super) lookup: Arc<LookUp>,
     /// Told that names' files are not what they were when they were judged.
     pub(super) stale: Arc<Judge>,
 }
@@ -129,6 +143,7 @@ impl TlsAcceptor {
             // A client that offers protocols and none of ours meant another service (RFC 7301, 3.2).
             select_next_proto(PROTOCOLS, offered).ok_or(AlpnError::ALERT_FATAL)
         });
+        let (look_up, answers) = (lookup.clone(), challenges.clone());
         builder.set_select_certificate_callback(move |mut hello| {
             // Who comes back may begin.
             let is_first = matches!(hello.ssl().ex_data(choice), Some(Choice::Open));
@@ -136,7 +151,7 @@ impl TlsAcceptor {
                 Some(Choice::Load(name, cold)) => cold.loaded().map(|credential| (name.clone(), credential)),
                 _ => None,
             };
-            let chosen = choose(&*lookup, &challenges, &mut hello, is_first, loaded);
+            let chosen = choose(&*look_up, &answers, &mut hello, is_first, loaded);
             let result = match chosen {
                 Choice::Known { .. } | Choice::Load(..) => Err(SelectCertError::RETRY),
                 Choice::Refuse(_) => Err(SelectCertError::ERROR),
@@ -146,7 +161,19 @@ impl TlsAcceptor {
             result
         });
         let (stale, loads) = (StaleNames::new(stale), Semaphore::new(LOADS_MAX));
-        Ok(Self { acceptor: builder.build(), choice, stale, loads })
+        Ok(Self { acceptor: builder.build(), lookup, challenges, choice, stale, loads })
+    }
+
+    /// Why a connection that begins with these bytes is refused; `None` = they don't tell.
+    pub(super) fn refusal(&self, first: &[u8]) -> Option<HandshakeError> {
+        let Asked::For(name) = hello::asked(first)? else {
+            return Some(HandshakeError::NoName);
+        };
+        let Some(name) = tls::normalise(name) else {
+            return Some(HandshakeError::NoName);
+        };
+        let is_unknown = matches!((self.lookup)(&name), Lookup::Unknown);
+        (is_unknown && self.challenges.tls_alpn_answer(&name).is_none()).then_some(HandshakeError::UnknownName)
     }
 
     /// Shakes hands, and says for which server name.
@@ -316,6 +343,16 @@ impl HandshakeError {
             HandshakeError::Challenge => "challenge",
             HandshakeError::Failed => "failed",
         }
+    }
+
+    /// The alert that tells a client so whom no TLS was set up for, as a record (RFC 8446, 5.1 and 6).
+    pub(super) fn alert(self) -> [u8; 7] {
+        let description = match self {
+            HandshakeError::NoName => MISSING_EXTENSION,
+            HandshakeError::UnknownName => UNRECOGNIZED_NAME,
+            _ => HANDSHAKE_FAILURE,
+        };
+        [ALERT, 3, 3, 0, 2, FATAL, description]
     }
 }
 

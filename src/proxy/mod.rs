@@ -20,6 +20,7 @@ mod cookies;
 mod cors;
 mod forwarded;
 mod handshake;
+mod hello;
 mod hooks;
 mod incoming;
 mod limits;
@@ -178,7 +179,7 @@ impl Edge {
         rotate(&tickets, &published);
         let certificates = published.clone();
         let names = Names {
-            lookup: Box::new(move |name| look_up(&certificates.load(), &wanted, name)),
+            lookup: Arc::new(move |name| look_up(&certificates.load(), &wanted, name)),
             stale: Arc::new(move |names| reloader.refresh_certificates(names, now_ms())),
         };
         let acceptor = Arc::new(Acceptor {

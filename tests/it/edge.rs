@@ -57,7 +57,8 @@ async fn unknown_names_no_name_and_old_versions_are_refused_without_a_line_each(
     let (_site, gateway) = shop(&standin, "").await;
     let https = gateway.https();
     for _ in 0..50 {
-        assert!(Hello::to("unknown.example").shake(https).is_err());
+        let refused = Hello::to("unknown.example").shake(https).expect_err("a name that is not served");
+        assert!(refused.contains("UNRECOGNIZED_NAME"), "{refused}");
         assert!(Hello { sni: None, ..Hello::to("") }.shake(https).is_err());
     }
     let old = Hello { min: SslVersion::TLS1, max: SslVersion::TLS1_1, ..Hello::to(NAME) };

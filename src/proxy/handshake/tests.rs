@@ -23,6 +23,7 @@ use crate::tls::{CertFolders, CertStore, Credential};
 
 mod budget;
 mod pairs;
+mod refusals;
 mod sessions;
 mod turns;
 
@@ -109,7 +110,7 @@ impl Rig {
     ) -> Arc<TlsAcceptor> {
         let (reads, writes, held) = (store.clone(), store.clone(), held.clone());
         let names = Names {
-            lookup: Box::new(move |name| reads.load().lookup(name)),
+            lookup: Arc::new(move |name| reads.load().lookup(name)),
             stale: Arc::new(move |names| {
                 drop(held.1.wait_while(held.0.lock().unwrap(), |held| *held).unwrap());
                 writes.store(Arc::new(writes.load().refreshed(names, NOW)));
@@ -329,7 +330,7 @@ async fn a_client_is_served_though_reloads_come_faster_than_its_files_are_read()
     let mut rig = Rig::serving(&["a.example"]);
     let (folders, name) = (folders(&rig.dir), "a.example".parse().unwrap());
     let names = Names {
-        lookup: Box::new(move |asked| CertStore::load(&folders, std::slice::from_ref(&name), None, NOW).lookup(asked)),
+        lookup: Arc::new(move |asked| CertStore::load(&folders, std::slice::from_ref(&name), None, NOW).lookup(asked)),
         stale: Arc::new(|_| {}),
     };
     let acceptor = TlsAcceptor::new(names, rig.challenges.clone(), tickets(&rig.dir, NOW));
