@@ -88,9 +88,6 @@ pub enum RunError {
     Process(Box<dyn std::error::Error + Send + Sync>),
 }
 
-/// Tasks that a thread runs before it looks for what has come on established connections. Handshakes are long ones.
-const EVENT_INTERVAL: u32 = 8;
-
 /// Runs the gateway until it is told to stop.
 ///
 /// # Errors
@@ -110,7 +107,7 @@ pub fn run(options: &RunOptions) -> Result<(), RunError> {
         // What changed before it was watched.
         reading = source.read();
     }
-    let runtime = tokio::runtime::Builder::new_multi_thread().event_interval(EVENT_INTERVAL).enable_all().build();
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
     let runtime = runtime.map_err(|error| RunError::Process(error.into()))?;
     let ended = runtime.block_on(async {
         let mut signals = Signals::catch(changes).map_err(|error| RunError::Process(error.into()))?;
