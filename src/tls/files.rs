@@ -84,6 +84,14 @@ impl Part {
 
 // === impl Cause ===
 
+impl Cause {
+    /// Whether it stays until somebody mends the file; of anything else the system may be short for a moment.
+    pub(super) fn is_lasting(self) -> bool {
+        use ErrorKind::{FileTooLarge, IsADirectory, PermissionDenied, Unsupported};
+        matches!(self, Cause::Io(FileTooLarge | IsADirectory | PermissionDenied | Unsupported))
+    }
+}
+
 impl From<Errno> for Cause {
     fn from(error: Errno) -> Self {
         if error == Errno::NOENT { Cause::Absent } else { Cause::Io(io::Error::from(error).kind()) }

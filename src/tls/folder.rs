@@ -128,7 +128,7 @@ impl Folder {
         };
         let trouble = known
             .and_then(|known| kept(&first, Some(&known.facts)).or_else(|| kept(twin.as_ref()?, known.twin.as_deref())));
-        if let Some(trouble) = trouble {
+        if let Some(trouble) = trouble.filter(|trouble| known.is_some_and(|known| known.outlasts(trouble.cause))) {
             return Some(Self::unreadable(trouble, known));
         }
         let settled = written_once || contents.is_settled(with.now);
@@ -142,7 +142,8 @@ impl Folder {
 
     /// What is known of a folder that cannot be read: what was known before, if that was good.
     fn unreadable(trouble: FolderError, known: Option<&Arc<Self>>) -> Arc<Self> {
-        let Some(known) = known.filter(|known| known.facts().any(|facts| facts.is_ok())) else {
+        let Some(known) = known.filter(|known| known.facts().any(Result::is_ok) && known.outlasts(trouble.cause))
+        else {
             return Arc::new(Self::new(Stamp::NONE, true, Err(trouble), None));
         };
         if known.trouble == Some(trouble) {
@@ -157,6 +158,11 @@ impl Folder {
             twin: known.twin.clone(),
             credential: known.credential.clone(),
         })
+    }
+
+    /// Whether it can be served on though it cannot be read: nobody could ever be served what is not in memory.
+    fn outlasts(&self, cause: Cause) -> bool {
+        self.credential().is_some() || !cause.is_lasting()
     }
 
     fn is_believed(&self) -> bool {
@@ -308,7 +314,11 @@ impl Cold {
             return Ok(());
         }
         let mut place = Place::new(self.path.as_os_str().as_bytes().to_vec());
-        let contents = place.read().ok().flatten().ok_or(Stale)?;
+        let Ok(contents) = place.read() else {
+            self.distrust();
+            return Err(Stale);
+        };
+        let contents = contents.ok_or(Stale)?;
         let built = self.build(&contents);
         // What has the stamp now that it had when it was judged did not change in between.
         if contents.stamp != self.folder.stamp || !self.folder.is_as(&mut place) {
@@ -316,11 +326,16 @@ impl Cold {
         }
         let Some(credential) = built else {
             // The same files, and yet no credential: they are judged again, by more than a glance.
-            self.folder.distrusted.store(true, Ordering::Relaxed);
+            self.distrust();
             return Err(Stale);
         };
         let _ = self.folder.credential.set(Arc::new(credential));
         Ok(())
+    }
+
+    /// Has the folder judged again though its files are those that were judged.
+    fn distrust(&self) {
+        self.folder.distrusted.store(true, Ordering::Relaxed);
     }
 
     /// Builds the pairs that were found good; `None` if one of them is not as it was found.

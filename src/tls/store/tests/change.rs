@@ -86,6 +86,28 @@ fn a_file_that_cannot_be_read_is_told_and_what_was_read_before_is_served_on() {
 }
 
 #[test]
+fn what_nobody_may_read_and_is_not_in_memory_gives_way() {
+    let site = Site::new();
+    let all = ["a.shop.example", "b.shop.example", "c.example"];
+    all.iter().for_each(|name| Issued::valid(&[name], 2020, 2027).write(site.operator(), name));
+    Issued::valid(&["*.shop.example"], 2020, 2027).write(site.operator(), "_.shop.example");
+    let first = site.load(&all, None);
+    let visited = served(&first, "a.shop.example").unwrap();
+    for name in all {
+        let key = site.operator().join(name).join("key.pem");
+        std::fs::remove_file(&key).unwrap();
+        std::fs::create_dir(&key).unwrap();
+    }
+    let kept = first.refreshed(&names(&all), NOW);
+    assert!(Arc::ptr_eq(&visited, &served(&kept, "a.shop.example").unwrap()));
+    let origin = kept.state(&"b.shop.example".parse().unwrap()).map(|state| state.origin);
+    assert_eq!(origin, Some(Origin::OperatorWildcard), "it takes the place of what cannot be served");
+    assert!(served(&kept, "b.shop.example").is_some());
+    assert!(matches!(kept.lookup("c.example"), Lookup::Unknown));
+    assert_eq!((kept.summary().valid, kept.summary().problems), (2, 3));
+}
+
+#[test]
 fn time_alone_ends_and_begins_what_is_served() {
     let site = Site::new();
     let all = ["a.shop.example", "b.shop.example", "c.example", "d.example"];
