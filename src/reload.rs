@@ -44,7 +44,15 @@ pub struct Reloader {
     /// Held while something is kept, so that the newest is kept last.
     keeping: Mutex<LastGood>,
     /// What was wrong when the last reload was refused; nothing once one was taken up.
-    refused: Mutex<Vec<Problem>>,
+    refused: Mutex<Refused>,
+}
+
+/// What was wrong with a configuration that was refused.
+#[derive(Debug, Default)]
+struct Refused {
+    problems: Vec<Problem>,
+    /// Errors and warnings among them that what was in force did not have, counted once: 100,000 names may have one each.
+    beyond: (usize, usize),
 }
 
 /// The names whose certificates were refreshed since the reload that is under way looked at certificates; `None` = none is.
@@ -92,7 +100,7 @@ impl Reloader {
         if is_refused(&snapshot) {
             return Err(Unusable(snapshot.problems()));
         }
-        tell(&metrics, &snapshot, &[]);
+        tell(&metrics, &snapshot, (0, 0));
         Ok(Self {
             started: snapshot.gateway.clone(),
             published: Arc::new(Published::new(snapshot)),
@@ -121,14 +129,16 @@ impl Reloader {
             Err(problems) => {
                 let mut meanwhile = lock(&self.publishing);
                 meanwhile.end();
-                *lock(&self.refused) = problems.clone();
-                tell(&self.metrics, &self.published.load(), &problems);
+                let in_force = self.published.load();
+                let refused = Refused::beside(&in_force, &problems);
+                tell(&self.metrics, &in_force, refused.beyond);
+                *lock(&self.refused) = refused;
                 drop(meanwhile);
                 self.metrics.reload("refused");
                 return self.unapplied(problems, None);
             }
         };
-        lock(&self.refused).clear();
+        *lock(&self.refused) = Refused::default();
         self.publish(snapshot, now_ms());
         // The configuration is in force. Of the names that did not change, the files are looked at now: 100,000 take a while.
         let snapshot = self.look_through(now_ms());
@@ -157,7 +167,7 @@ impl Reloader {
         let mut meanwhile = lock(&self.publishing);
         let before = self.published.load();
         let refreshed = before.with_certificates(before.certificates.refreshed(names, now_ms / 1_000));
-        tell(&self.metrics, &refreshed, &self.refused());
+        tell(&self.metrics, &refreshed, self.beyond());
         self.published.store(Arc::new(refreshed));
         meanwhile.add(names);
     }
@@ -172,7 +182,7 @@ impl Reloader {
         let _publishing = lock(&self.publishing);
         let before = self.published.load();
         let tended = before.with_certificates(before.certificates.tended(now));
-        tell(&self.metrics, &tended, &self.refused());
+        tell(&self.metrics, &tended, self.beyond());
         self.published.store(Arc::new(tended));
     }
 
@@ -194,11 +204,11 @@ impl Reloader {
 
     /// All that is wrong with the configuration in force, and with one that was refused since.
     pub fn problems(&self) -> Vec<Problem> {
-        with_refused(&self.published.load(), &self.refused())
+        with_refused(&self.published.load(), &lock(&self.refused).problems)
     }
 
-    fn refused(&self) -> Vec<Problem> {
-        lock(&self.refused).clone()
+    fn beyond(&self) -> (usize, usize) {
+        lock(&self.refused).beyond
     }
 
     /// Writes down what is known of certificates, for the next start, if it changed. Failing to costs the next start time.
@@ -236,7 +246,7 @@ impl Reloader {
         } else {
             snapshot.with_certificates(snapshot.certificates.refreshed(&names, now_ms / 1_000))
         };
-        tell(&self.metrics, &snapshot, &self.refused());
+        tell(&self.metrics, &snapshot, self.beyond());
         let snapshot = Arc::new(snapshot);
         self.published.store(snapshot.clone());
         snapshot
@@ -326,16 +336,10 @@ fn restart_needed(running: &GatewayConfig, written: &GatewayConfig) -> Vec<Probl
     changed.map(problem).collect()
 }
 
-/// Tells metrics what is wrong with what is in force, and with what was refused since.
-fn tell(metrics: &Metrics, snapshot: &Snapshot, refused: &[Problem]) {
-    let (errors, warnings) = if refused.is_empty() {
-        snapshot.problem_counts()
-    } else {
-        let problems = with_refused(snapshot, refused);
-        let errors = problems.iter().filter(|problem| problem.is_error()).count();
-        (errors, problems.len() - errors)
-    };
-    metrics.config_problems(errors, warnings);
+/// Tells metrics how much is wrong with what is in force, and `beyond` that with what was refused since.
+fn tell(metrics: &Metrics, snapshot: &Snapshot, beyond: (usize, usize)) {
+    let (errors, warnings) = snapshot.problem_counts();
+    metrics.config_problems(errors + beyond.0, warnings + beyond.1);
 }
 
 /// The problems of both, each once and in order.
@@ -347,6 +351,18 @@ fn with_refused(snapshot: &Snapshot, refused: &[Problem]) -> Vec<Problem> {
         problems.dedup();
     }
     problems
+}
+
+// === impl Refused ===
+
+impl Refused {
+    fn beside(in_force: &Snapshot, problems: &[Problem]) -> Self {
+        let both = with_refused(in_force, problems);
+        let errors = both.iter().filter(|problem| problem.is_error()).count();
+        let known = in_force.problem_counts();
+        let beyond = (errors.saturating_sub(known.0), (both.len() - errors).saturating_sub(known.1));
+        Self { problems: problems.to_vec(), beyond }
+    }
 }
 
 // === impl Report ===
