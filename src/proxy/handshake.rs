@@ -1,6 +1,7 @@
 //! TLS handshakes: the server name chooses the certificate, and a name that is not served ends it at once.
 //!
-//! What asks plainly for a name that is not served is refused before there is any TLS (`hello`).
+//! What asks plainly for a name that is not served is refused before there is any TLS (`hello`), unless a PROXY header
+//! comes first.
 //!
 //! A name that nobody asked for since the start has no credential in memory: its handshake is put aside in the
 //! ClientHello (before anything was computed), the files are read on a blocking thread, and the handshake goes on.
@@ -61,7 +62,7 @@ pub(super) struct TlsAcceptor {
     challenges: Arc<Challenges>,
     choice: Index<Ssl, Choice>,
     stale: StaleNames,
-    loads: Semaphore,
+    loads: Arc<Semaphore>,
 }
 
 /// What serves a name.
@@ -160,7 +161,7 @@ impl TlsAcceptor {
             hello.ssl_mut().set_ex_data(choice, chosen);
             result
         });
-        let (stale, loads) = (StaleNames::new(stale), Semaphore::new(LOADS_MAX));
+        let (stale, loads) = (StaleNames::new(stale), Arc::new(Semaphore::new(LOADS_MAX)));
         Ok(Self { acceptor: builder.build(), lookup, challenges, choice, stale, loads })
     }
 
@@ -237,13 +238,15 @@ impl TlsAcceptor {
     /// Loads a credential. If its files are not what they were, the name is judged again: what comes of that, another
     /// certificate or none, the next look-up finds.
     async fn load(&self, name: &str, cold: Cold) {
-        let Ok(permit) = self.loads.acquire().await else {
+        let Ok(permit) = self.loads.clone().acquire_owned().await else {
             return;
         };
-        let loaded = spawn_blocking(move || cold.load()).await;
-        // Judging may wait for a reload. Other names are loaded meanwhile.
-        drop(permit);
-        match (loaded, name.parse()) {
+        let loaded = spawn_blocking(move || {
+            // Held while the thread is taken, also when the client is gone.
+            let _permit = permit;
+            cold.load()
+        });
+        match (loaded.await, name.parse()) {
             (Ok(Err(Stale)), Ok(name)) => self.stale.judge(name).await,
             (Err(error), _) => tracing::error!(%error, "loading a certificate broke off"),
             _ => {}

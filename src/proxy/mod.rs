@@ -1,8 +1,9 @@
 //! The edge: from a listening socket to an answer. The way of a request:
 //!
 //! * `accept` — connection caps (`limits`), PROXY header (`proxy_protocol`), then
+//! * `hello` — whom the first bytes ask for, which may be refused before there is TLS;
 //! * `handshake` — TLS; the server name chooses the certificate, and `rates` say when it may begin;
-//! * `wire` — the socket under it, with the deadlines that Pingora does not have;
+//! * `wire` — the socket under it, with the deadlines that Pingora does not have, as `pace` says them;
 //! * `context` — what is known of the connection and the request;
 //! * `hooks` — Pingora's hooks, which call
 //! * `service` — what the request is (`routes`), from whom (`incoming`, `forwarded`), its `body` within the

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeSet, HashMap};
 use std::hash::{DefaultHasher, Hash, Hasher};
-use std::net::SocketAddr;
+use std::net::{SocketAddr, ToSocketAddrs};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -15,7 +15,7 @@ use pingora::lb::{Backend, Backends, LoadBalancer};
 use pingora::protocols::l4::socket::SocketAddr as PingoraAddr;
 use pingora::upstreams::peer::HttpPeer;
 use tokio::sync::{OnceCell, Semaphore};
-use tokio::task::JoinSet;
+use tokio::task::{JoinSet, spawn_blocking};
 use tokio::time::{MissedTickBehavior, interval, timeout};
 use tokio_util::sync::CancellationToken;
 
@@ -31,6 +31,10 @@ const CHECKS_PER_RESOLVE: u32 = 6;
 const CHECKS_AT_ONCE: usize = 64;
 /// Time for the names of an account.
 const RESOLVE_TIMEOUT: Duration = Duration::from_secs(5);
+/// Look-ups at one time: of all accounts, and of one. The system's resolver holds a thread for each, and longer than anybody
+/// waits for it if DNS does not answer.
+const LOOK_UPS: usize = 64;
+const LOOK_UPS_EACH: usize = 4;
 /// Time for a connection, TLS included.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// Time between two reads or two writes of a request.
@@ -41,9 +45,9 @@ const IDLE_TIMEOUT: Duration = Duration::from_secs(50);
 const CANDIDATES_MAX: usize = 64;
 
 /// The pools of all accounts that have upstream servers.
-#[derive(Default)]
 pub(super) struct Upstreams {
     pools: Mutex<HashMap<AccountId, Arc<Pool>>>,
+    look_ups: Arc<Semaphore>,
 }
 
 /// The servers of one account.
@@ -61,9 +65,17 @@ struct Resolver {
     account: AccountId,
     servers: Vec<Upstream>,
     private_allowed: bool,
+    /// Look-ups that may begin: of all accounts, of this one.
+    look_ups: [Arc<Semaphore>; 2],
 }
 
 // === impl Upstreams ===
+
+impl Default for Upstreams {
+    fn default() -> Self {
+        Self { pools: Mutex::default(), look_ups: Arc::new(Semaphore::new(LOOK_UPS)) }
+    }
+}
 
 impl Upstreams {
     /// The pool of an account; made, or made anew, if its configuration changed. `None` = the account has no servers.
@@ -76,7 +88,8 @@ impl Upstreams {
             match pools.get(&account.id).filter(|pool| pool.is_of(account, private_allowed)) {
                 Some(pool) => pool.clone(),
                 None => {
-                    let pool = Arc::new(Pool::new(account.id.clone(), account.upstream.clone(), private_allowed));
+                    let (id, servers, look_ups) = (account.id.clone(), account.upstream.clone(), self.look_ups.clone());
+                    let pool = Arc::new(Pool::new(id, servers, private_allowed, look_ups));
                     pools.insert(account.id.clone(), pool.clone());
                     pool
                 }
@@ -135,10 +148,11 @@ impl Upstreams {
 // === impl Pool ===
 
 impl Pool {
-    fn new(account: AccountId, servers: Vec<Upstream>, private_allowed: bool) -> Self {
+    fn new(account: AccountId, servers: Vec<Upstream>, private_allowed: bool, look_ups: Arc<Semaphore>) -> Self {
         let mut hasher = DefaultHasher::new();
         account.hash(&mut hasher);
-        let resolver = Resolver { account, servers: servers.clone(), private_allowed };
+        let look_ups = [look_ups, Arc::new(Semaphore::new(LOOK_UPS_EACH))];
+        let resolver = Resolver { account, servers: servers.clone(), private_allowed, look_ups };
         let mut balancer = LoadBalancer::from_backends(Backends::new(Box::new(resolver)));
         let mut check = TcpHealthCheck::new();
         check.consecutive_failure = 2;
@@ -197,14 +211,14 @@ impl ServiceDiscovery for Resolver {
         // All at once, so that they share one limit.
         let mut lookups = JoinSet::new();
         for server in self.servers.clone() {
+            let look_ups = self.look_ups.clone();
             lookups.spawn(async move {
-                let lookup = tokio::net::lookup_host((server.host.as_str(), server.port));
-                let found = timeout(RESOLVE_TIMEOUT, lookup).await.map(|found| found.map(Vec::from_iter));
+                let found = timeout(RESOLVE_TIMEOUT, look_up(server.host.clone(), server.port, look_ups)).await;
                 (server, found)
             });
         }
         for (server, found) in lookups.join_all().await {
-            let Ok(Ok(addresses)) = found else {
+            let Ok(Some(addresses)) = found else {
                 tracing::warn!(account = %self.account, host = %server.host, "an upstream server's name cannot be resolved");
                 continue;
             };
@@ -226,6 +240,17 @@ impl ServiceDiscovery for Resolver {
     }
 }
 
+/// A server's addresses, once there is room to ask for them.
+async fn look_up(host: String, port: u16, [all, own]: [Arc<Semaphore>; 2]) -> Option<Vec<SocketAddr>> {
+    let permits = (own.acquire_owned().await.ok()?, all.acquire_owned().await.ok()?);
+    let found = spawn_blocking(move || {
+        // Held while the thread is taken, also when nobody waits any more.
+        let _permits = permits;
+        (host.as_str(), port).to_socket_addrs().map(Vec::from_iter)
+    });
+    found.await.ok()?.ok()
+}
+
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
@@ -239,7 +264,7 @@ mod tests {
     }
 
     fn pool(servers: Vec<Upstream>, private_allowed: bool) -> Pool {
-        Pool::new("shop".parse().unwrap(), servers, private_allowed)
+        Pool::new("shop".parse().unwrap(), servers, private_allowed, Arc::new(Semaphore::new(LOOK_UPS)))
     }
 
     /// The servers that requests would go to.

@@ -11,7 +11,7 @@ use crate::account::ServerName;
 /// Looks at names' files again. May block.
 pub(in crate::proxy) type Judge = dyn Fn(&[ServerName]) + Send + Sync;
 
-/// Judges names again. That may wait for a reload that is compiling: whoever comes meanwhile takes no thread for it.
+/// Judges names again. That may wait for others who exchange the snapshot: whoever comes meanwhile takes no thread for it.
 pub(super) struct StaleNames {
     judge: Arc<Judge>,
     waiting: Mutex<BTreeSet<ServerName>>,

@@ -69,7 +69,10 @@ async fn what_is_refused_would_be_refused_by_boringssl() {
                 judged[0] += 1;
                 continue;
             };
-            assert!([Err(refusal), Err(HandshakeError::Failed)].contains(&accepted), "{refusal:?} {accepted:?} {first:?}");
+            assert!(
+                [Err(refusal), Err(HandshakeError::Failed)].contains(&accepted),
+                "{refusal:?} {accepted:?} {first:?}"
+            );
             judged[1] += 1;
         }
     }
