@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::account::AccountId;
 use crate::config::Limits;
-use crate::proxy::limits::source_of;
+use crate::proxy::limits::{network_of, source_of};
 
 /// Bytes of request bodies that are held now.
 #[derive(Default)]
@@ -94,9 +94,9 @@ impl Shares {
 // === impl Holder ===
 
 impl Holder {
-    /// `source` is `None` for a proxy that many visitors come through.
+    /// `source` is `None` for a proxy that many visitors come through. A network counts as one: a share is large.
     pub(super) fn new(source: Option<IpAddr>, account: Option<AccountId>, sender: Sender) -> Self {
-        Self { source: source.map(source_of), account, sender }
+        Self { source: source.map(|source| network_of(source).unwrap_or_else(|| source_of(source))), account, sender }
     }
 }
 

@@ -7,11 +7,21 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::proxy::Observer;
 
+/// As many sources one IPv6 network may be: whoever has a /48 or a part of it has thousands.
+pub(super) const SOURCES_OF_NETWORK: usize = 10;
+
 /// Open connections, in all and by source. A source is an IPv4 address or an IPv6 /64, the least that one visitor has.
 pub(super) struct ConnectionLimits {
     open: AtomicUsize,
-    by_source: Mutex<HashMap<IpAddr, usize>>,
+    counted: Mutex<Counted>,
     observer: Arc<dyn Observer>,
+}
+
+/// Connections of each source, and of each network that has many.
+#[derive(Default)]
+struct Counted {
+    sources: HashMap<IpAddr, usize>,
+    networks: HashMap<IpAddr, usize>,
 }
 
 /// One open connection; dropping it makes room for another.
@@ -24,7 +34,7 @@ pub(super) struct ConnectionPermit {
 
 impl ConnectionLimits {
     pub(super) fn new(observer: Arc<dyn Observer>) -> Arc<Self> {
-        Arc::new(Self { open: AtomicUsize::new(0), by_source: Mutex::default(), observer })
+        Arc::new(Self { open: AtomicUsize::new(0), counted: Mutex::default(), observer })
     }
 
     /// Counts a connection; `None` = there are `max` already.
@@ -44,17 +54,13 @@ impl ConnectionPermit {
         &*self.limits.observer
     }
 
-    /// Counts the connection for its source too; false = that has `max` already.
+    /// Counts the connection for its source too; false = that has `max` already, or its network ten times as many.
     pub(super) fn count_for(&mut self, address: IpAddr, max: usize) -> bool {
         let source = source_of(address);
-        let mut by_source = self.limits.by_source.lock().unwrap_or_else(PoisonError::into_inner);
-        let open = by_source.entry(source).or_default();
-        if *open >= max {
-            return false;
-        }
-        *open += 1;
-        self.source = Some(source);
-        true
+        let mut counted = self.limits.counted.lock().unwrap_or_else(PoisonError::into_inner);
+        let counts = counted.add(source, max);
+        self.source = counts.then_some(source);
+        counts
     }
 }
 
@@ -62,15 +68,40 @@ impl Drop for ConnectionPermit {
     fn drop(&mut self) {
         self.limits.open.fetch_sub(1, Ordering::AcqRel);
         self.limits.observer.connections(-1);
-        let Some(source) = self.source else {
-            return;
-        };
-        let mut by_source = self.limits.by_source.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(open) = by_source.get_mut(&source) {
-            *open -= 1;
-            if *open == 0 {
-                by_source.remove(&source);
-            }
+        if let Some(source) = self.source {
+            self.limits.counted.lock().unwrap_or_else(PoisonError::into_inner).remove(source);
+        }
+    }
+}
+
+// === impl Counted ===
+
+impl Counted {
+    fn add(&mut self, source: IpAddr, max: usize) -> bool {
+        let network = network_of(source);
+        let of = |counted: &HashMap<IpAddr, usize>, who: &IpAddr| counted.get(who).copied().unwrap_or_default();
+        if of(&self.sources, &source) >= max
+            || network.is_some_and(|network| of(&self.networks, &network) >= max.saturating_mul(SOURCES_OF_NETWORK))
+        {
+            return false;
+        }
+        *self.sources.entry(source).or_default() += 1;
+        network.into_iter().for_each(|network| *self.networks.entry(network).or_default() += 1);
+        true
+    }
+
+    fn remove(&mut self, source: IpAddr) {
+        less(&mut self.sources, source);
+        network_of(source).into_iter().for_each(|network| less(&mut self.networks, network));
+    }
+}
+
+/// One less; who has none is not remembered.
+fn less(counted: &mut HashMap<IpAddr, usize>, who: IpAddr) {
+    if let Some(open) = counted.get_mut(&who) {
+        *open -= 1;
+        if *open == 0 {
+            counted.remove(&who);
         }
     }
 }
@@ -78,9 +109,21 @@ impl Drop for ConnectionPermit {
 /// What counts as one source.
 pub(super) fn source_of(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
-        IpAddr::V6(v6) => IpAddr::V6(Ipv6Addr::from_bits(v6.to_bits() & !u128::from(u64::MAX))),
+        IpAddr::V6(v6) => first_bits(v6, 64),
         v4 => v4,
     }
+}
+
+/// The network in which one holder may have many sources.
+pub(super) fn network_of(address: IpAddr) -> Option<IpAddr> {
+    match address.to_canonical() {
+        IpAddr::V6(v6) => Some(first_bits(v6, 48)),
+        IpAddr::V4(_) => None,
+    }
+}
+
+fn first_bits(address: Ipv6Addr, bits: u32) -> IpAddr {
+    IpAddr::V6(Ipv6Addr::from_bits(address.to_bits() & !(u128::MAX >> bits)))
 }
 
 #[cfg(test)]
@@ -101,8 +144,22 @@ mod tests {
         drop(first);
         assert!(second.count_for(mapped, 1));
         drop(second);
-        assert!(limits.by_source.lock().unwrap().is_empty());
+        assert!(limits.counted.lock().unwrap().sources.is_empty());
         assert!(limits.admit(1).is_some());
+    }
+
+    #[test]
+    fn a_network_is_no_more_than_ten_sources() {
+        let limits = ConnectionLimits::new(Arc::new(Uncounted));
+        let of = |source: u16| IpAddr::from([0x2001, 0xdb8, 1, source, 0, 0, 0, 1]);
+        let mut open: Vec<_> = (0..100).map(|_| limits.admit(1_000).unwrap()).collect();
+        let counted = open.iter_mut().zip(0..).filter_map(|(permit, n)| permit.count_for(of(n / 2), 2).then_some(()));
+        assert_eq!(counted.count(), 20);
+        let mut other = limits.admit(1_000).unwrap();
+        assert!(other.count_for("2001:db8:2::1".parse().unwrap(), 2));
+        drop((open, other));
+        let counted = limits.counted.lock().unwrap();
+        assert!(counted.sources.is_empty() && counted.networks.is_empty());
     }
 
     #[test]

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::time::{sleep, timeout};
 
-use crate::proxy::limits::source_of;
+use crate::proxy::limits::{SOURCES_OF_NETWORK, network_of, source_of};
 
 /// As many handshakes may begin at once as this time allows for: a request that comes just then is behind all of them.
 const BURST: Duration = Duration::from_millis(50);
@@ -62,11 +62,17 @@ pub(super) struct SourceRates {
 #[derive(Default)]
 struct Rate(AtomicU64);
 
-/// The same for each source. One that owes nothing need not be remembered.
+/// The same for each source, and for each network that has many. One that owes nothing need not be remembered.
 #[derive(Default)]
 struct SourceTimes {
-    paid_until_us: HashMap<IpAddr, u64>,
-    /// Sources from which on those that owe nothing are forgotten.
+    sources: PaidUntil,
+    networks: PaidUntil,
+}
+
+#[derive(Default)]
+struct PaidUntil {
+    us: HashMap<IpAddr, u64>,
+    /// So many, from which on those that owe nothing are forgotten.
     sweep_at: usize,
 }
 
@@ -164,20 +170,38 @@ impl SourceRates {
         Self { since: now, times: Mutex::default() }
     }
 
-    /// Whether one more may begin at `now` from an address.
+    /// Whether one more may begin at `now` from an address: of its source, and of its network, which has ten times as much.
     pub(super) fn take(&self, address: IpAddr, per_second: usize, now: Instant) -> bool {
         let (source, now_us) = (source_of(address), micros(self.since, now));
         let mut times = self.times.lock().unwrap_or_else(PoisonError::into_inner);
-        if times.paid_until_us.len() >= times.sweep_at {
-            times.paid_until_us.retain(|_, paid_until_us| *paid_until_us > now_us);
-            times.sweep_at = (2 * times.paid_until_us.len()).max(SOURCES_SWEPT_FROM);
+        let paid = times.sources.next(source, per_second, now_us);
+        let network = network_of(address).map(|network| {
+            let per_second = per_second.saturating_mul(SOURCES_OF_NETWORK);
+            (network, times.networks.next(network, per_second, now_us))
+        });
+        let (Some(paid), None | Some((_, Some(_)))) = (paid, network) else {
+            return false;
+        };
+        times.sources.us.insert(source, paid);
+        if let Some((network, Some(paid))) = network {
+            times.networks.us.insert(network, paid);
         }
-        let paid_until_us = times.paid_until_us.entry(source).or_default();
-        let (after_us, wait) = pay(*paid_until_us, per_second, SOURCE_BURST, now_us);
-        if wait.is_zero() {
-            *paid_until_us = after_us;
+        true
+    }
+}
+
+// === impl PaidUntil ===
+
+impl PaidUntil {
+    /// Until when all is paid for if `who` takes one more; `None` = not now.
+    fn next(&mut self, who: IpAddr, per_second: usize, now_us: u64) -> Option<u64> {
+        if self.us.len() >= self.sweep_at {
+            self.us.retain(|_, paid_until_us| *paid_until_us > now_us);
+            self.sweep_at = (2 * self.us.len()).max(SOURCES_SWEPT_FROM);
         }
-        wait.is_zero()
+        let paid_until_us = self.us.get(&who).copied().unwrap_or_default();
+        let (after_us, wait) = pay(paid_until_us, per_second, SOURCE_BURST, now_us);
+        wait.is_zero().then_some(after_us)
     }
 }
 
@@ -257,6 +281,15 @@ mod tests {
     }
 
     #[test]
+    fn a_network_begins_as_many_handshakes_as_ten_sources() {
+        let now = Instant::now();
+        let rates = SourceRates::new(now);
+        let take = |network: u16, source: u16| rates.take([0x2001, 0xdb8, network, source, 0, 0, 0, 1].into(), 10, now);
+        assert_eq!((0..500).filter(|n| take(1, n % 50)).count(), 100);
+        assert!(take(2, 0));
+    }
+
+    #[test]
     fn handshakes_are_limited_by_source_and_forgotten_with_their_second() {
         let now = Instant::now();
         let rates = SourceRates::new(now);
@@ -269,7 +302,7 @@ mod tests {
             let address = IpAddr::from(std::net::Ipv4Addr::from_bits(n));
             assert!(rates.take(address, 10, now + ms(1_000 + u64::from(n))));
         }
-        let remembered = rates.times.lock().unwrap().paid_until_us.len();
+        let remembered = rates.times.lock().unwrap().sources.us.len();
         assert!(remembered <= 2 * SOURCES_SWEPT_FROM, "{remembered}");
     }
 }
