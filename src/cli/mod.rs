@@ -140,6 +140,11 @@ fn say(line: impl std::fmt::Display) -> std::io::Result<()> {
     writeln!(std::io::stdout().lock(), "{line}")
 }
 
+/// So many of something whose plural ends in `s`.
+fn count(number: usize, what: &str) -> String {
+    format!("{number} {what}{}", if number == 1 { "" } else { "s" })
+}
+
 /// Bytes as a person reads them.
 fn size(bytes: u64) -> String {
     const UNITS: [&str; 4] = ["KiB", "MiB", "GiB", "TiB"];
@@ -173,6 +178,11 @@ mod tests {
     fn sizes_have_units() {
         assert_eq!([0, 1023, 1024, 268_435_456].map(size), ["0 bytes", "1023 bytes", "1.0 KiB", "256.0 MiB"]);
         assert_eq!(size(3 << 50), "3072.0 TiB");
+    }
+
+    #[test]
+    fn one_is_no_plural() {
+        assert_eq!([0, 1, 2].map(|number| count(number, "error")), ["0 errors", "1 error", "2 errors"]);
     }
 
     #[test]

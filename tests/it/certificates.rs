@@ -481,9 +481,11 @@ async fn certificates_are_listed_by_need_and_counted_in_the_status() {
     );
     let text = String::from_utf8(gateway.command(&["status"]).stdout).unwrap();
     assert!(
-        text.contains("1 expired, 1 missing") && text.contains("1 certificates expire soon: soon.example.org"),
+        text.contains("(1 expired, 1 missing)") && text.contains("1 certificate expires soon: soon.example.org"),
         "{text}"
     );
+    assert_eq!(text.matches("missing.example.org: there is no certificate").count(), 1, "{text}");
+    assert!(text.contains("\n2 problems:") && !text.contains("warning: certificates:"), "{text}");
     assert_eq!(gateway.metric("pixelgate_certificates", "expired").await, 1.0);
     let (_, metrics) = gateway.ops("/metrics").await;
     assert!(!metrics.contains("example.org"), "no series of a name");

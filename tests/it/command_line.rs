@@ -91,6 +91,16 @@ async fn accounts_and_dead_letters_are_listed_shown_and_dropped() {
     assert_eq!(shown["event"]["event_name"], "PageView");
     assert!(gateway.command(&["dead-letters", "drop", id]).status.success());
     assert_eq!(gateway.json(&["dead-letters", "list", "--json"]).as_array().unwrap().len(), 1);
+    // How many were buried so far, and how many letters are there now, are two numbers.
+    let pixel = &gateway.json(&["accounts", "show", "shoes", "--json"])["pixels"][0];
+    assert_eq!((&pixel["dead"], &pixel["dead_letters"]), (&json!(2), &json!(1)));
+    for command in [&["status"][..], &["accounts", "show", "shoes"]] {
+        let shown = String::from_utf8(gateway.command(command).stdout).unwrap();
+        assert!(shown.contains("2 dead · dead letters now: 1"), "{shown}");
+    }
+    let listed = String::from_utf8(gateway.command(&["accounts", "list"]).stdout).unwrap();
+    assert!(listed.contains("1 pixel · events: 0 pending, 0 delivered · dead letters now: 1 ·"), "{listed}");
+    assert_eq!(gateway.json(&["status", "--json"])["outbox"]["dead_letters"], 1);
     assert_eq!(gateway.command(&["dead-letters", "show", id]).status.code(), Some(1));
     standin.get("summary").await;
     assert!(gateway.command(&["dead-letters", "drop", "--all"]).status.success());

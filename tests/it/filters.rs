@@ -93,6 +93,8 @@ async fn what_a_broken_filter_fails_on_is_held_and_the_next_event_is_served() {
         assert_eq!(gateway.browser().send("events.hats.example", &page_view(5002, mood)).await.0, 200);
         standin.took(5002, &[mood]).await;
         assert_eq!(gateway.metric("pixelgate_events_held_total", "shoes").await, held.len() as f64, "{mood}");
+        let pixel = &gateway.json(&["accounts", "show", "shoes", "--json"])["pixels"][0];
+        assert_eq!((&pixel["dead"], &pixel["dead_letters"]), (&json!(0), &json!(held.len())), "{mood}");
     }
 }
 

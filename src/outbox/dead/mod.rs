@@ -10,6 +10,7 @@
 mod file;
 mod format;
 
+use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, HashMap};
 use std::io;
 use std::path::{Path, PathBuf};
@@ -68,6 +69,8 @@ pub(crate) struct DeadLetters {
 struct DeadIndex {
     slots: BTreeMap<u64, Slot>,
     accounts: HashMap<AccountId, Usage>,
+    /// How many letters each lane has; those that have none are not here.
+    lanes: HashMap<LaneKey, u64>,
     /// How many letters are in each file.
     files: BTreeMap<PathBuf, (Arc<DeadFile>, u64)>,
     /// Files that could not be made; their names may be taken all the same.
@@ -211,6 +214,11 @@ impl DeadLetters {
         places.into_iter().filter_map(read).collect()
     }
 
+    /// How many letters there are of each lane that has any.
+    pub(crate) fn counts(&self) -> HashMap<LaneKey, u64> {
+        locked(&self.index).lanes.clone()
+    }
+
     /// The numbers of all letters, of one account or of all, the oldest first.
     pub(crate) fn ids(&self, account: Option<&AccountId>) -> Vec<u64> {
         self.ids_where(|slot| account.is_none_or(|account| *account == slot.slip.lane.account))
@@ -330,6 +338,7 @@ impl DeadIndex {
         let usage = self.accounts.entry(slip.lane.account.clone()).or_default();
         usage.letters += 1;
         usage.bytes += slip.len as u64;
+        *self.lanes.entry(slip.lane.clone()).or_default() += 1;
         if let Some((_, letters)) = self.files.get_mut(&file.path) {
             *letters += 1;
         }
@@ -341,6 +350,12 @@ impl DeadIndex {
         if let Some(usage) = self.accounts.get_mut(&slip.lane.account) {
             usage.letters -= 1;
             usage.bytes -= slip.len as u64;
+        }
+        if let Entry::Occupied(mut letters) = self.lanes.entry(slip.lane.clone()) {
+            *letters.get_mut() -= 1;
+            if *letters.get() == 0 {
+                letters.remove();
+            }
         }
         if let Some((_, letters)) = self.files.get_mut(&file.path) {
             *letters -= 1;
