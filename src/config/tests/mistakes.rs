@@ -20,7 +20,7 @@ pub(super) fn of_gateway(text: &str) -> Vec<String> {
     folder.problems()
 }
 
-const PIXEL: &str = "[[pixels]]\nid = \"1\"\naccess_token = { file = \"../secrets/token\" }\n";
+pub(super) const PIXEL: &str = "[[pixels]]\nid = \"1\"\naccess_token = { file = \"../secrets/token\" }\n";
 
 #[test]
 fn every_problem_of_a_file_is_told_at_once() {
@@ -69,47 +69,6 @@ colour = 1
         "error shoes:22 cookies.colour: there is no such key → remove it; the keys here are set, mint",
     ];
     assert_eq!(of_account(text), expected);
-}
-
-#[test]
-fn what_is_no_toml_is_one_clear_problem_a_line() {
-    let syntax = "mend this line or the one before it (the rules: https://toml.io)";
-    let utf8 = "write the file again as text in UTF-8";
-    for (text, expected) in [
-        (&b""[..], format!("error shoes : the file is empty → {utf8}")),
-        (b" \n\t\n", format!("error shoes : the file is empty → {utf8}")),
-        (b"name = \"x\"\n# caf\xe9\n", format!("error shoes:2 : the file is not UTF-8 → {utf8}")),
-        (b"name = \"x\"\n\0\n", format!("error shoes:2 : the file holds a NUL byte, so it is no text → {utf8}")),
-        (b"\xff\xfe[\0h\0", format!("error shoes : the file is not UTF-8 → {utf8}")),
-        (
-            b"name = \"x\"\n[pixels\n",
-            format!("error shoes:2 : this is no TOML: unclosed table, expected `]` → {syntax}"),
-        ),
-        (b"name = \"x\n", format!("error shoes:1 : this is no TOML: invalid basic string, expected `\"` → {syntax}")),
-        (b"name = \"a\"\nname = \"b\"", format!("error shoes:2 : this is no TOML: duplicate key → {syntax}")),
-    ] {
-        assert_eq!(of_account(text), [expected], "{}", String::from_utf8_lossy(text));
-    }
-    assert_eq!(
-        of_account(format!("#{}", "x".repeat(1 << 20))),
-        ["error shoes : the file is larger than 1048576 bytes → write it again as text in UTF-8 of at most 1 MiB"]
-    );
-}
-
-#[test]
-fn a_byte_order_mark_is_no_problem() {
-    assert_eq!(of_account(format!("\u{feff}name = \"x\"\n{PIXEL}")), [""; 0]);
-}
-
-#[test]
-fn what_nests_without_end_is_refused_and_breaks_nothing() {
-    let deep = vec!["a"; 79].join(".");
-    let opened: String = (0..78).map(|_| format!("{deep}={{")).collect();
-    let text = format!("{}1{}", opened.trim_end_matches('{'), "}".repeat(77));
-    let told = std::thread::Builder::new().stack_size(1 << 20).spawn(move || of_account(text)).unwrap().join().unwrap();
-    assert_eq!(told, ["error shoes : tables and lists nest deeper than 32 levels → write it flatter"]);
-    assert!(!of_account("x = [".repeat(100_000)).is_empty());
-    assert!(!of_account(format!("[{}a]", "a.".repeat(100_000))).is_empty());
 }
 
 #[test]
