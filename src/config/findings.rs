@@ -100,6 +100,13 @@ impl<'f> Place<'f> {
         self.at
     }
 
+    /// Whether something was refused at this key or below it: what only follows from that need not be told.
+    pub(super) fn is_refused(&self) -> bool {
+        let is_here =
+            |key: &str| key.strip_prefix(&self.key).is_some_and(|rest| rest.is_empty() || rest.starts_with(['[', '.']));
+        self.findings.problems.borrow().iter().any(|problem| problem.is_error() && is_here(&problem.key))
+    }
+
     /// The file.
     pub(super) fn file(&self) -> &'f Path {
         self.findings.file

@@ -146,8 +146,8 @@ fn listen(table: &mut Table<'_>) -> ListenConfig {
         Some(value) => address(&value, &mut taken),
         None => default_address(table, "ops", "127.0.0.1:9090", &mut taken),
     };
-    if https.is_empty() {
-        let place = table.place.below("https", table.place.at());
+    let place = table.place.below("https", table.place.at());
+    if https.is_empty() && !place.is_refused() {
         place.error("there is no address to take events at", "name at least one, such as \"0.0.0.0:443\"");
     }
     ListenConfig {

@@ -72,6 +72,21 @@ colour = 1
 }
 
 #[test]
+fn what_only_follows_from_a_mistake_is_not_told() {
+    let of_listen = |listen: &str| of_gateway(&format!("{GATEWAY}[listen]\n{listen}\n"));
+    for listen in ["https = [\"0.0.0.0\"]", "https = \"0.0.0.0:443\"", "https = [443]"] {
+        let told = of_listen(listen);
+        assert_eq!(told.len(), 1, "{told:#?}");
+        assert!(told[0].starts_with("error pixelgate.toml:4 listen.https"), "{told:#?}");
+    }
+    let acme = "[acme]\nenabled = true\nterms_agreed = true\nemail = 1\n";
+    assert_eq!(of_gateway(&format!("{GATEWAY}{acme}")).len(), 1);
+    let acme = "[acme]\nenabled = true\nterms_agreed = 1\nemail = \"ops@agency.example\"\n";
+    assert_eq!(of_gateway(&format!("{GATEWAY}{acme}")).len(), 1);
+    assert_eq!(of_account("pixels = 3\n").len(), 1);
+}
+
+#[test]
 fn a_thousand_mistakes_are_cut_short() {
     let text: String = (0..1_000).map(|n| format!("key{n} = 1\n")).collect();
     let told = of_account(text);
