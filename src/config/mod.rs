@@ -31,6 +31,7 @@ mod values;
 use std::path::{Path, PathBuf};
 
 pub use acme::{AcmeAccount, AcmeBudget, AcmeBudgets, AcmeConfig, ExternalAccount, KeyType};
+pub use disk::tidy;
 pub use last_good::{KeepError, LastGood};
 pub use model::{
     AccountConfig, AccountMode, Accounts, Cookies, DeliveryConfig, FilterConfig, FilterLimits, FilterProgram,
