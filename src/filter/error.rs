@@ -137,7 +137,8 @@ impl LoadError {
             Self::TooLarge { .. } => {
                 "build it for size (opt-level \"s\", lto, strip), or raise [filters] file_bytes_max"
             }
-            Self::NotWasm(_) | Self::CoreModule => "make a component of it: pixelgate filter build",
+            Self::NotWasm(_) => "name a component (.wasm); a script goes under `script`",
+            Self::CoreModule => "make a component of it: pixelgate filter build",
             Self::Import(name) if name.starts_with("wasi") => {
                 "build for wasm32-unknown-unknown, not a wasip target: a filter has no files, clock or network"
             }
@@ -152,7 +153,8 @@ impl LoadError {
                 "try it with pixelgate filter test; `init` has the limits of a call, and 20 times its deadline"
             }
             Self::RunnerUnreadable { .. } | Self::Runner { .. } => {
-                "install lib/pixelgate/script-runner.wasm, or point [filters] script_runner at it"
+                "put it there (`make plugins` makes it), or name another with [filters] script_runner or the environment's \
+                 PIXELGATE_SCRIPT_RUNNER"
             }
         }
     }

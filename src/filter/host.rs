@@ -40,6 +40,8 @@ pub(super) struct Shared {
     pub(super) observer: Arc<dyn Observer>,
     pub(super) deadline: Duration,
     pub(super) memory_bytes_max: usize,
+    /// What is said of a job that waited too long.
+    no_thread: String,
     pub(super) next_stage: AtomicU64,
     idle: Mutex<Idle<Instance>>,
     work: Mutex<Work>,
@@ -73,6 +75,10 @@ impl FilterHost {
             observer,
             deadline: options.deadline,
             memory_bytes_max: options.memory_bytes_max,
+            no_thread: format!(
+                "no thread was free within {}, [filters] wait_max",
+                humantime::format_duration(options.wait_max)
+            ),
             next_stage: AtomicU64::new(0),
             // Each thread needs a place for the instance it calls. A reload starts some at one time, and a check beside it.
             idle: Mutex::new(Idle::new(slots.saturating_sub(threads + 2 * parallel::cores()).max(slots / 2))),
@@ -187,7 +193,7 @@ impl Shared {
             if !overdue.is_empty() {
                 drop(work);
                 self.waiting.fetch_sub(overdue.len(), Ordering::Relaxed);
-                overdue.into_iter().for_each(|job| job.give_up("no thread was free in time"));
+                overdue.into_iter().for_each(|job| job.give_up(&self.no_thread));
                 work = self.lock_work();
                 continue;
             }

@@ -114,7 +114,24 @@ impl Instance {
 }
 
 fn fault(store: &Store<State>, error: &wasmtime::Error) -> Fault {
-    Fault::of_engine(error, store.data().memory_refused(), store.data().last_error())
+    let fault = Fault::of_engine(error, store.data().memory_refused(), store.data().last_error());
+    if fault.kind == FaultKind::BadVerdict && fault.message.contains("fuel") {
+        // wasmtime's word for what may be copied out of a guest.
+        return Fault::new(fault.kind, &format!("more than {PASSED_BYTES_MAX} bytes in one call: {}", fault.message));
+    }
+    fault
+}
+
+// === impl NotStarted ===
+
+impl NotStarted {
+    /// The same, with another fault.
+    pub(super) fn map(self, change: impl FnOnce(Fault) -> Fault) -> Self {
+        match self {
+            Self::Fault(fault) => Self::Fault(change(fault)),
+            refused @ Self::Refused(_) => refused,
+        }
+    }
 }
 
 // === impl Guest ===

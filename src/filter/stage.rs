@@ -110,7 +110,7 @@ impl LoadedStage {
         if let Err(fault) = decided
             && self.recipe.speaker.may_speak(Instant::now())
         {
-            tracing::warn!(target: "filter", %account, %filter, fault = %fault.kind, "{}", fault.message);
+            tracing::warn!(target: "filter::fault", %account, %filter, fault = %fault.kind, "{}", fault.message);
         }
         match changed {
             Some(Change::Opened) => {
@@ -153,7 +153,23 @@ impl LoadedStage {
         };
         let verdict = instance.call(call, self.shared.deadline);
         self.keep(instance);
-        verdict
+        verdict.map_err(|fault| self.with_limit(fault, 1))
+    }
+
+    /// A fault that names the limit that was hit: its value, and its key. The time is so many deadlines.
+    fn with_limit(&self, fault: Fault, deadlines: u32) -> Fault {
+        let limit = match fault.kind {
+            FaultKind::Deadline => {
+                let time = humantime::format_duration(self.shared.deadline * deadlines);
+                let of = if deadlines == 1 { String::new() } else { format!("{deadlines} times ") };
+                format!("took longer than {time}, {of}[filters] deadline")
+            }
+            FaultKind::OutOfMemory => {
+                format!("wanted more than {} bytes, [filters] memory_bytes_max", self.shared.memory_bytes_max)
+            }
+            _ => return fault,
+        };
+        Fault::new(fault.kind, &format!("{limit}: {}", fault.message))
     }
 
     /// Starts an instance; where all room is taken, an idle one of others makes room.
@@ -162,7 +178,7 @@ impl LoadedStage {
             let started = Instance::start(&self.shared.engine, &self.recipe);
             match &started {
                 Err(NotStarted::Fault(fault)) if fault.kind == FaultKind::Overloaded => {}
-                _ => return started,
+                _ => return started.map_err(|error| error.map(|fault| self.with_limit(fault, INIT_DEADLINES))),
             }
             let oldest = self.shared.idle().take_oldest();
             if oldest.is_none() {

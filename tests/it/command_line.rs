@@ -169,6 +169,42 @@ async fn a_check_judges_the_folder_it_was_given_and_says_who_judges() {
     assert_eq!((&report["applied"], &report["revision"]), (&json!(true), &json!(2)), "{report}");
 }
 
+#[test]
+fn what_is_wrong_with_a_filter_is_told_once_with_its_limit_and_what_to_do_here() {
+    let folder = tempfile::tempdir().unwrap();
+    for (file, text) in [
+        ("note.txt", "a note"),
+        ("f.js", "exports.filter = () => true;"),
+        ("loop.json", r#"{ "do": "loop" }"#),
+        ("devour.json", r#"{ "do": "devour" }"#),
+        ("wrong.json", "{}"),
+    ] {
+        std::fs::write(folder.path().join(file), text).unwrap();
+    }
+    let (faulty, runner) = (plugin("faulty.wasm"), folder.path().join("none.wasm"));
+    let (faulty, runner) = (faulty.to_str().unwrap(), runner.to_str().unwrap());
+    for (arguments, words) in [
+        (&[faulty][..], &["missing field", "→ give it the settings that it wants", "--settings"][..]),
+        (&[faulty, "--settings", "wrong.json"], &["missing field", "→ correct wrong.json as it says"]),
+        (&["note.txt"], &["not a Wasm file", "→ name a component (.wasm), or a script: its name ends in .js"]),
+        (&[faulty, "--settings", "loop.json"], &["fault: deadline: took longer than 5ms, [filters] deadline"]),
+        (
+            &[faulty, "--settings", "devour.json"],
+            &["fault: out of memory: wanted more than 16777216 bytes, [filters] mem"],
+        ),
+        (&["f.js", "--script-runner", "none.wasm"], &[runner, "--script-runner", "PIXELGATE_SCRIPT_RUNNER"]),
+    ] {
+        let mut command = Command::new(built("pixelgate"));
+        let output = command.current_dir(folder.path()).args(["filter", "test"]).args(arguments).output().unwrap();
+        assert_eq!(output.status.code(), Some(1), "{output:?}");
+        let said = String::from_utf8([output.stdout, output.stderr].concat()).unwrap();
+        for word in words {
+            assert_eq!(said.matches(word).count(), 1, "{word}: {said}");
+        }
+        assert!(said.lines().count() <= 2, "{said}");
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn each_command_that_changes_something_leaves_one_line_with_its_user() {
     let standin = Standin::start().await;

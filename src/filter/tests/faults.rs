@@ -28,14 +28,14 @@ fn no_filters_cost_nothing() {
 fn whatever_a_filter_does_the_event_is_held_and_the_next_one_served() {
     let fixture = Fixture::new();
     for (name, kind, said) in [
-        ("loop", "deadline", "interrupt"),
+        ("loop", "deadline", "took longer than 250ms, [filters] deadline: wasm trap: interrupt"),
         ("trap", "trap", "unreachable"),
         ("recursion", "trap", "stack"),
-        ("eats", "out of memory", "unreachable"),
+        ("eats", "out of memory", "wanted more than 16777216 bytes, [filters] memory_bytes_max: "),
         ("fail", "error", "told to fail"),
         ("says", "trap", "it had logged: told to fail"),
         ("many", "bad verdict", "edits"),
-        ("huge", "bad verdict", "fuel"),
+        ("huge", "bad verdict", "more than 524288 bytes in one call"),
         ("garbage", "bad verdict", "utf-8"),
     ] {
         let chain = fixture.chain("shop", OnFault::Hold);
