@@ -109,6 +109,25 @@ async fn accounts_and_dead_letters_are_listed_shown_and_dropped() {
 }
 
 #[test]
+fn a_build_without_the_target_says_what_takes_so_long() {
+    use std::os::unix::fs::PermissionsExt;
+    let folder = tempfile::tempdir().unwrap();
+    // A toolchain that has the library for no target, and builds nothing.
+    for (name, script) in [("rustc", "#!/bin/sh\necho 'host: none'\n"), ("cargo", "#!/bin/sh\nexit 1\n")] {
+        std::fs::write(folder.path().join(name), script).unwrap();
+        std::fs::set_permissions(folder.path().join(name), std::fs::Permissions::from_mode(0o700)).unwrap();
+    }
+    let mut command = Command::new(built("pixelgate"));
+    command.env("PATH", format!("{}:/usr/bin:/bin", folder.path().display()));
+    let output = command.args(["filter", "build"]).arg(folder.path()).output().unwrap();
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert!(said.contains(": cargo builds it for wasm32-unknown-unknown\n"), "{said}");
+    assert!(said.contains("library for wasm32-unknown-unknown is not installed"), "{said}");
+    assert!(said.contains("rustup target add wasm32-unknown-unknown"), "{said}");
+}
+
+#[test]
 fn filters_are_tried_without_a_gateway() {
     let folder = tempfile::tempdir().unwrap();
     let event = folder.path().join("event.json");
