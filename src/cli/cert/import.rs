@@ -12,7 +12,7 @@ use serde_json::json;
 
 use super::files::Configured;
 use super::found::{Choice, Found, Names};
-use super::{Ended, GatewayArgs, ImportArgs, client, say, say_json};
+use super::{Ended, GatewayArgs, ImportArgs, client, days, say, say_json};
 use crate::account::ServerName;
 use crate::cli::client::CallError;
 use crate::clock::now_ms;
@@ -165,7 +165,7 @@ fn notes(configured: &Configured, folder: &str, bundle: &Bundle) -> Vec<String> 
     }
     let (left, whole) = (bundle.facts.not_after - now_ms() / 1_000, bundle.facts.not_after - bundle.facts.not_before);
     if left < whole / 4 {
-        notes.push(format!("it ends soon, in {} days", left / 86_400));
+        notes.push(format!("it ends soon, in {}", days(left)));
     }
     notes
 }
