@@ -279,6 +279,22 @@ fn only_where_nothing_listens_is_no_gateway_running() {
 }
 
 #[test]
+fn a_check_sums_up_and_a_start_that_failed_says_so() {
+    let site = Site::new("http://127.0.0.1:9").account(Account::new("shoes", PIXEL).domain(NAME));
+    let check = pixelgate(site.dir(), &["check"]);
+    assert_eq!(String::from_utf8(check.stdout).unwrap(), "checked: 0 errors, 0 warnings\n");
+    site.write("accounts/hats.toml", "name = 3\n");
+    let check = pixelgate(site.dir(), &["check"]);
+    let said = String::from_utf8(check.stdout).unwrap();
+    assert!(said.ends_with("\nchecked: 1 error, 1 warning\n"), "{said}");
+    site.write("pixelgate.toml", "[host]\n");
+    let run = pixelgate(site.dir(), &["run"]);
+    let said = String::from_utf8(run.stderr).unwrap();
+    assert_eq!(run.status.code(), Some(1), "{said}");
+    assert!(said.ends_with("pixelgate: did not start: 2 errors, 1 warning in the configuration\n"), "{said}");
+}
+
+#[test]
 fn a_control_socket_that_nothing_can_have_is_a_problem_and_no_gateway() {
     let site = Site::new("http://127.0.0.1:9").host(&format!("control = \"/{}/control.sock\"", "x".repeat(120)));
     let check = pixelgate(site.dir(), &["check", "--json"]);
