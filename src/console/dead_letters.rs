@@ -86,7 +86,7 @@ pub(super) async fn replay(
     Json(selection): Json<Selection>,
 ) -> Result<Json<Value>, Refused> {
     let done = replay_selected(&console, &selection).await;
-    peer.log("dead-letters replay", &selection, &done, Value::to_string);
+    peer.log("dead-letters replay", &selection, &done, in_words);
     done.map(Json)
 }
 
@@ -103,7 +103,7 @@ pub(super) async fn drop_selected(
     Json(selection): Json<Selection>,
 ) -> Result<Json<Value>, Refused> {
     let done = drop_letters(&console, &selection).await;
-    peer.log("dead-letters drop", &selection, &done, Value::to_string);
+    peer.log("dead-letters drop", &selection, &done, in_words);
     done.map(Json)
 }
 
@@ -174,6 +174,12 @@ fn is_known(console: &Console, account: Option<&AccountId>) -> Result<(), Refuse
 /// Reads letters away from the threads that serve.
 async fn reading<T: Send + 'static>(read: impl FnOnce() -> T + Send + 'static) -> Result<T, Refused> {
     tokio::task::spawn_blocking(read).await.map_err(|error| unavailable(&error))
+}
+
+/// What became of how many, as the log says it.
+fn in_words(counts: &Value) -> String {
+    let counts = counts.as_object().into_iter().flatten();
+    counts.map(|(what, count)| format!("{count} {what}")).collect::<Vec<_>>().join(", ")
 }
 
 fn unknown(id: &str) -> Refused {

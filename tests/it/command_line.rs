@@ -234,7 +234,11 @@ async fn each_command_that_changes_something_leaves_one_line_with_its_user() {
         (&["accounts", "pause", "shoes", "--reason", "for now"][..], 0, &["accounts pause", "shoes", "for now"][..]),
         (&["accounts", "resume", "shoes"], 0, &["accounts resume", "shoes"]),
         (&["accounts", "pause", "nobody"], 1, &["accounts pause", "nobody", "refused"]),
-        (&["dead-letters", "replay", "--account", "shoes"], 0, &["dead-letters replay", "account shoes"]),
+        (
+            &["dead-letters", "replay", "--account", "shoes"],
+            0,
+            &["dead-letters replay", "account shoes", "0 dropped, 0 held, 0 replayed"],
+        ),
         (&["dead-letters", "drop", "--all"], 0, &["dead-letters drop", "of=all"]),
         (&["cert", "reload", NAME], 0, &["cert reload", NAME, "1 served"]),
         (&["cert", "reload"], 0, &["cert reload", "all names", "2 served"]),
@@ -248,6 +252,7 @@ async fn each_command_that_changes_something_leaves_one_line_with_its_user() {
         assert_eq!(output.status.code(), Some(code), "{arguments:?}: {output:?}");
         let log = gateway.log();
         let lines: Vec<_> = log.lines().skip(before).filter(|line| line.contains("uid=")).collect();
+        assert!(!lines.concat().contains('\\'), "nothing is escaped: {lines:#?}");
         assert_eq!(lines.len(), usize::from(!words.is_empty()), "{arguments:?}: {lines:#?}");
         assert!(
             words.iter().chain([&uid.as_str()]).all(|word| words.is_empty() || lines[0].contains(word)),
