@@ -19,6 +19,11 @@ fn usage_errors_exit_with_2_and_nothing_unbuilt_is_offered() {
     {
         assert_eq!(run(arguments).status.code(), Some(2), "{arguments:?}");
     }
+    // What was given does not look as if it had to be.
+    let mut command = Command::new(built("pixelgate"));
+    let output = command.env("PIXELGATE_CONFIG", "/nonexistent").args(["dead-letters", "drop"]).output().unwrap();
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert!(said.contains("Usage: pixelgate dead-letters drop [OPTIONS] <") && !said.contains("--config"), "{said}");
     let help = run(&["--help"]);
     assert_eq!(help.status.code(), Some(0));
     let text = String::from_utf8_lossy(&help.stdout).into_owned();
@@ -158,36 +163,6 @@ fn filters_are_tried_without_a_gateway() {
     assert_eq!(test(&settings).status.code(), Some(1), "settings that the filter refuses");
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_check_judges_the_folder_it_was_given_and_says_who_judges() {
-    let standin = Standin::start().await;
-    let site = Site::new(&standin.url).account(Account::new("shoes", PIXEL).domain(NAME));
-    let _gateway = Gateway::start(&site).await;
-    let said = |output: &std::process::Output| String::from_utf8_lossy(&output.stderr).into_owned();
-    let own = pixelgate(site.dir(), &["check"]);
-    assert!(own.status.success() && own.stderr.is_empty(), "{}", said(&own));
-    // The new configuration beside the running one, for the same data: its control socket is the same.
-    let new = site.path("new");
-    std::fs::create_dir_all(new.join("accounts")).unwrap();
-    let toml = std::fs::read_to_string(site.path("pixelgate.toml")).unwrap();
-    let data = format!("data_dir = {:?}", site.path("data"));
-    std::fs::write(new.join("pixelgate.toml"), toml.replace("data_dir = \"data\"", &data)).unwrap();
-    std::fs::write(new.join("accounts/hats.toml"), "name = 3\n").unwrap();
-    let other = pixelgate(&new, &["check", "--json"]);
-    assert_eq!(other.status.code(), Some(1), "{other:?}");
-    assert!(said(&other).contains("this gateway runs on") && said(&other).contains("alone"), "{}", said(&other));
-    let report: Value = serde_json::from_slice(&other.stdout).unwrap();
-    assert!(report["problems"].to_string().contains("hats.toml"), "{report}");
-    assert_eq!((&report["applied"], &report["accounts"]), (&json!(false), &Value::Null));
-    // A reload of it is none of this gateway's folder, unless the gateway is named by its socket.
-    let reload = pixelgate(&new, &["reload"]);
-    assert!(reload.status.code() == Some(1) && said(&reload).contains("this gateway runs on"), "{}", said(&reload));
-    let by_socket =
-        pixelgate(&new, &["reload", "--json", "--socket", site.path("data/control.sock").to_str().unwrap()]);
-    let report: Value = serde_json::from_slice(&by_socket.stdout).unwrap();
-    assert_eq!((&report["applied"], &report["revision"]), (&json!(true), &json!(2)), "{report}");
-}
-
 #[test]
 fn what_is_wrong_with_a_filter_is_told_once_with_its_limit_and_what_to_do_here() {
     let folder = tempfile::tempdir().unwrap();
@@ -222,6 +197,36 @@ fn what_is_wrong_with_a_filter_is_told_once_with_its_limit_and_what_to_do_here()
         }
         assert!(said.lines().count() <= 2, "{said}");
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_check_judges_the_folder_it_was_given_and_says_who_judges() {
+    let standin = Standin::start().await;
+    let site = Site::new(&standin.url).account(Account::new("shoes", PIXEL).domain(NAME));
+    let _gateway = Gateway::start(&site).await;
+    let said = |output: &std::process::Output| String::from_utf8_lossy(&output.stderr).into_owned();
+    let own = pixelgate(site.dir(), &["check"]);
+    assert!(own.status.success() && own.stderr.is_empty(), "{}", said(&own));
+    // The new configuration beside the running one, for the same data: its control socket is the same.
+    let new = site.path("new");
+    std::fs::create_dir_all(new.join("accounts")).unwrap();
+    let toml = std::fs::read_to_string(site.path("pixelgate.toml")).unwrap();
+    let data = format!("data_dir = {:?}", site.path("data"));
+    std::fs::write(new.join("pixelgate.toml"), toml.replace("data_dir = \"data\"", &data)).unwrap();
+    std::fs::write(new.join("accounts/hats.toml"), "name = 3\n").unwrap();
+    let other = pixelgate(&new, &["check", "--json"]);
+    assert_eq!(other.status.code(), Some(1), "{other:?}");
+    assert!(said(&other).contains("this gateway runs on") && said(&other).contains("alone"), "{}", said(&other));
+    let report: Value = serde_json::from_slice(&other.stdout).unwrap();
+    assert!(report["problems"].to_string().contains("hats.toml"), "{report}");
+    assert_eq!((&report["applied"], &report["accounts"]), (&json!(false), &Value::Null));
+    // A reload of it is none of this gateway's folder, unless the gateway is named by its socket.
+    let reload = pixelgate(&new, &["reload"]);
+    assert!(reload.status.code() == Some(1) && said(&reload).contains("this gateway runs on"), "{}", said(&reload));
+    let by_socket =
+        pixelgate(&new, &["reload", "--json", "--socket", site.path("data/control.sock").to_str().unwrap()]);
+    let report: Value = serde_json::from_slice(&by_socket.stdout).unwrap();
+    assert_eq!((&report["applied"], &report["revision"]), (&json!(true), &json!(2)), "{report}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -274,16 +279,6 @@ fn a_folder_that_is_not_utf_8_is_judged_alone() {
 }
 
 #[test]
-fn only_where_nothing_listens_is_no_gateway_running() {
-    let site = Site::new("http://127.0.0.1:9");
-    site.write("file", "");
-    let through_a_file = site.path("file/control.sock");
-    let output = pixelgate(site.dir(), &["check", "--socket", through_a_file.to_str().unwrap()]);
-    let said = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.code() == Some(1) && !said.contains("no gateway is running"), "{said}");
-}
-
-#[test]
 fn a_check_sums_up_and_a_start_that_failed_says_so() {
     let site = Site::new("http://127.0.0.1:9").account(Account::new("shoes", PIXEL).domain(NAME));
     let check = pixelgate(site.dir(), &["check"]);
@@ -297,6 +292,16 @@ fn a_check_sums_up_and_a_start_that_failed_says_so() {
     let said = String::from_utf8(run.stderr).unwrap();
     assert_eq!(run.status.code(), Some(1), "{said}");
     assert!(said.ends_with("pixelgate: did not start: 2 errors, 1 warning in the configuration\n"), "{said}");
+}
+
+#[test]
+fn only_where_nothing_listens_is_no_gateway_running() {
+    let site = Site::new("http://127.0.0.1:9");
+    site.write("file", "");
+    let through_a_file = site.path("file/control.sock");
+    let output = pixelgate(site.dir(), &["check", "--socket", through_a_file.to_str().unwrap()]);
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.code() == Some(1) && !said.contains("no gateway is running"), "{said}");
 }
 
 #[test]
