@@ -320,7 +320,7 @@ async fn what_is_imported_without_a_gateway_is_served_by_the_next_one() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_import_goes_on_after_a_folder_that_cannot_be_written() {
+async fn an_import_goes_on_after_a_folder_that_cannot_be_had() {
     let names = ["a.example.org", "b.example.org", "c.example.org"];
     let site = bare_site("http://127.0.0.1:9", &names);
     let gateway = Gateway::start(&site).await;
@@ -338,7 +338,7 @@ async fn an_import_goes_on_after_a_folder_that_cannot_be_written() {
     assert_eq!(result(0), (json!("imported"), json!(["a.example.org"])));
     assert_eq!(result(1), (json!("failed"), json!([])));
     assert_eq!(result(2), (json!("imported"), json!(["c.example.org"])));
-    assert!(results[1]["notes"].to_string().contains("cannot be written"), "{results}");
+    assert!(results[1]["notes"].to_string().contains("b.example.org cannot be read"), "{results}");
 }
 
 #[test]
