@@ -34,7 +34,7 @@ use crate::server::desk::Desk;
 use crate::server::life::Signals;
 use crate::server::listen::Listeners;
 use crate::server::observers::Counting;
-use crate::server::ready_file::ReadyFile;
+use crate::server::ready_file::Claim;
 use crate::snapshot::{self, Before, Inputs};
 use crate::telemetry::{LogError, Metrics, start_log};
 use crate::tls::{Challenges, OwnConnections, Wanted};
@@ -96,9 +96,7 @@ const EVENT_INTERVAL: u32 = 8;
 /// # Errors
 /// What kept it from starting, or which part of it broke off.
 pub fn run(options: &RunOptions) -> Result<(), RunError> {
-    if let Some(path) = &options.ready_file {
-        ReadyFile::remove(path).map_err(|error| RunError::File { path: path.clone(), error })?;
-    }
+    let claim = options.ready_file.as_ref().map(|path| Claim::take(path).map_err(file_error(path))).transpose()?;
     let mut source = Source::new(&options.config_dir);
     let mut reading = source.read();
     let Some(config) = reading.gateway.clone() else {
@@ -120,7 +118,7 @@ pub fn run(options: &RunOptions) -> Result<(), RunError> {
             () = signals.stop() => return Ok(()),
             built = building => built.map_err(|error| RunError::Process(error.into()))??,
         };
-        gateway.serve(options, &config, signals).await
+        gateway.serve(options, &config, signals, claim).await
     });
     // Filters that are still being compiled hold nobody up.
     runtime.shutdown_background();
@@ -199,7 +197,13 @@ impl Gateway {
 
     /// Serves until a signal says stop, and then ends what was begun: first issuance, while the edge still answers CAs, then
     /// the edge, then delivery, then the outbox.
-    async fn serve(self, options: &RunOptions, config: &GatewayConfig, signals: Signals) -> Result<(), RunError> {
+    async fn serve(
+        self,
+        options: &RunOptions,
+        config: &GatewayConfig,
+        signals: Signals,
+        mut claim: Option<Claim>,
+    ) -> Result<(), RunError> {
         let listeners = Listeners::open(&config.listen)?;
         let ready_file = listeners.ready_file(self.reloader.published().load().revision);
         let ready_file = ready_file.map_err(|error| RunError::Process(error.into()))?;
@@ -235,9 +239,9 @@ impl Gateway {
         tokio::spawn(housekeeping::run(self.outbox.clone(), self.reloader.clone(), stop_console.clone()));
 
         phase.send_replace(Phase::Serving);
-        let write =
-            |path: &PathBuf| ready_file.write(path).map_err(|error| RunError::File { path: path.clone(), error });
-        let _written = options.ready_file.as_ref().map(write).transpose()?;
+        if let Some((path, claim)) = options.ready_file.as_ref().zip(claim.as_mut()) {
+            claim.write(&ready_file).map_err(file_error(path))?;
+        }
         systemd::ready();
         tracing::info!(https = ?ready_file.https, http = ?ready_file.http, ops = %ready_file.ops, "serving");
         let started = self.reloader.clone();
@@ -306,7 +310,12 @@ fn private_folder(path: &Path) -> Result<(), RunError> {
     let made = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(path);
     let private = made.and_then(|()| std::fs::set_permissions(path, Permissions::from_mode(0o700)));
     let durable = private.and_then(|()| new.into_iter().filter_map(Path::parent).try_for_each(sync_folder));
-    durable.map_err(|error| RunError::File { path: path.to_owned(), error })
+    durable.map_err(file_error(path))
+}
+
+fn file_error(path: &Path) -> impl FnOnce(std::io::Error) -> RunError {
+    let path = path.to_owned();
+    move |error| RunError::File { path, error }
 }
 
 /// Makes the names in a folder durable.
