@@ -121,18 +121,18 @@ impl Index {
         }
     }
 
-    /// Ends what a start found: lanes in order, backlogs counted. Gives older copies of what is there twice, and of what a
-    /// copy is settled of.
-    pub(crate) fn all_found(&mut self, settled_copies: &HashSet<u64>) -> Vec<Entry> {
-        let mut older = Vec::new();
+    /// Ends what a start found: lanes in order, backlogs counted. Gives the copies that do not count, see
+    /// [`Lane::put_in_order`].
+    pub(crate) fn all_found(&mut self, settled_copies: &HashSet<u64>, unconfirmed: &HashSet<u32>) -> Vec<Entry> {
+        let mut others = Vec::new();
         for lane in &mut self.lanes {
-            older.extend(lane.put_in_order(settled_copies));
+            others.extend(lane.put_in_order(settled_copies, unconfirmed));
             *self.backlog.entry(lane.key.account.clone()).or_default() += lane.bytes;
         }
-        for entry in &older {
+        for entry in &others {
             self.segments.remove_live(entry);
         }
-        older
+        others
     }
 
     /// Puts a lane among those that are to be served, if it has work; `true` if that is news.

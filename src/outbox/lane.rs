@@ -103,26 +103,29 @@ impl Lane {
         self.bytes += u64::from(entry.len);
     }
 
-    /// Sorts what a start found by age. Of an event that is there twice the newer copy stays, and none if a copy is settled;
-    /// the others are given back.
-    pub(crate) fn put_in_order(&mut self, settled_copies: &HashSet<u64>) -> Vec<Entry> {
+    /// Sorts what a start found by age. Of an event that is there twice the newest copy stays, the oldest if all are in
+    /// segments that may be in memory only, and none if a copy is settled; the others are given back.
+    pub(crate) fn put_in_order(&mut self, settled_copies: &HashSet<u64>, unconfirmed: &HashSet<u32>) -> Vec<Entry> {
         let queue = self.queue.make_contiguous();
         if settled_copies.is_empty() && queue.is_sorted_by(|a, b| a.seq < b.seq) {
             return Vec::new();
         }
-        queue.sort_unstable_by_key(|entry| (entry.seq, std::cmp::Reverse(entry.segment)));
-        let mut older = Vec::new();
+        queue.sort_unstable_by_key(|entry| {
+            let (segment, is_unconfirmed) = (i64::from(entry.segment), unconfirmed.contains(&entry.segment));
+            (entry.seq, is_unconfirmed, if is_unconfirmed { segment } else { -segment })
+        });
+        let mut others = Vec::new();
         let mut last = None;
         self.queue.retain(|entry| {
             let first = last.replace(entry.seq) != Some(entry.seq);
             let stays = first && !settled_copies.contains(&entry.seq);
             if !stays {
-                older.push(*entry);
+                others.push(*entry);
             }
             stays
         });
-        self.bytes -= older.iter().map(|entry| u64::from(entry.len)).sum::<u64>();
-        older
+        self.bytes -= others.iter().map(|entry| u64::from(entry.len)).sum::<u64>();
+        others
     }
 
     /// Puts events back to where their age places them.
@@ -298,9 +301,20 @@ mod tests {
         for (seq, segment) in [(3, 1), (4, 1), (5, 1), (3, 2), (9, 2)] {
             lane.push_found(entry(seq, segment, 0));
         }
-        assert_eq!(lane.put_in_order(&HashSet::from([5])), [entry(3, 1, 0), entry(5, 1, 0)]);
+        assert_eq!(lane.put_in_order(&HashSet::from([5]), &HashSet::new()), [entry(3, 1, 0), entry(5, 1, 0)]);
         assert_eq!(lane.bytes, 300);
         assert_eq!(lane.take(None, 9, 1_000), [entry(3, 2, 0), entry(4, 1, 0), entry(9, 2, 0)]);
+    }
+
+    #[test]
+    fn a_copy_that_may_be_in_memory_only_counts_instead_of_no_other() {
+        let mut lane = lane();
+        for (seq, segment) in [(3, 1), (4, 1), (3, 2), (5, 3), (3, 3), (4, 4), (5, 4), (6, 4)] {
+            lane.push_found(entry(seq, segment, 0));
+        }
+        let others = lane.put_in_order(&HashSet::new(), &HashSet::from([3, 4]));
+        assert_eq!(others, [entry(3, 1, 0), entry(3, 3, 0), entry(4, 4, 0), entry(5, 4, 0)]);
+        assert_eq!(lane.take(None, 9, 1_000), [entry(3, 2, 0), entry(4, 1, 0), entry(5, 3, 0), entry(6, 4, 0)]);
     }
 
     #[test]

@@ -141,10 +141,16 @@ impl Outbox {
 
 /// Reads the log into the index.
 fn load(log: &LogDir, index: &mut Index) -> Result<Report, OpenError> {
-    let mut settled_copies = HashSet::new();
-    let found = log.load(|Found { segment, summary, marked }| {
+    let (mut settled_copies, mut unconfirmed) = (HashSet::new(), HashSet::new());
+    let found = log.load(|Found { segment, summary, marked, durable, stays }| {
         let (segment, first_seq) = (Arc::new(segment), summary.first_seq);
         index.segments.add(Arc::clone(&segment), summary.end, true);
+        if stays {
+            index.segments.set_stays(segment.id);
+        }
+        if !durable {
+            unconfirmed.insert(segment.id);
+        }
         let lanes: Vec<_> = summary.lanes.iter().map(|key| index.number(key)).collect();
         for (lane, entry) in summary.entries {
             let is_copy = entry.seq < first_seq;
@@ -164,11 +170,11 @@ fn load(log: &LogDir, index: &mut Index) -> Result<Report, OpenError> {
         }
     });
     let report = found?;
-    for older in index.all_found(&settled_copies) {
+    for copy in index.all_found(&settled_copies, &unconfirmed) {
         let marked =
-            index.segments.get(older.segment).map(|segment| segment.mark(MarkKind::Moved, [older.seq].into_iter()));
+            index.segments.get(copy.segment).map(|segment| segment.mark(MarkKind::Moved, [copy.seq].into_iter()));
         if let Some(Err(error)) = marked {
-            tracing::warn!(segment = older.segment, %error, "an event that was moved cannot be marked; it may be sent again");
+            tracing::warn!(segment = copy.segment, %error, "an event that was moved cannot be marked; it may be sent again");
         }
     }
     Ok(report)

@@ -2,7 +2,8 @@
 //! by writing those again.
 //!
 //! A copy keeps its event's seq. The order: the copy is durable; the old one is marked as moved, durable too; only then the
-//! event may be leased again, from its new place. A crash between the first two leaves both, and a start takes the newer.
+//! event may be leased again, from its new place. A crash between the first two leaves both, and a start takes the newer, if
+//! the disk takes that again.
 
 use std::io;
 use std::sync::mpsc::Sender;

@@ -68,7 +68,7 @@ pub(crate) struct DeadLetters {
 struct DeadIndex {
     slots: BTreeMap<u64, Slot>,
     accounts: HashMap<AccountId, Usage>,
-    /// How many letters are in each file.
+    /// How many letters are in each file, and damage that is nowhere else.
     files: BTreeMap<PathBuf, (Arc<DeadFile>, u64)>,
     /// Files that could not be made; their names may be taken all the same.
     failed_files: u32,
@@ -109,12 +109,19 @@ impl DeadLetters {
         names.sort_unstable();
         for name in names.iter().filter(|name| name.ends_with(".log")) {
             let (file, contents) = DeadFile::open(&*disk, &dir, name)?;
+            // Of what is damaged and cannot be put aside the file is the only place: it stays like one with a letter.
+            let mut only_here = 0;
             for (at, bytes) in &contents.damaged {
-                let kept = quarantine.keep(&format!("dead-{name}-{at}.bin"), bytes).map_err(failed)?;
-                damaged.push((kept, bytes.len() as u64));
+                match quarantine.keep(&format!("dead-{name}-{at}.bin"), bytes) {
+                    Ok(kept) => damaged.push((kept, bytes.len() as u64)),
+                    Err(error) => {
+                        tracing::error!(file = name, at, %error, "a damaged dead letter cannot be put aside; it stays where it is");
+                        only_here = 1;
+                    }
+                }
             }
             let file = Arc::new(file);
-            index.files.insert(file.path.clone(), (Arc::clone(&file), 0));
+            index.files.insert(file.path.clone(), (Arc::clone(&file), only_here));
             index.next_id = index.next_id.max(contents.last_id + 1);
             contents.into_letters().for_each(|slip| index.add(&file, slip));
         }
@@ -566,6 +573,44 @@ pub(crate) mod tests {
         assert_eq!(event_ids(&dead.list(None, 9)), ["c", "a"]);
         assert_eq!(damaged.len(), 1);
         assert!(disk.paths().contains(&damaged[0].0));
+    }
+
+    #[test]
+    fn damage_that_cannot_be_put_aside_stays_where_it_is() {
+        let disk = FaultDisk::new();
+        let (dead, _) = open(&disk);
+        dead.store(&[letter("shoes", "a"), letter("shoes", "b"), letter("shoes", "c")]).unwrap();
+        let path = disk.paths()[0].clone();
+        disk.tamper(&path, |bytes| {
+            let middle = bytes.len() / 2;
+            bytes[middle] ^= 0x40;
+        });
+        disk.kill();
+        disk.fill(true);
+        let (dead, damaged) = open(&disk);
+        assert_eq!((event_ids(&dead.list(None, 9)), damaged.len()), (vec!["c", "a"], 0));
+        disk.fill(false);
+        assert_eq!(dead.remove(&dead.ids(None), |_| ()).unwrap(), 2);
+        disk.kill();
+        assert_eq!(open(&disk).1.len(), 1);
+    }
+
+    #[test]
+    fn letters_are_there_on_a_disk_that_fails() {
+        let disk = FaultDisk::new();
+        let (dead, _) = open(&disk);
+        dead.store(&[letter("shoes", "a")]).unwrap();
+        disk.crash_after(0);
+        assert!(dead.store(&[letter("shoes", "not confirmed")]).is_err());
+        disk.kill();
+        disk.fail_syncs(true);
+        let (dead, _) = open(&disk);
+        assert!(event_ids(&dead.list(None, 9)).contains(&"a"));
+        assert!(dead.store(&[letter("shoes", "lost")]).is_err());
+        disk.fail_syncs(false);
+        dead.store(&[letter("shoes", "b")]).unwrap();
+        disk.power_cut(3);
+        assert_eq!(event_ids(&open(&disk).0.list(None, 9)), ["b", "a"]);
     }
 
     #[test]

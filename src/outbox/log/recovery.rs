@@ -20,6 +20,10 @@ pub(crate) struct Found {
     pub(crate) summary: Summary,
     /// What became of them.
     pub(crate) marked: Marked,
+    /// All of it is on the disk for certain.
+    pub(crate) durable: bool,
+    /// There is damage in it that could not be put aside.
+    pub(crate) stays: bool,
 }
 
 /// What a start did to the log, beside reading it.
@@ -69,21 +73,20 @@ impl LogDir {
             report.next_segment = report.next_segment.max(id.saturating_add(1));
             match kind {
                 "log" => drop(ids.insert(id)),
-                "free" => self.adopt_spare(name.clone()).map_err(|source| self.failed(&name, source))?,
+                "free" => tidied(&name, self.adopt_spare(name.clone())),
                 "done" | "index" => beside.push((id, name)),
                 _ => {}
             }
         }
         // A crash while a segment was made, or given back, leaves these.
         for (_, name) in beside.iter().filter(|(id, _)| !ids.contains(id)) {
-            self.remove_if_there(name).map_err(|source| self.failed(name, source))?;
+            tidied(name, self.remove_if_there(name));
         }
         for id in ids {
-            let name = file_name(id, "log");
             let found = self.load_segment(id, &mut report)?;
             report.next_seq = report.next_seq.max(found.summary.last_seq() + 1).max(found.marked.last_seq + 1);
-            if found.summary.entries.is_empty() {
-                self.retire(&found.segment).map_err(|source| self.failed(&name, source))?;
+            if found.summary.entries.is_empty() && !found.stays {
+                tidied(&file_name(id, "log"), self.retire(&found.segment));
             } else {
                 each(found);
             }
@@ -97,15 +100,17 @@ impl LogDir {
         let log = self.disk.open(&self.dir.join(&name)).map_err(failed)?;
         let (marks, marked) = self.open_marks(id).map_err(failed)?;
         let segment = Segment::new(id, log, marks);
-        let summary = match self.read_summary(id) {
-            Some(summary) if summary.end <= segment.file_bytes() => summary,
-            _ => self.scan(&segment, report)?,
-        };
-        Ok(Found { segment, summary, marked })
+        match self.read_summary(id) {
+            Some(summary) if summary.end <= segment.file_bytes() => {
+                Ok(Found { segment, summary, marked, durable: true, stays: false })
+            }
+            _ => self.scan(segment, marked, report),
+        }
     }
 
-    /// Reads a segment frame by frame, and leaves it so that the next start need not.
-    fn scan(&self, segment: &Segment, report: &mut Report) -> Result<Summary, LoadError> {
+    /// Reads a segment frame by frame, and leaves it so that the next start need not. A disk that does not take what that
+    /// writes keeps nobody from what can be read.
+    fn scan(&self, segment: Segment, marked: Marked, report: &mut Report) -> Result<Found, LoadError> {
         let name = file_name(segment.id, "log");
         let failed = |source| self.failed(&name, source);
         let len = usize::try_from(segment.file_bytes()).unwrap_or(0);
@@ -125,10 +130,16 @@ impl LogDir {
         if header.is_none() && !summary.entries.is_empty() {
             gaps.push((0, HEADER_BYTES));
         }
+        let mut stays = false;
         for (from, to) in gaps {
             let lost = bytes.get(from..to).unwrap_or_default();
-            let path = self.quarantine(segment.id, from as u64, lost).map_err(failed)?;
-            report.quarantined.push((path, lost.len() as u64));
+            match self.quarantine(segment.id, from as u64, lost) {
+                Ok(path) => report.quarantined.push((path, lost.len() as u64)),
+                Err(error) => {
+                    tracing::error!(segment = segment.id, at = from, %error, "damage cannot be put aside; it stays where it is");
+                    stays = true;
+                }
+            }
         }
         if torn || group_dropped {
             report.cut.push((segment.id, summary.end));
@@ -136,18 +147,18 @@ impl LogDir {
         // A killed process's last write may be in the page cache only, and a sync of its that failed has the kernel take it for
         // written: what is leased from now on, and counts instead of an older copy, is written again.
         let kept = bytes.get(..usize::try_from(summary.end).unwrap_or(len)).unwrap_or_default();
-        if let Err(error) = segment.write(kept, 0) {
-            tracing::warn!(segment = segment.id, %error, "what was read cannot be written again; it is taken as it is");
-        }
-        if summary.end < len as u64 {
-            segment.cut(summary.end).map_err(failed)?;
-        } else {
-            segment.sync().map_err(failed)?;
-        }
-        if let Err(error) = self.write_summary(&summary) {
+        let written = segment.write(kept, 0);
+        let synced = match summary.end < len as u64 && !stays {
+            true => segment.cut(summary.end),
+            false => segment.sync(),
+        };
+        let durable = written.and(synced);
+        if let Err(error) = &durable {
+            tracing::warn!(segment = segment.id, %error, "what was read cannot be made durable; it is taken as it is");
+        } else if !stays && let Err(error) = self.write_summary(&summary) {
             tracing::warn!(segment = segment.id, %error, "no summary was written; the next start reads the segment again");
         }
-        Ok(summary)
+        Ok(Found { segment, summary, marked, durable: durable.is_ok(), stays })
     }
 
     fn read_summary(&self, id: u32) -> Option<Summary> {
@@ -174,6 +185,13 @@ impl LogDir {
 
     fn failed(&self, name: &str, source: io::Error) -> LoadError {
         LoadError::Io { path: self.dir.join(name), source }
+    }
+}
+
+/// Tells of a file that nobody needs and that could not be removed: the next start tries again.
+fn tidied(name: &str, removed: io::Result<()>) {
+    if let Err(error) = removed {
+        tracing::warn!(file = name, %error, "a file of the log that is not needed any more cannot be removed");
     }
 }
 

@@ -164,6 +164,36 @@ fn a_killed_outbox_starts_on_a_disk_that_takes_nothing() {
 }
 
 #[test]
+fn damage_that_a_full_disk_has_no_room_for_stays_where_it_is_and_nothing_waits_for_it() {
+    // In the middle of a group, and of one whose end is not whole, so that nothing of it counts.
+    for (ids, torn_bytes, pending) in [(0..3, 0, 2), (0..4, 3, 0)] {
+        let rig = Rig { segment_bytes: 1 << 20, ..Rig::new() };
+        let outbox = rig.open();
+        outbox.append_now(events(&shoes(), ids)).unwrap();
+        rig.disk.kill();
+        drop(outbox);
+        flip(&rig, r#""event_id":"e1""#);
+        let path = rig.files("log").remove(0);
+        rig.disk.tamper(&path, |bytes| bytes.truncate(bytes.len() - torn_bytes));
+        rig.disk.fill(true);
+        let (outbox, recovered) = rig.try_open().unwrap();
+        assert_eq!((recovered.pending, recovered.quarantined.len()), (pending, 0));
+        rig.disk.fill(false);
+        if let Some(lease) = outbox.lease_all(&shoes()) {
+            lease.ack();
+        }
+        outbox.tick();
+        assert!(rig.files("log").contains(&path));
+        outbox.close();
+        let (outbox, recovered) = rig.try_open().unwrap();
+        assert_eq!((recovered.pending, recovered.quarantined.len(), rig.quarantined()), (0, 1, 1));
+        outbox.tick();
+        assert!(!rig.files("log").contains(&path));
+        outbox.close();
+    }
+}
+
+#[test]
 fn a_start_removes_what_is_left_of_segments_that_are_gone() {
     let rig = Rig::new();
     let outbox = rig.open();

@@ -42,6 +42,54 @@ fn what_a_start_finds_is_durable_though_a_sync_of_it_failed_before() {
 }
 
 #[test]
+fn a_killed_outbox_starts_and_delivers_on_a_disk_that_fails() {
+    for fail in [FaultDisk::fail_syncs, FaultDisk::fail_writes] {
+        let rig = Rig { segment_bytes: 1 << 20, ..Rig::new() };
+        let outbox = rig.open();
+        outbox.append_now(events(&shoes(), 0..2)).unwrap();
+        rig.disk.kill();
+        drop(outbox);
+        fail(&rig.disk, true);
+        let outbox = rig.open();
+        assert!(matches!(outbox.health(), Health::Broken { .. }));
+        assert!(matches!(outbox.append_now(events(&shoes(), 2..3)), Err(AppendError::Unavailable { .. })));
+        outbox.lease(&shoes(), 1, u64::MAX, NOW_MS).unwrap().ack();
+        fail(&rig.disk, false);
+        until("it accepts", || outbox.append_now(events(&shoes(), 3..4)).is_ok());
+        outbox.tick();
+        assert_eq!(outbox.pending(&shoes()), ["e1", "e3"]);
+        rig.disk.power_cut(3);
+        drop(outbox);
+        assert_eq!(rig.open().pending(&shoes()), ["e1", "e3"]);
+    }
+}
+
+#[test]
+fn a_copy_that_a_failing_disk_does_not_take_again_counts_instead_of_nothing() {
+    for crash_at in 0..40 {
+        let rig = Rig { segment_bytes: 8 << 10, leases_max: 9, ..Rig::new() };
+        let (slow, outbox) = (lane("slow", 9), rig.open());
+        outbox.append_now(events(&slow, 0..3)).unwrap();
+        outbox.append_now(events(&shoes(), 0..40)).unwrap();
+        outbox.append_now(events(&shoes(), 40..80)).unwrap();
+        outbox.lease_all(&shoes()).unwrap().ack();
+        rig.disk.fail_syncs(true);
+        rig.disk.crash_after(crash_at);
+        outbox.tick();
+        // What was written of the copies can be read, and will never be on the disk.
+        rig.disk.kill();
+        outbox.close();
+        let outbox = rig.open();
+        rig.disk.fail_syncs(false);
+        until("it accepts", || outbox.append_now(events(&shoes(), 80..81)).is_ok());
+        outbox.tick();
+        rig.disk.power_cut(crash_at);
+        outbox.close();
+        assert_eq!(rig.open().pending(&slow), ["e0", "e1", "e2"], "crash after {crash_at} changes");
+    }
+}
+
+#[test]
 fn a_segment_without_marks_starts_on_a_disk_that_takes_nothing() {
     let rig = Rig { segment_bytes: 1 << 20, ..Rig::new() };
     let outbox = rig.open();
