@@ -60,6 +60,7 @@ mod tests {
     use std::time::SystemTime;
 
     use super::*;
+    use crate::issuance::store::{KeyKind, Store};
     use crate::tls::testing::Issued;
 
     #[test]
@@ -70,6 +71,36 @@ mod tests {
         let comes_back = |_: &str| asked.replace(asked.get() + 1) > 0;
         assert_eq!(prune(dir.path(), comes_back, i64::MAX).unwrap(), 0);
         assert!(dir.path().join("a.example/live/chain.pem").exists());
+    }
+
+    #[test]
+    fn what_is_begun_while_the_rest_is_removed_stays() {
+        let dir = tempfile::tempdir().unwrap();
+        let (store, name) = (Store::new(dir.path().to_owned()), "a.example".parse().unwrap());
+        Issued::valid(&["a.example"], 2020, 2022).write(&dir.path().join("a.example"), "live");
+        let begin = || {
+            let stage = store.stage(&name).unwrap();
+            stage.put_key(KeyKind::Ecdsa, "key").unwrap();
+            stage
+        };
+        std::thread::scope(|scope| {
+            let begun = std::cell::Cell::new(None);
+            let asked = std::cell::Cell::new(0);
+            // It comes back, and is begun, right after the last question.
+            let is_wanted = |_: &str| {
+                if asked.replace(asked.get() + 1) > 0 {
+                    let beginning = scope.spawn(begin);
+                    for _ in 0..1_000 {
+                        std::thread::yield_now();
+                    }
+                    begun.set(Some(beginning));
+                }
+                false
+            };
+            assert_eq!(prune(dir.path(), is_wanted, i64::MAX).unwrap(), 1);
+            let stage = begun.take().unwrap().join().unwrap();
+            assert_eq!(stage.key(KeyKind::Ecdsa).unwrap().as_deref(), Some("key"));
+        });
     }
 
     #[test]

@@ -6,7 +6,7 @@ use std::ffi::{CStr, OsStr};
 use std::fs;
 use std::io;
 use std::os::unix::ffi::OsStrExt;
-use std::path::{Component, Path};
+use std::path::{Component, Path, PathBuf};
 
 use crate::tls::inside::Inside;
 
@@ -76,6 +76,17 @@ pub fn live(issued_dir: &Path, name: &str) -> io::Result<BTreeMap<&'static str, 
         files.extend(serial.read(file)?.map(|content| (file, content)));
     }
     Ok(files)
+}
+
+/// Makes a folder beside a name's certificates, also if all of the name is being removed: then once that is done.
+///
+/// # Errors
+/// What the operating system says.
+pub fn make_beside(issued_dir: &Path, name: &str, folder: &str) -> io::Result<PathBuf> {
+    // Its lock ends with this.
+    let of_name = enter_alone(&open(issued_dir)?, name)?;
+    of_name.enter(Path::new(folder))?.ok_or(io::ErrorKind::NotFound)?;
+    Ok(issued_dir.join(name).join(folder))
 }
 
 /// Removes all of a name if it is of no use, and nobody is putting something in place for it. Says whether it did.
