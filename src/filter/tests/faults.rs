@@ -84,9 +84,9 @@ fn each_rule_for_faults_applies() {
 #[test]
 fn what_is_held_is_the_event_before_the_first_filter() {
     // A name that the first filter edits and that the second, with other code, traps on.
-    let trapping =
-        include_str!("guest.wat").replace("0x74696465 (; edit ;)", "0x74696466").replace("0x70617274", "0x74696465");
-    let second = Stage { program: Program::Component(component(&trapping)), ..stage("second", "\"\"", OnFault::Hold) };
+    let trapping = GUEST.replace("0x74696465 (; edit ;)", "0x74696466").replace("0x70617274", "0x74696465");
+    let second =
+        Stage { program: Program::Component(component(&trapping).into()), ..stage("second", "\"\"", OnFault::Hold) };
     let fixture = Fixture::new();
     let chain = fixture.compile("shop", vec![stage("first", "\"\"", OnFault::Hold), second]).unwrap();
     let Filtered::Hold { event: held, reason, .. } = run_one(&chain, "edit") else { panic!() };

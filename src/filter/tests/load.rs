@@ -49,8 +49,9 @@ fn every_bad_stage_is_reported() {
 #[test]
 fn a_memory_that_never_fits_is_refused_at_once() {
     let fixture = Fixture::new();
-    let large = include_str!("guest.wat").replace("(memory (export \"memory\") 2)", "(memory (export \"memory\") 400)");
-    let large = Stage { program: Program::Component(component(&large)), ..stage("large", "\"\"", OnFault::Hold) };
+    let large = GUEST.replace("(memory (export \"memory\") 2)", "(memory (export \"memory\") 400)");
+    let large =
+        Stage { program: Program::Component(component(&large).into()), ..stage("large", "\"\"", OnFault::Hold) };
     let found = errors(&fixture, vec![large]);
     assert!(matches!(&found[0].error, LoadError::Invalid(text) if text.contains("memory")), "{}", found[0]);
 }

@@ -21,7 +21,7 @@ fn accounts_with_the_same_file_share_code_but_no_instance() {
 #[test]
 fn a_component_that_compiles_slowly_is_compiled_once_and_holds_up_no_other() {
     let slow = guest();
-    let quick = component(&format!("{} (func))", include_str!("guest.wat").trim_end().strip_suffix(')').unwrap()));
+    let quick: Arc<[u8]> = guest_with("(func)").into();
     let fixture = Fixture::with(|options| {
         let child = options.script_runner.with_file_name("child");
         // The slow one waits until it may go on; then each is refused.
