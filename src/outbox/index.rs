@@ -227,7 +227,7 @@ impl Index {
         entries.iter().map(|entry| self.recent.take(entry.seq)).collect()
     }
 
-    /// Puts leased events back in their place.
+    /// Puts leased events back in their place, the oldest first.
     pub(crate) fn put_back(&mut self, number: LaneNo, entries: &[Entry]) {
         for entry in entries {
             self.segments.release_hold(entry);
@@ -298,14 +298,18 @@ impl Index {
         Some(taken)
     }
 
-    /// Puts an event back that is in another place now, no longer or shorter there; the old one is no longer needed.
-    pub(crate) fn moved(&mut self, number: LaneNo, old: Entry, new: Entry) {
-        self.segments.release_hold(&old);
-        self.segments.remove_live(&old);
-        self.segments.add_live(&new);
-        self.segments.hold(&new);
-        self.segments.set_has_copies(new.segment);
-        self.put_back(number, &[new]);
+    /// Puts events of a lane back that are in another place now, no longer or shorter there, each with its old entry, which is
+    /// no longer needed.
+    pub(crate) fn moved(&mut self, number: LaneNo, moved: &[(Entry, Entry)]) {
+        for (old, new) in moved {
+            self.segments.release_hold(old);
+            self.segments.remove_live(old);
+            self.segments.add_live(new);
+            self.segments.hold(new);
+            self.segments.set_has_copies(new.segment);
+        }
+        let new: Vec<_> = moved.iter().map(|(_, new)| *new).collect();
+        self.put_back(number, &new);
     }
 
     /// Nothing is leased from now on.

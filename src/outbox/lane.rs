@@ -92,13 +92,13 @@ impl Lane {
 
     /// Adds what was accepted last.
     pub(crate) fn push(&mut self, entry: Entry) {
-        self.grow();
+        self.grow(1);
         self.queue.push_back(entry);
     }
 
     /// Adds what a start found; [`Lane::put_in_order`] follows.
     pub(crate) fn push_found(&mut self, entry: Entry) {
-        self.grow();
+        self.grow(1);
         self.queue.push_back(entry);
         self.bytes += u64::from(entry.len);
     }
@@ -128,11 +128,23 @@ impl Lane {
         others
     }
 
-    /// Puts events back to where their age places them.
+    /// Puts events back, in the order of their seqs, to where their age places them: one merge with what lies on the shorter
+    /// side of the queue, however many they are.
     pub(crate) fn put_back(&mut self, entries: &[Entry]) {
-        for entry in entries.iter().rev() {
-            let place = self.queue.partition_point(|other| other.seq < entry.seq);
-            self.queue.insert(place, *entry);
+        let (Some(first), Some(last)) = (entries.first(), entries.last()) else { return };
+        let begin = self.queue.partition_point(|other| other.seq < first.seq);
+        let end = self.queue.partition_point(|other| other.seq < last.seq);
+        let is_front = end <= self.queue.len() - begin;
+        let side = if is_front { 0..end } else { begin..self.queue.len() };
+        let mut merged: Vec<Entry> = self.queue.drain(side).collect();
+        merged.extend_from_slice(entries);
+        // Two runs: it takes one pass.
+        merged.sort_by_key(|entry| entry.seq);
+        self.grow(merged.len());
+        if is_front {
+            merged.into_iter().rev().for_each(|entry| self.queue.push_front(entry));
+        } else {
+            self.queue.extend(merged);
         }
     }
 
@@ -214,10 +226,10 @@ impl Lane {
         }
     }
 
-    /// Makes room by a quarter and not by doubling: a backlog's memory is what its events need.
-    fn grow(&mut self) {
-        if self.queue.len() == self.queue.capacity() {
-            self.queue.reserve_exact((self.queue.len() / 4).max(8));
+    /// Makes room for so many more, by a quarter and not by doubling: a backlog's memory is what its events need.
+    fn grow(&mut self, more: usize) {
+        if self.queue.capacity() - self.queue.len() < more {
+            self.queue.reserve_exact((self.queue.len() / 4).max(8).max(more));
         }
     }
 
@@ -293,6 +305,34 @@ mod tests {
         lane.put_back(&second);
         lane.put_back(&first);
         assert_eq!(seqs(&lane.take(None, 9, 1_000)), [1, 2, 3, 4, 5, 6]);
+    }
+
+    #[test]
+    fn what_comes_back_is_in_order_wherever_it_belongs() {
+        let seqs_back: [&[u64]; 6] = [&[2], &[4, 8], &[14], &[12, 14, 30], &[1, 30], &[6, 10]];
+        for back in seqs_back {
+            let mut lane = lane();
+            let wait: Vec<_> = (1..=30).filter(|seq| !back.contains(seq)).collect();
+            wait.iter().for_each(|&seq| lane.push(entry(seq, 1, 0)));
+            lane.put_back(&back.iter().map(|&seq| entry(seq, 2, 0)).collect::<Vec<_>>());
+            let all = lane.take(None, 99, u64::MAX);
+            assert_eq!(seqs(&all), (1..=30).collect::<Vec<_>>());
+            assert!(all.iter().all(|entry| (entry.segment == 2) == back.contains(&entry.seq)));
+        }
+    }
+
+    /// One by one, each of these would move half a million others.
+    #[test]
+    fn many_come_back_into_a_long_queue_at_once() {
+        const LEN: u64 = 1_000_000;
+        let mut lane = lane();
+        (0..LEN).for_each(|seq| lane.push(entry(seq, (seq % 100 == 0).into(), 0)));
+        let taken = lane.take_segment(1, u64::MAX);
+        assert_eq!(taken.len(), 10_000);
+        let begun = std::time::Instant::now();
+        lane.put_back(&taken);
+        assert!(begun.elapsed().as_secs() < 3, "{:?}", begun.elapsed());
+        assert!(lane.queue.iter().map(|entry| entry.seq).eq(0..LEN));
     }
 
     #[test]

@@ -75,23 +75,25 @@ fn move_part(shared: &Shared, writer: &Sender<Job>, old: &Segment, entries: Vec<
             if let Err(error) = old.mark(MarkKind::Moved, seqs).and_then(|()| old.sync_marks()) {
                 tracing::warn!(segment = old.id, %error, "moved events cannot be marked; after a power cut they may be sent again");
             }
-            let mut index = locked(&shared.index);
             if moved.is_empty() && forgotten == 0 {
                 // It would be the oldest again, and no other's turn ever come.
-                index.segments.set_stuck(old.id);
+                locked(&shared.index).segments.set_stuck(old.id);
             }
-            // The last first: each then goes to the front of its lane.
-            for (lane, old, new) in moved.into_iter().rev() {
-                index.moved(lane, old, new);
+            // Lane by lane: requests wait for the lock, and a long queue takes its time.
+            for of_lane in moved.chunk_by(|(one, ..), (other, ..)| one == other) {
+                let Some(&(lane, ..)) = of_lane.first() else { continue };
+                let places: Vec<_> = of_lane.iter().map(|&(_, old, new)| (old, new)).collect();
+                locked(&shared.index).moved(lane, &places);
             }
         }
         Err(error) => {
             tracing::warn!(segment = old.id, %error, "a segment's last events cannot be moved on; they stay");
-            let mut index = locked(&shared.index);
-            for (lane, entry) in entries.into_iter().rev() {
-                index.put_back(lane, &[entry]);
+            for of_lane in entries.chunk_by(|(one, _), (other, _)| one == other) {
+                let Some(&(lane, _)) = of_lane.first() else { continue };
+                let back: Vec<_> = of_lane.iter().map(|&(_, entry)| entry).collect();
+                locked(&shared.index).put_back(lane, &back);
             }
-            index.segments.set_stuck(old.id);
+            locked(&shared.index).segments.set_stuck(old.id);
         }
     }
     lanes.into_iter().for_each(|lane| shared.list(lane));
