@@ -5,6 +5,7 @@ mod disk;
 mod failing;
 mod letters;
 mod model;
+mod moving;
 mod old_format;
 mod queue;
 
