@@ -48,6 +48,7 @@ pub use self::dead::DeadLetter;
 pub use self::lane::Counts;
 pub use self::lease::{Lease, Leased, Sent, Settlement};
 pub use self::letters::{ClaimedLetters, DeadLetterError};
+pub use self::log::recovery::Cut;
 pub use self::open::{OpenError, Recovered};
 
 use self::keeper::Task;

@@ -14,7 +14,7 @@ use super::dead::DeadLetters;
 use super::index::Index;
 use super::keeper::Keeper;
 use super::log::file::{Disk, RealDisk};
-use super::log::recovery::{Found, LoadError, Report};
+use super::log::recovery::{Cut, Found, LoadError, Report};
 use super::log::{Entry, LogDir, MarkKind};
 use super::shared::{Limits, Shared};
 use super::state::StateFile;
@@ -26,9 +26,8 @@ use super::{Inner, Options, Outbox, Threads};
 pub struct Recovered {
     /// Events that wait for delivery.
     pub pending: u64,
-    /// Segments with a write at their end that never came to be (and was never confirmed): the segment, and the offset that
-    /// it was cut at.
-    pub cut: Vec<(u32, u64)>,
+    /// Segments with a write at their end that never came to be (and was never confirmed).
+    pub cut: Vec<Cut>,
     /// Files that damaged bytes were put into, and how many. These may be events that were accepted.
     pub quarantined: Vec<(PathBuf, u64)>,
 }

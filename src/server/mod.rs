@@ -289,8 +289,9 @@ impl Gateway {
 /// What a start found in the outbox.
 fn log_recovery(recovered: &outbox::Recovered) {
     tracing::info!(pending = recovered.pending, "outbox opened");
-    for (segment, bytes) in &recovered.cut {
-        tracing::warn!(segment, bytes, "the end of a segment was not whole and was cut: it was never answered");
+    for outbox::Cut { segment, at, kept } in &recovered.cut {
+        let kept = kept.as_ref().map(|path| tracing::field::display(path.display()));
+        tracing::warn!(segment, at, kept, "the end of a segment was not whole and was cut: it was never answered");
     }
     for (path, bytes) in &recovered.quarantined {
         tracing::error!(path = %path.display(), bytes, "damage in the outbox was put aside; events in it are lost");

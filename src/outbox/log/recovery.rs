@@ -33,10 +33,22 @@ pub(crate) struct Report {
     pub(crate) next_segment: u32,
     /// No seq as high as this was ever given out.
     pub(crate) next_seq: u64,
-    /// Segments with a write at their end that never came to be: their number, and where they were cut.
-    pub(crate) cut: Vec<(u32, u64)>,
+    /// Segments with a write at their end that never came to be.
+    pub(crate) cut: Vec<Cut>,
     /// Where damaged bytes were put, and how many.
     pub(crate) quarantined: Vec<(PathBuf, u64)>,
+}
+
+/// The end of a segment that was cut off.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Cut {
+    /// The segment.
+    pub segment: u32,
+    /// Where it ends now.
+    pub at: u64,
+    /// Where events of it were put that were whole, though not all of their group: a disk that lost what it had said to be
+    /// written leaves the same.
+    pub kept: Option<PathBuf>,
 }
 
 /// Why the log cannot be opened.
@@ -126,23 +138,27 @@ impl LogDir {
             walk.piece(piece);
         }
         let torn = frames.is_torn(|payload| Record::seq_of(payload) >= first_seq.max(1));
-        let (summary, mut gaps, group_dropped) = walk.finish(frames.end());
+        let (summary, mut gaps, dropped) = walk.finish(frames.end());
         if header.is_none() && !summary.entries.is_empty() {
             gaps.push((0, HEADER_BYTES));
+        } else if header.is_none() && len > HEADER_BYTES {
+            // A new segment has its header before it has anything else.
+            gaps.push((0, len));
         }
         let mut stays = false;
-        for (from, to) in gaps {
+        let mut put_aside = |(from, to): Span| {
             let lost = bytes.get(from..to).unwrap_or_default();
-            match self.quarantine(segment.id, from as u64, lost) {
-                Ok(path) => report.quarantined.push((path, lost.len() as u64)),
-                Err(error) => {
-                    tracing::error!(segment = segment.id, at = from, %error, "damage cannot be put aside; it stays where it is");
-                    stays = true;
-                }
-            }
-        }
-        if torn || group_dropped {
-            report.cut.push((segment.id, summary.end));
+            let kept = self.quarantine(segment.id, from as u64, lost);
+            let kept = kept.inspect_err(|error| {
+                tracing::error!(segment = segment.id, at = from, %error, "damage cannot be put aside; it stays where it is");
+                stays = true;
+            });
+            Some((kept.ok()?, lost.len() as u64))
+        };
+        report.quarantined.extend(gaps.into_iter().filter_map(&mut put_aside));
+        let kept = dropped.and_then(&mut put_aside).map(|(path, _)| path);
+        if (torn || dropped.is_some()) && !stays {
+            report.cut.push(Cut { segment: segment.id, at: summary.end, kept });
         }
         // A killed process's last write may be in the page cache only, and a sync of its that failed has the kernel take it for
         // written: what is leased from now on, and counts instead of an older copy, is written again.
@@ -202,8 +218,11 @@ struct Walk {
     open_group: Option<(usize, usize)>,
     /// Where the first group begins that a gap ended, if nothing after it has been found to be whole.
     broken_group: Option<(usize, usize)>,
-    gaps: Vec<(usize, usize)>,
+    gaps: Vec<Span>,
 }
+
+/// Bytes of a segment: where they begin, and where they end.
+type Span = (usize, usize);
 
 // === impl Walk ===
 
@@ -240,9 +259,9 @@ impl Walk {
         }
     }
 
-    /// The summary, the gaps, and whether a group had to be dropped because its end was never written. What is cut for a gap
-    /// is one with it: whether it was damaged or never whole cannot be told.
-    fn finish(mut self, end: usize) -> (Summary, Vec<(usize, usize)>, bool) {
+    /// The summary, the gaps, and what is whole of a group that had to be dropped because its end was never written. What is
+    /// cut for a gap is one with it: whether it was damaged or never whole cannot be told.
+    fn finish(mut self, end: usize) -> (Summary, Vec<Span>, Option<Span>) {
         self.summary.end = end as u64;
         if let Some((entries, at)) = self.broken_group.or(self.open_group) {
             self.summary.entries.truncate(entries);
@@ -252,6 +271,7 @@ impl Walk {
         if let Some((_, at)) = self.broken_group {
             self.gaps.push((at, end));
         }
-        (self.summary, self.gaps, self.open_group.is_some())
+        let dropped = self.open_group.filter(|_| self.broken_group.is_none());
+        (self.summary, self.gaps, dropped.map(|(_, at)| (at, end)))
     }
 }

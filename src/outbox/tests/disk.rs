@@ -47,7 +47,13 @@ fn a_torn_tail_is_cut() {
 
     let (outbox, recovered) = rig.try_open().unwrap();
     assert_eq!((recovered.pending, recovered.cut.len(), recovered.quarantined.len()), (3, 1, 0));
-    rig.disk.tamper(&path, |bytes| assert_eq!(bytes.len() as u64, recovered.cut[0].1));
+    rig.disk.tamper(&path, |bytes| assert_eq!(bytes.len() as u64, recovered.cut[0].at));
+    let kept = recovered.cut[0].kept.as_ref().unwrap();
+    rig.disk.tamper(kept, |bytes| {
+        let text = String::from_utf8_lossy(bytes);
+        let whole = ["e3", "e4", "e5"].map(|id| text.contains(&format!(r#""event_id":"{id}""#)));
+        assert_eq!(whole, [true, true, false], "what was whole of it, should the disk have lost what it said it had");
+    });
     assert_eq!(outbox.pending(&shoes()), ["e0", "e1", "e2"], "of a group that was not confirmed, nothing is there");
     drop(outbox);
     rig.disk.kill();
@@ -122,6 +128,27 @@ fn a_damaged_header_costs_nothing() {
 }
 
 #[test]
+fn a_segment_of_which_nothing_is_readable_is_put_aside() {
+    let rig = Rig { segment_bytes: 1 << 20, ..Rig::new() };
+    let outbox = rig.open();
+    outbox.append_now(events(&shoes(), 0..2)).unwrap();
+    let path = rig.files("log").remove(0);
+    rig.disk.tamper(&path, |bytes| bytes.iter_mut().for_each(|byte| *byte ^= 0x55));
+    rig.disk.kill();
+    drop(outbox);
+    for _ in 0..2 {
+        rig.disk.fill(true);
+        let (outbox, recovered) = rig.try_open().unwrap();
+        assert_eq!((recovered.pending, recovered.quarantined.len(), rig.files("log").contains(&path)), (0, 0, true));
+        rig.disk.kill();
+        drop(outbox);
+    }
+    rig.disk.fill(false);
+    let (_outbox, recovered) = rig.try_open().unwrap();
+    assert_eq!((recovered.quarantined.len(), rig.files("log").contains(&path)), (1, false));
+}
+
+#[test]
 fn a_newer_format_is_not_opened() {
     let rig = Rig::new();
     let outbox = rig.open();
@@ -177,7 +204,7 @@ fn damage_that_a_full_disk_has_no_room_for_stays_where_it_is_and_nothing_waits_f
         rig.disk.tamper(&path, |bytes| bytes.truncate(bytes.len() - torn_bytes));
         rig.disk.fill(true);
         let (outbox, recovered) = rig.try_open().unwrap();
-        assert_eq!((recovered.pending, recovered.quarantined.len()), (pending, 0));
+        assert_eq!((recovered.pending, recovered.quarantined.len(), recovered.cut), (pending, 0, vec![]));
         rig.disk.fill(false);
         if let Some(lease) = outbox.lease_all(&shoes()) {
             lease.ack();
