@@ -223,7 +223,7 @@ impl Gateway {
             config_dir,
             reloader: self.reloader.clone(),
             reload: Arc::new(move || life::take_up(&reloading)),
-            ingest: self.ingest,
+            ingest: self.ingest.clone(),
             outbox: self.outbox.clone(),
             metrics: self.metrics,
             readiness: Readiness::new(followed),
@@ -260,6 +260,9 @@ impl Gateway {
         phase.send_replace(Phase::Stopping);
         systemd::stopping();
         tracing::info!("stopping");
+        // What is put into its lane must not stay a dead letter too.
+        let ingest = self.ingest;
+        let replaying = tokio::spawn(async move { ingest.stop_replays().await });
         stop_issuance.cancel();
         if let Ok(issuing) = issuing {
             let _ = issuing.await;
@@ -273,6 +276,7 @@ impl Gateway {
             let _ = delivery.await;
         }
         stop_console.cancel();
+        let _ = replaying.await;
         let reloader = self.reloader;
         let closed = tokio::task::spawn_blocking(move || {
             // Waits for what is being kept.
