@@ -312,6 +312,11 @@ impl Index {
         self.put_back(number, &new);
     }
 
+    /// Events of which the marks may say that they may have been sent, though they were not.
+    pub(crate) fn doubted(&self) -> Vec<Entry> {
+        self.lanes.iter().flat_map(Lane::waiting).filter(|entry| entry.is_doubted()).copied().collect()
+    }
+
     /// Nothing is leased from now on.
     pub(crate) fn close(&mut self) {
         self.closed = true;

@@ -204,6 +204,11 @@ impl Lane {
         !self.queue.is_empty() && self.state.paused.is_none() && self.out.len() < leases_max
     }
 
+    /// What waits, the oldest first.
+    pub(crate) fn waiting(&self) -> impl Iterator<Item = &Entry> {
+        self.queue.iter()
+    }
+
     /// Events that wait.
     pub(crate) fn pending(&self) -> u64 {
         self.queue.len() as u64
@@ -266,7 +271,7 @@ mod tests {
     }
 
     fn entry(seq: u64, segment: u32, envelope: u32) -> Entry {
-        Entry { seq, segment, at: 0, len: 100, envelope, accepted_s: 0, attempts: 0, maybe_sent: false }
+        Entry { seq, segment, at: 0, len: 100, envelope, accepted_s: 0, attempts: 0, maybe_sent: false, marks: 0 }
     }
 
     fn seqs(entries: &[Entry]) -> Vec<u64> {

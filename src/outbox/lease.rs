@@ -185,10 +185,9 @@ impl Lease {
     /// synced: a killed process loses nothing of it, a power cut may.
     pub fn mark_sent(&mut self) {
         self.sent = true;
-        for entry in &mut self.entries {
-            entry.attempts = entry.attempts.saturating_add(1);
-        }
-        self.inner.shared.mark(MarkKind::Sent, &self.entries);
+        let marked = self.entries.iter_mut().filter_map(|entry| entry.sends().then_some(*entry));
+        let marked: Vec<Entry> = marked.collect();
+        self.inner.shared.mark(MarkKind::Sent, &marked);
     }
 
     /// Makes two of it: the first `count` events, and the others. Each is then settled by itself.
@@ -241,12 +240,11 @@ impl Lease {
                 }
                 Some(Settlement::Retry(sent)) => {
                     entry.maybe_sent |= sent == Sent::Maybe;
-                    match sent {
-                        _ if !self.sent || entry.maybe_sent => {}
-                        Sent::No => not_sent.push(entry),
-                        Sent::Refused | Sent::Maybe => refused.push(entry),
-                    }
                     entry.attempts -= u16::from(self.sent && sent == Sent::No).min(entry.attempts);
+                    if self.sent && entry.comes_back() {
+                        let marked = if sent == Sent::No { &mut not_sent } else { &mut refused };
+                        marked.push(entry);
+                    }
                     back.push(entry);
                 }
                 None => back.push(self.unsettled(entry)),

@@ -170,8 +170,7 @@ fn load(log: &LogDir, index: &mut Index) -> Result<Report, OpenError> {
     });
     let report = found?;
     for copy in index.all_found(&settled_copies, &unconfirmed) {
-        let marked =
-            index.segments.get(copy.segment).map(|segment| segment.mark(MarkKind::Moved, [copy.seq].into_iter()));
+        let marked = index.segments.get(copy.segment).map(|segment| segment.mark(MarkKind::Moved, &[copy]));
         if let Some(Err(error)) = marked {
             tracing::warn!(segment = copy.segment, %error, "an event that was moved cannot be marked; it may be sent again");
         }

@@ -71,8 +71,8 @@ fn move_part(shared: &Shared, writer: &Sender<Job>, old: &Segment, entries: Vec<
     let is_moved = copied.is_ok();
     match copied {
         Ok(Copied { moved, forgotten }) => {
-            let seqs = moved.iter().map(|(_, old, _)| old.seq);
-            if let Err(error) = old.mark(MarkKind::Moved, seqs).and_then(|()| old.sync_marks()) {
+            let places: Vec<_> = moved.iter().map(|&(_, old, _)| old).collect();
+            if let Err(error) = old.mark(MarkKind::Moved, &places).and_then(|()| old.sync_marks()) {
                 tracing::warn!(segment = old.id, %error, "moved events cannot be marked; after a power cut they may be sent again");
             }
             if moved.is_empty() && forgotten == 0 {

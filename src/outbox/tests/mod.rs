@@ -8,6 +8,7 @@ mod model;
 mod moving;
 mod old_format;
 mod queue;
+mod requests;
 
 use std::path::PathBuf;
 use std::sync::Arc;
