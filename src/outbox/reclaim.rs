@@ -1,9 +1,9 @@
 //! Getting space back: segments of which nothing is needed are given back, and one that a few old events keep is emptied
 //! by writing those again.
 //!
-//! A copy keeps its event's seq. The order: the copy is durable; the old one is marked as moved, durable too; only then the
-//! event may be leased again, from its new place. A crash between the first two leaves both, and a start takes the newer, if
-//! the disk takes that again.
+//! A copy keeps its event's seq. The order: the copy is durable, with what marks say of its event's requests; the old one is
+//! marked as moved, durable too; only then the event may be leased again, from its new place. A crash between the first two
+//! leaves both, and a start takes the newer, if the disk takes that again.
 
 use std::io;
 use std::sync::mpsc::Sender;
@@ -71,6 +71,7 @@ fn move_part(shared: &Shared, writer: &Sender<Job>, old: &Segment, entries: Vec<
     let is_moved = copied.is_ok();
     match copied {
         Ok(Copied { moved, forgotten }) => {
+            mark_copies(shared, &moved);
             let places: Vec<_> = moved.iter().map(|&(_, old, _)| old).collect();
             if let Err(error) = old.mark(MarkKind::Moved, &places).and_then(|()| old.sync_marks()) {
                 tracing::warn!(segment = old.id, %error, "moved events cannot be marked; after a power cut they may be sent again");
@@ -98,6 +99,20 @@ fn move_part(shared: &Shared, writer: &Sender<Job>, old: &Segment, entries: Vec<
     }
     lanes.into_iter().for_each(|lane| shared.list(lane));
     is_moved
+}
+
+/// Says beside the copies which requests their events were in, durable before the old marks count no more.
+fn mark_copies(shared: &Shared, moved: &[(LaneNo, Entry, Entry)]) {
+    let tried = moved.iter().map(|&(.., new)| new).filter(|new| new.attempts > 0 || new.maybe_sent);
+    let (maybe, refused): (Vec<_>, Vec<_>) = tried.partition(|new| new.maybe_sent);
+    shared.mark(MarkKind::Sent, &maybe);
+    shared.mark(MarkKind::Refused, &refused);
+    // The copies of one job are in one segment.
+    let Some(first) = maybe.first().or(refused.first()) else { return };
+    let segment = locked(&shared.index).segments.get(first.segment);
+    if let Some(Err(error)) = segment.map(|segment| segment.sync_marks()) {
+        tracing::warn!(segment = first.segment, %error, "marks of moved events cannot be synced; after a power cut they count as never sent");
+    }
 }
 
 /// What became of events that were to be written again.

@@ -65,3 +65,27 @@ fn a_lane_that_fails_for_days_does_not_fill_the_volume_with_marks() {
         }
     }
 }
+
+#[test]
+fn a_restart_knows_of_moved_events_what_may_have_been_sent() {
+    let rig = Rig { segment_bytes: 16 << 10, ..Rig::new() };
+    let (slow, outbox) = (lane("slow", 9), rig.open());
+    outbox.append_now(events(&slow, 0..3)).unwrap();
+    for sent in [Sent::Refused, Sent::Maybe] {
+        let mut lease = outbox.lease(&slow, 2, u64::MAX, NOW_MS).unwrap();
+        lease.mark_sent();
+        lease.settle(vec![Settlement::Retry(Sent::Refused), Settlement::Retry(sent)], 0);
+    }
+    let first = rig.files("log").remove(0);
+    for round in 0..4 {
+        outbox.append_now(events(&shoes(), 50 * round..50 * round + 50)).unwrap();
+        outbox.lease_all(&shoes()).unwrap().ack();
+        outbox.tick();
+    }
+    assert!(!rig.files("log").contains(&first), "it was emptied");
+    rig.disk.power_cut(1);
+    drop(outbox);
+    let lease = rig.open().lease_all(&slow).unwrap();
+    let known: Vec<_> = lease.events().iter().map(|event| (event.attempts, event.maybe_sent)).collect();
+    assert_eq!(known, [(2, false), (2, true), (0, false)]);
+}
