@@ -140,7 +140,8 @@ impl Index {
         let leases_max = self.leases_per_lane_max;
         match self.lanes.get_mut(number.0 as usize) {
             Some(lane) if lane.has_work(leases_max) => {
-                self.due.list(number, &mut lane.listed, lane.state.not_before_ms)
+                let due_ms = lane.due_ms();
+                self.due.list(number, &mut lane.listed, due_ms)
             }
             _ => false,
         }
@@ -164,7 +165,7 @@ impl Index {
         while let Some(number) = self.due.pop_ready() {
             let Some(lane) = self.lane_mut(number) else { continue };
             lane.listed = Listed::No;
-            if lane.has_work(leases_max) && lane.state.not_before_ms <= now_ms {
+            if lane.has_work(leases_max) && lane.due_ms() <= now_ms {
                 return Due::Lane(lane.key.clone());
             }
             self.list(number);
@@ -184,6 +185,10 @@ impl Index {
     ) -> Option<(LaneNo, Vec<Entry>, u32)> {
         let number = *self.numbers.get(key)?;
         let (leases_max, closed) = (self.leases_per_lane_max, self.closed);
+        self.take_up(
+            number,
+            |lane| if lane.aside_until_ms <= now_ms { std::mem::take(&mut lane.aside) } else { Vec::new() },
+        );
         let lane = self.lane_mut(number)?;
         if closed || !lane.has_work(leases_max) || lane.state.not_before_ms > now_ms {
             return None;
@@ -212,6 +217,10 @@ impl Index {
     ) -> Option<(LaneNo, Vec<Entry>)> {
         let number = *self.numbers.get(key)?;
         let closed = self.closed;
+        self.take_up(number, |lane| {
+            let is_aged = |entry: &mut Entry| entry.seq > after_seq && entry.accepted_s < before_s;
+            lane.aside.extract_if(.., is_aged).collect()
+        });
         let lane = self.lane_mut(number).filter(|_| !closed)?;
         let taken = lane.take_aged(after_seq, before_s, max);
         lane.in_flight += taken.len() as u64;
@@ -236,6 +245,24 @@ impl Index {
             lane.in_flight -= entries.len() as u64;
             lane.put_back(entries);
         }
+    }
+
+    /// Sets leased events aside until a time, Unix milliseconds: the disk would not give them, and others are not to wait for
+    /// them. They count as waiting, and keep their segment from being emptied.
+    pub(crate) fn set_aside(&mut self, number: LaneNo, entries: &[Entry], until_ms: i64) {
+        let Some(lane) = self.lane_mut(number).filter(|_| !entries.is_empty()) else { return };
+        lane.in_flight -= entries.len() as u64;
+        lane.aside.extend_from_slice(entries);
+        lane.aside.sort_unstable_by_key(|entry| entry.seq);
+        lane.aside_until_ms = until_ms;
+    }
+
+    /// Puts those that were set aside and are taken from there back in their place.
+    fn take_up(&mut self, number: LaneNo, take: impl FnOnce(&mut Lane) -> Vec<Entry>) {
+        let Some(lane) = self.lane_mut(number) else { return };
+        let back = take(lane);
+        lane.in_flight += back.len() as u64;
+        self.put_back(number, &back);
     }
 
     /// Forgets leased events whose end is marked.

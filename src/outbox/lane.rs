@@ -16,6 +16,9 @@ pub(crate) struct Lane {
     pub(crate) key: LaneKey,
     /// What waits, by seq.
     queue: VecDeque<Entry>,
+    /// What the disk would not give, by seq, and when that is tried again, Unix milliseconds.
+    pub(super) aside: Vec<Entry>,
+    pub(super) aside_until_ms: i64,
     /// For each lease that is out: when its oldest event was accepted, Unix seconds.
     pub(crate) out: Vec<u32>,
     /// Events that are leased, or on their way to the dead letters.
@@ -81,6 +84,8 @@ impl Lane {
         Self {
             key,
             queue: VecDeque::new(),
+            aside: Vec::new(),
+            aside_until_ms: 0,
             out: Vec::new(),
             in_flight: 0,
             bytes: 0,
@@ -201,22 +206,29 @@ impl Lane {
 
     /// Whether it has something to lease once its time has come.
     pub(crate) fn has_work(&self, leases_max: usize) -> bool {
-        !self.queue.is_empty() && self.state.paused.is_none() && self.out.len() < leases_max
+        let waits = !self.queue.is_empty() || !self.aside.is_empty();
+        waits && self.state.paused.is_none() && self.out.len() < leases_max
     }
 
-    /// What waits, the oldest first.
+    /// When that time is, Unix milliseconds; 0 for now.
+    pub(crate) fn due_ms(&self) -> i64 {
+        let only_aside = self.queue.is_empty() && !self.aside.is_empty();
+        self.state.not_before_ms.max(if only_aside { self.aside_until_ms } else { 0 })
+    }
+
+    /// What waits, and what was set aside.
     pub(crate) fn waiting(&self) -> impl Iterator<Item = &Entry> {
-        self.queue.iter()
+        self.queue.iter().chain(&self.aside)
     }
 
     /// Events that wait.
     pub(crate) fn pending(&self) -> u64 {
-        self.queue.len() as u64
+        (self.queue.len() + self.aside.len()) as u64
     }
 
     /// How it stands.
     pub(crate) fn status(&self) -> LaneStatus {
-        let waiting = self.queue.front().map(|entry| entry.accepted_s);
+        let waiting = self.queue.front().into_iter().chain(self.aside.first()).map(|entry| entry.accepted_s);
         let oldest = self.out.iter().copied().chain(waiting).min();
         LaneStatus {
             lane: self.key.clone(),

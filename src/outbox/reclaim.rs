@@ -119,15 +119,23 @@ fn mark_copies(shared: &Shared, moved: &[(LaneNo, Entry, Entry)]) {
 struct Copied {
     /// Those that were readable, with their old and their new entries.
     moved: Vec<(LaneNo, Entry, Entry)>,
-    /// How many were damaged, and are in quarantine; others that were stay where they are.
+    /// How many were damaged, and are in quarantine; others that were, or that the disk would not give, stay where they are.
     forgotten: usize,
 }
 
 /// Has the writer write events of a segment again.
 fn copy(shared: &Shared, writer: &Sender<Job>, old: &Segment, entries: &[(LaneNo, Entry)]) -> io::Result<Copied> {
-    let (mut moved, mut records, mut damaged) = (Vec::new(), Vec::new(), Vec::new());
+    let (mut moved, mut records) = (Vec::new(), Vec::new());
+    let (mut damaged, mut unreadable) = (Vec::new(), Vec::new());
     for (lane, entry) in entries {
-        let frame = old.read(u64::from(entry.at), entry.len as usize)?;
+        let frame = match old.read(u64::from(entry.at), entry.len as usize) {
+            Ok(frame) => frame,
+            Err(error) => {
+                tracing::error!(segment = old.id, at = entry.at, %error, "an event cannot be read, and stays");
+                unreadable.push((*lane, *entry));
+                continue;
+            }
+        };
         match old.unseal(&frame) {
             Some(payload) => {
                 moved.push((*lane, *entry));
@@ -141,6 +149,9 @@ fn copy(shared: &Shared, writer: &Sender<Job>, old: &Segment, entries: &[(LaneNo
     let ended = || io::Error::other("the writer has ended");
     writer.send(Job::Copy(Copy { records, bytes, reply })).map_err(|_| ended())?;
     let new = answer.blocking_recv().map_err(|_| ended())??;
+    for (lane, entry) in unreadable {
+        locked(&shared.index).put_back(lane, &[entry]);
+    }
     let mut forgotten = 0;
     for (lane, entry, frame) in damaged {
         if shared.damaged(lane, &entry, &frame) {

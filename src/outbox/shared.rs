@@ -96,17 +96,25 @@ impl Shared {
         match &kept {
             Ok(path) => {
                 tracing::error!(segment = entry.segment, at = entry.at, kept = %path.display(), "an event in the log is damaged");
-                self.settle(lane, &[*entry], End::Damaged);
-                let key = locked(&self.index).key(lane);
-                if let Some(key) = key {
-                    (self.on_lost)(&key, Lost::Damaged, 1);
-                }
+                self.lost(lane, &[*entry]);
             }
             Err(error) => {
                 tracing::error!(segment = entry.segment, at = entry.at, %error, "an event in the log is damaged and stays");
             }
         }
         kept.is_ok()
+    }
+
+    /// Forgets events that will never be readable, and tells of them.
+    pub(crate) fn lost(&self, lane: LaneNo, entries: &[Entry]) {
+        if entries.is_empty() {
+            return;
+        }
+        self.settle(lane, entries, End::Damaged);
+        let key = locked(&self.index).key(lane);
+        if let Some(key) = key {
+            (self.on_lost)(&key, Lost::Damaged, entries.len() as u64);
+        }
     }
 
     /// Counts dead letters that were dropped for their age.
