@@ -245,7 +245,7 @@ impl Findings {
             return given.to_vec();
         }
         let known: BTreeSet<&str> = directories.iter().copied().filter_map(known_identity).collect();
-        let whence = if told.is_empty() { "as [acme] directory says" } else { "as the CAs say themselves" };
+        let whence = whence(told, &known);
         // One of several CAs may not have answered.
         let identities: BTreeSet<&str> = told.iter().map(String::as_str).chain(known).collect();
         let identities: Vec<String> = identities.into_iter().map(str::to_owned).collect();
@@ -283,8 +283,32 @@ impl Findings {
     }
 }
 
+/// Who says what CAs call themselves: they did, and what is known of their directories may add to it.
+fn whence(told: &[String], known: &BTreeSet<&str>) -> &'static str {
+    let is_told = known.iter().all(|identity| told.iter().any(|told| told == identity));
+    match (told.is_empty(), is_told) {
+        (true, _) => "as [acme] directory says",
+        (false, true) => "as CAs say themselves",
+        (false, false) => "as CAs say themselves and [acme] directory says",
+    }
+}
+
 /// What the CA of a directory calls itself in CAA records, where that is known for good.
 fn known_identity(directory: &str) -> Option<&'static str> {
     let host = directory.strip_prefix("https://")?.split(['/', ':']).next()?;
     host.ends_with(".api.letsencrypt.org").then_some("letsencrypt.org")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn it_is_told_whether_a_ca_said_itself_what_it_is_called() {
+        let (told, known) = (["ca.example".to_owned()], BTreeSet::from(["letsencrypt.org"]));
+        assert_eq!(whence(&[], &known), "as [acme] directory says");
+        assert_eq!(whence(&told, &BTreeSet::new()), "as CAs say themselves");
+        assert_eq!(whence(&told, &BTreeSet::from(["ca.example"])), "as CAs say themselves");
+        assert_eq!(whence(&told, &known), "as CAs say themselves and [acme] directory says");
+    }
 }
