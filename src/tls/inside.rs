@@ -6,7 +6,7 @@ use std::ffi::{CStr, CString};
 use std::fs::File;
 use std::io::{self, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use rustix::fs::{
     AtFlags, CWD, Dir, FlockOperation, Gid, Mode, OFlags, Uid, fchown, flock, fstat, fsync, mkdirat, openat,
@@ -17,6 +17,8 @@ use rustix::io::Errno;
 /// The folder, and whom belongs what is made in it, if not to us.
 pub(super) struct Inside {
     folder: OwnedFd,
+    /// By which it was entered, for messages.
+    path: PathBuf,
     owner: Option<(Uid, Gid)>,
 }
 
@@ -29,7 +31,7 @@ impl Inside {
         let owner = fstat(&folder)?;
         let is_others = rustix::process::geteuid().is_root() && owner.st_uid != 0;
         let owner = is_others.then(|| (Uid::from_raw(owner.st_uid), Gid::from_raw(owner.st_gid)));
-        Ok(Self { folder, owner })
+        Ok(Self { folder, path: path.to_owned(), owner })
     }
 
     /// Whether what is in it is another user's, and so not to be trusted.
@@ -38,21 +40,33 @@ impl Inside {
     }
 
     /// Opens a folder in it, which is made if it is not there; `None` = somebody removed it meanwhile.
+    ///
+    /// # Errors
+    /// What the operating system says; or root has something in it. The owner of the folder around it can rename any folder
+    /// of root's to this name, also in place of one that was just made: only an empty one is given to him.
     pub(super) fn enter(&self, name: &Path, follow_link: bool) -> io::Result<Option<Self>> {
-        let made = match mkdirat(&self.folder, name, Mode::RWXU) {
-            Err(Errno::EXIST) => false,
-            made => made.map(|()| true)?,
-        };
+        match mkdirat(&self.folder, name, Mode::RWXU) {
+            Err(Errno::EXIST) => {}
+            made => made?,
+        }
         let flags = if follow_link { folder_flags() } else { folder_flags() | OFlags::NOFOLLOW };
         let folder = match openat(&self.folder, name, flags, Mode::empty()) {
             Err(Errno::NOENT) => return Ok(None),
             folder => folder?,
         };
-        // One that root made by hand, or did not come to give away, would be of no use to its owner.
-        if made || self.is_others() && fstat(&folder)?.st_uid == 0 {
-            self.give(folder.as_fd())?;
+        let entered = Self { folder, path: self.path.join(name), owner: self.owner };
+        if let Some((user, group)) = self.owner
+            && fstat(&entered.folder)?.st_uid == 0
+        {
+            if !entered.names()?.is_empty() {
+                let (path, user, group) = (entered.path.display(), user.as_raw(), group.as_raw());
+                return Err(io::Error::other(format!(
+                    "{path} is root's, and there is something in it: if that may be the gateway's, `chown -R {user}:{group} {path}`"
+                )));
+            }
+            self.give(entered.folder.as_fd())?;
         }
-        Ok(Some(Self { folder, owner: self.owner }))
+        Ok(Some(entered))
     }
 
     /// Waits until nobody else has its lock, which ends with this.
@@ -124,7 +138,7 @@ impl Inside {
     /// Removes a folder of files and links.
     pub(super) fn remove_folder(&self, name: &CStr) -> io::Result<()> {
         let folder = openat(&self.folder, name, folder_flags() | OFlags::NOFOLLOW, Mode::empty())?;
-        let folder = Self { folder, owner: None };
+        let folder = Self { folder, path: PathBuf::new(), owner: None };
         for file in folder.names()? {
             unlinkat(&folder.folder, &file, AtFlags::empty())?;
         }

@@ -24,7 +24,7 @@ const UNFINISHED: &str = ".";
 /// who put something in place for the same name, in other processes too, wait until this is done.
 ///
 /// Run by root, all that is made belongs to the owner of the folder above `issued_dir`, so that the gateway can read it,
-/// and no link that this owner may have put there is followed.
+/// and no link that this owner may have put there is followed. He is given no folder in which root has something.
 ///
 /// # Errors
 /// What the operating system says; what was live still is.
@@ -176,6 +176,33 @@ mod tests {
         symlink(dir.path().join("disk"), &issued).unwrap();
         put().unwrap();
         assert!(dir.path().join("disk/a.example/0a-1").exists());
+    }
+
+    /// As root only.
+    #[test]
+    fn root_gives_no_folder_away_in_which_it_has_something() {
+        if !rustix::process::geteuid().is_root() {
+            return;
+        }
+        let dir = tempfile::tempdir().unwrap();
+        let issued = dir.path().join("data/certs");
+        fs::create_dir_all(&issued).unwrap();
+        chown(dir.path().join("data"), Some(65_534), Some(65_533)).unwrap();
+        let owner = |folder: &Path| fs::metadata(folder).unwrap().uid();
+        let put = || keep(&issued, "a.example", "0a", &[("chain.pem", b"1")]);
+        for folder in [issued.clone(), issued.join("a.example")] {
+            // As if its owner had renamed root's backup to it.
+            fs::create_dir_all(&folder).unwrap();
+            fs::write(folder.join("secret"), "root's").unwrap();
+            let told = put().unwrap_err().to_string();
+            assert!(told.contains(&format!("chown -R 65534:65533 {}", folder.display())), "{told}");
+            assert_eq!(owner(&folder), 0);
+            // An empty one, such as a process that was killed left, is of no use to root.
+            fs::remove_file(folder.join("secret")).unwrap();
+            put().unwrap();
+            assert_eq!(owner(&folder), 65_534);
+            fs::remove_dir_all(issued.join("a.example")).unwrap();
+        }
     }
 
     #[test]
