@@ -107,7 +107,7 @@ impl Agenda {
                         state: memory.names.get(&listed.name).unwrap_or(&nothing),
                         busy: memory.is_busy(&listed.name),
                     };
-                    survey.see(index, &subject, config, now_ms);
+                    survey.see(index, &subject, config, &memory.budgets, now_ms);
                 }
             });
             seen += some.len();
@@ -187,7 +187,7 @@ impl Agenda {
         }
         let state = memory.names.get(&name).unwrap_or(&nothing);
         let subject = Subject { name: &name, rank: 0, present: present(snapshot, &name, now_ms), state, busy: false };
-        if let Some(at) = look_at(&subject, config, now_ms) {
+        if let Some(at) = look_at(&subject, config, &memory.budgets, now_ms) {
             // A window is asked for soon after a certificate came; later with others.
             if at <= now_ms { self.windows.push_back(name.clone()) } else { self.wake(in_company(at, config)) }
         }
@@ -266,8 +266,9 @@ impl Agenda {
         }
     }
 
+    /// Whether a name's renewal window is asked for now.
     fn is_to_be_asked(
-        &self,
+        &mut self,
         name: &ServerName,
         memory: &Memory,
         snapshot: &Snapshot,
@@ -277,9 +278,14 @@ impl Agenda {
         let nothing = NameState::default();
         let state = memory.names.get(name).unwrap_or(&nothing);
         let subject = Subject { name, rank: 0, present: present(snapshot, name, now_ms), state, busy: false };
-        self.names.get(name).is_some()
-            && !memory.is_busy(name)
-            && look_at(&subject, config, now_ms).is_some_and(|at| at <= now_ms)
+        if self.names.get(name).is_none() || memory.is_busy(name) {
+            return false;
+        }
+        let at = look_at(&subject, config, &memory.budgets, now_ms);
+        if let Some(at) = at.filter(|at| *at > now_ms) {
+            self.wake(in_company(at, config));
+        }
+        at.is_some_and(|at| at <= now_ms)
     }
 }
 

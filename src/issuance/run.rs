@@ -11,9 +11,9 @@ use crate::account::ServerName;
 use crate::clock::now_ms;
 use crate::issuance::agenda::{Agenda, Begun};
 use crate::issuance::names::{is_listed, present};
-use crate::issuance::schedule::Present;
+use crate::issuance::schedule::{Present, asked};
 use crate::issuance::work::Work;
-use crate::issuance::{Issuance, Shared, looks, prune};
+use crate::issuance::{Issuance, Shared, prune};
 
 /// How often the configuration is looked at, and the clock, which may have been set.
 const LOOK_INTERVAL: Duration = Duration::from_secs(1);
@@ -130,7 +130,7 @@ impl Shared {
             let (busy, shared) = (self.busy(&name), self.clone());
             let asked = match present(&snapshot, &name, now_ms()) {
                 Present::Issued { not_after, .. } => {
-                    looks::asked(&state, &gateway.acme).map(|account| (not_after, account.clone()))
+                    asked(&state, &gateway.acme).map(|account| (not_after, account.clone()))
                 }
                 Present::Nothing | Present::Operators => None,
             };

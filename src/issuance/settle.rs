@@ -14,7 +14,7 @@ use crate::issuance::trouble::Trouble;
 use crate::issuance::work::Work;
 
 /// How long a CA is left alone that asks for it and does not say how long.
-const PAUSE: Duration = Duration::from_secs(60 * 60);
+pub(super) const PAUSE: Duration = Duration::from_secs(60 * 60);
 /// The same for one name. Let's Encrypt lifts some only when a person says so at its portal.
 const PAUSE_OF_NAME: Duration = Duration::from_secs(24 * 60 * 60);
 /// Longest wait until it is looked again whether clients see a certificate, or whether a name leads here.

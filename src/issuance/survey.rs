@@ -4,8 +4,8 @@
 //! of ours has its turn, so that one with 5,000 names does not keep another's single name waiting.
 
 use crate::config::AcmeConfig;
-use crate::issuance::budget::{Kind, millis};
-use crate::issuance::schedule::{Next, Present, Subject, is_moved, next, usual_at};
+use crate::issuance::budget::{Budgets, Kind, millis};
+use crate::issuance::schedule::{Next, Present, Subject, asked, is_moved, next, usual_at};
 use crate::issuance::state::believed;
 
 /// Of the longest time between two questions after a renewal window, the part by which one may come late: so that
@@ -43,14 +43,21 @@ pub(super) enum Class {
 
 impl Survey {
     /// Takes a name into account, unless something is under way for it.
-    pub(super) fn see(&mut self, index: usize, subject: &Subject<'_>, config: &AcmeConfig, now_ms: i64) {
+    pub(super) fn see(
+        &mut self,
+        index: usize,
+        subject: &Subject<'_>,
+        config: &AcmeConfig,
+        budgets: &Budgets,
+        now_ms: i64,
+    ) {
         if subject.busy {
             return;
         }
         if is_forgiven(subject) {
             self.forgiven.push(index);
         }
-        match look_at(subject, config, now_ms) {
+        match look_at(subject, config, budgets, now_ms) {
             Some(at) if at > now_ms => self.wake(in_company(at, config)),
             Some(_) => self.looks.push(index),
             None => {}
@@ -92,12 +99,15 @@ pub(super) fn in_company(at_ms: i64, config: &AcmeConfig) -> i64 {
     at_ms.saturating_add(millis(config.renewal_info_interval_max) / LOOK_SLACK)
 }
 
-/// When the renewal window of a name's certificate is to be asked for; `None` = never.
-pub(super) fn look_at(subject: &Subject<'_>, config: &AcmeConfig, now_ms: i64) -> Option<i64> {
+/// When the renewal window of a name's certificate is to be asked for: not while its CA account is left alone; `None` =
+/// never, as where no CA of the configuration issued it.
+pub(super) fn look_at(subject: &Subject<'_>, config: &AcmeConfig, budgets: &Budgets, now_ms: i64) -> Option<i64> {
     let Present::Issued { not_after, .. } = subject.present else { return None };
+    let account = asked(subject.state, config)?;
     let renewal = subject.state.renewal.as_ref().filter(|renewal| renewal.of == not_after);
     let farthest = millis(config.renewal_info_interval_max);
-    Some(renewal.map_or(now_ms, |renewal| believed(renewal.look_ms, farthest, now_ms)))
+    let at = renewal.map_or(now_ms, |renewal| believed(renewal.look_ms, farthest, now_ms));
+    Some(budgets.paused(account, now_ms).map_or(at, |until| at.max(until)))
 }
 
 /// Whether a name is served with another certificate than when its last order failed.

@@ -113,6 +113,14 @@ impl Trouble {
         }
     }
 
+    /// What the CA says with a status that is no success, to a question that needs no signature.
+    pub(super) fn of_status(status: u16, body: &[u8]) -> Self {
+        let detail = Some(format!("it answers {status}"));
+        let nothing = Problem { r#type: None, detail, status: None, subproblems: Vec::new() };
+        let problem = serde_json::from_slice(body).unwrap_or(nothing);
+        Self::of_problem(&Problem { status: Some(status), ..problem })
+    }
+
     /// What the CA says of a challenge.
     pub(super) fn of_challenge(problem: &Problem) -> Self {
         match kind(problem) {
@@ -177,6 +185,13 @@ mod tests {
         {
             assert_eq!(Trouble::of_challenge(&problem(kind, 0)).label(), label, "{kind}");
         }
+    }
+
+    #[test]
+    fn an_answer_without_a_problem_is_judged_by_its_status() {
+        assert_eq!(Trouble::of_status(503, b"<html>"), Trouble::Broken("it answers 503".to_owned()));
+        let told = br#"{ "type": "urn:ietf:params:acme:error:rateLimited", "detail": "busy" }"#;
+        assert_eq!(Trouble::of_status(503, told), Trouble::RateLimited("busy".to_owned()));
     }
 
     #[test]

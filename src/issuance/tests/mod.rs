@@ -44,7 +44,7 @@ fn plan<'a>(
 ) -> Plan {
     let subjects: Vec<_> = subjects.collect();
     let (mut survey, mut orders) = (Survey::default(), Vec::new());
-    subjects.iter().enumerate().for_each(|(index, subject)| survey.see(index, subject, config, now_ms));
+    subjects.iter().enumerate().for_each(|(index, subject)| survey.see(index, subject, config, budgets, now_ms));
     for (class, index) in survey.ranked() {
         if orders.len() >= slots {
             break;
