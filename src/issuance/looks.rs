@@ -1,5 +1,7 @@
 //! A question that costs nothing: whether a name's DNS leads here.
 
+use std::time::Duration;
+
 use crate::clock::now_ms;
 use crate::config::GatewayConfig;
 use crate::issuance::Shared;
@@ -20,11 +22,14 @@ impl Shared {
         let news = self.book.with(|memory| {
             let news = memory.resolver_answers(!matches!(result, Err(Trouble::Resolver(_))), now_ms);
             match &result {
-                Ok(()) => drop(memory.looked_up.insert(name.clone(), now_ms)),
+                Ok(()) => {
+                    memory.dns_answers(name, true);
+                    memory.looked_up.insert(name.clone(), now_ms);
+                }
                 Err(Trouble::Resolver(_)) => {}
                 Err(trouble) => {
-                    // Whoever mends a record waits for it: a look costs nothing.
-                    let waits = (acme.retry_min, acme.retry_max.min(LOOK_AGAIN_MAX));
+                    let silences = memory.dns_answers(name, !matches!(trouble, Trouble::Silent(_)));
+                    let waits = (acme.retry_min, longest_wait(silences, acme.retry_max));
                     let state = memory.change(name);
                     state.failed(&trouble.reason(), waits, rand::random(), now_ms);
                     state.failed_of = served;
@@ -57,7 +62,46 @@ impl Shared {
         match report.unanswered {
             Some(why) if !dns.answers(&gateway.host.domain).await => Err(Trouble::Resolver(why)),
             _ if told.is_empty() => Ok(()),
-            _ => Err(Trouble::Dns(told.join(". "))),
+            Some(_) => Err(Trouble::Silent(told.join(". "))),
+            None => Err(Trouble::Dns(told.join(". "))),
         }
+    }
+}
+
+/// The longest wait until a name's DNS is asked for again. Whoever mends a record waits for it, and a look costs nothing;
+/// but servers that are silent keep others waiting, so each time in a row that they are makes it longer.
+fn longest_wait(silences: u32, retry_max: Duration) -> Duration {
+    LOOK_AGAIN_MAX.saturating_mul(2u32.saturating_pow(silences.saturating_sub(1))).min(retry_max)
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use crate::account::ServerName;
+    use crate::issuance::book::Memory;
+    use crate::issuance::tests::NOW_MS;
+
+    /// Looks of a week at a name that leads elsewhere, or whose DNS servers answer nothing.
+    fn looks_in_a_week(answers: bool) -> usize {
+        let (name, mut memory, mut now_ms): (ServerName, _, _) =
+            ("a.example".parse().unwrap(), Memory::default(), NOW_MS);
+        let mut looks = 0;
+        while now_ms < NOW_MS + 7 * 86_400_000 {
+            looks += 1;
+            let silences = memory.dns_answers(&name, answers);
+            let waits = (Duration::from_secs(60), longest_wait(silences, Duration::from_secs(12 * 60 * 60)));
+            memory.change(&name).failed("why", waits, 0.0, now_ms);
+            now_ms = memory.change(&name).not_before_ms;
+        }
+        looks
+    }
+
+    #[test]
+    fn dns_that_is_silent_is_asked_less_and_less_and_a_record_that_can_be_mended_is_not() {
+        assert!((600..700).contains(&looks_in_a_week(true)), "{}", looks_in_a_week(true));
+        assert!((15..30).contains(&looks_in_a_week(false)), "{}", looks_in_a_week(false));
+        // Once is no habit, however long the name has led elsewhere.
+        assert_eq!(longest_wait(1, Duration::from_secs(12 * 60 * 60)), LOOK_AGAIN_MAX);
     }
 }

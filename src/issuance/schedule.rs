@@ -85,6 +85,8 @@ pub(super) struct Load {
     pub(super) windows: usize,
     /// Questions after names' DNS.
     pub(super) look_ups: usize,
+    /// The same for names that failed the last time.
+    pub(super) look_ups_again: usize,
 }
 
 /// What a name waits for, whatever the budgets allow.

@@ -1,7 +1,8 @@
 //! All names in one look: which are due, in which order, and when the next will be. Pure.
 //!
-//! What was begun goes on first. Renewals go before first orders, the nearest end first; among first orders each account
-//! of ours has its turn, so that one with 5,000 names does not keep another's single name waiting.
+//! What was begun goes on first. Renewals go before first orders, the nearest end first; those that failed the last time
+//! after all others, or domains that nobody uses any more would. Among these and among first orders each account of ours has
+//! its turn, so that one with 5,000 names does not keep another's single name waiting.
 
 use crate::config::AcmeConfig;
 use crate::issuance::budget::{Budgets, Kind, millis};
@@ -33,6 +34,8 @@ pub(super) enum Class {
     Begun,
     /// By the end of the certificate.
     Renewal,
+    /// A renewal that failed the last time; by the rank among the account's names.
+    Again,
     /// By the rank among the account's names.
     New,
     /// There is a certificate, of a CA that is not in the configuration any more.
@@ -127,14 +130,16 @@ pub(super) fn urgency(subject: &Subject<'_>, config: &AcmeConfig, kind: Kind, no
     let rank = i64::try_from(subject.rank).unwrap_or(i64::MAX);
     let state = subject.state;
     match subject.present {
-        _ if state.forced => (Class::Asked, rank),
+        _ if state.forced && !state.is_tried_again() => (Class::Asked, rank),
         _ if state.order.is_some() || state.unseen => (Class::Begun, rank),
         Present::Issued { not_before, not_after }
             if is_moved(state, config) && usual_at(subject.name, not_before, not_after, config) > now_ms =>
         {
             (Class::Moved, rank)
         }
+        Present::Issued { .. } if state.is_tried_again() => (Class::Again, rank),
         Present::Issued { not_after, .. } => (Class::Renewal, not_after),
+        _ if kind == Kind::Renewal && state.is_tried_again() => (Class::Again, rank),
         // It has expired: nothing is nearer to its end.
         _ if kind == Kind::Renewal => (Class::Renewal, i64::MIN.saturating_add(rank)),
         // A visitor waits.
