@@ -48,6 +48,10 @@ impl Issuance {
             let spent = agenda.is_spent(&shared.reloader.published().load(), now_ms());
             if spent.is_ok() {
                 agenda = shared.look_at_all(&agenda).await;
+                // It takes a while.
+                if stop.is_cancelled() {
+                    break;
+                }
             }
             shared.begin(&mut agenda, &mut tasks);
             chores.due(&shared);

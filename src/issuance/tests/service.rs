@@ -1,9 +1,13 @@
-//! The service on a real folder: what it begins.
+//! The service on a real folder: what it begins, and that it stops.
 
 use std::fs;
 use std::path::Path;
+use std::sync::mpsc;
+
+use tokio_util::sync::CancellationToken;
 
 use super::*;
+use crate::clock::now_ms;
 use crate::config::{LastGood, Source};
 use crate::filter::{self, Compiler, FilterHost};
 use crate::issuance::agenda::Agenda;
@@ -93,4 +97,31 @@ fn domains_that_nobody_uses_any_more_keep_no_other_waiting() {
         agenda.take(memory, &snapshot, NOW_MS).orders
     });
     assert_eq!(orders.iter().map(|start| start.name.as_str()).collect::<Vec<_>>(), [SHOES]);
+}
+
+#[tokio::test]
+async fn what_is_told_to_stop_while_it_looks_at_all_names_begins_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let issuance = open(dir.path(), &[("shoes", &[SHOES.to_owned()])]);
+    let (shared, stop) = (issuance.shared.clone(), CancellationToken::new());
+    // Its order could begin at once, and would take that away.
+    shared.book.with(|memory| memory.looked_up.insert(name(SHOES), now_ms()));
+    let (holds, is_held) = mpsc::channel();
+    let (let_go, held) = mpsc::channel::<()>();
+    let book = shared.book.clone();
+    let holding = std::thread::spawn(move || {
+        book.with(|_| {
+            holds.send(()).unwrap();
+            held.recv().unwrap();
+        });
+    });
+    is_held.recv().unwrap();
+    let running = tokio::spawn(issuance.run(stop.clone()));
+    // It looks at all names now, and waits for the book.
+    tokio::task::yield_now().await;
+    stop.cancel();
+    let_go.send(()).unwrap();
+    running.await.unwrap();
+    holding.join().unwrap();
+    assert!(shared.book.with(|memory| memory.looked_up.contains_key(&name(SHOES))));
 }
