@@ -1,9 +1,10 @@
 //! One lane's sender: what an outcome does to the events that were sent, to the lane's pace and to the trust in its
 //! configuration. Pure: it is told the time and the dice; the rest of the service carries out what it decides.
 
+use std::fmt;
 use std::time::{Duration, Instant};
 
-use super::outcome::{Fault, Outcome};
+use super::outcome::{Fault, Outcome, Said};
 use super::retry::{Backoff, hold};
 
 /// Over this time refusals are counted.
@@ -68,7 +69,7 @@ pub(crate) enum Settle {
         doubtful: bool,
     },
     /// They wait until it is known whether the fault is theirs; this is what Meta said.
-    SetAside(String),
+    SetAside(Said),
     /// They go back.
     Back,
 }
@@ -91,6 +92,8 @@ pub(crate) enum Then {
     Pause {
         /// For that person.
         reason: String,
+        /// The same without Meta's words, for the log.
+        logged: String,
         /// Another token would help.
         token_refused: bool,
     },
@@ -203,17 +206,19 @@ impl Lane {
                 self.holds = self.holds.saturating_add(1);
                 (Settle::Back, Then::Wait { wait: hold(wait, self.holds), failed: false })
             }
-            Outcome::Pause { reason } => (Settle::Back, Then::Pause { reason, token_refused: true }),
-            Outcome::Split { fault: Fault::Unclear, message, .. }
-            | Outcome::Bury { fault: Fault::Unclear, message }
+            Outcome::Pause { reason } => {
+                (Settle::Back, Then::Pause { logged: reason.clone(), reason, token_refused: true })
+            }
+            Outcome::Split { fault: Fault::Unclear, said, .. } | Outcome::Bury { fault: Fault::Unclear, said }
                 if !self.blames(attempt) =>
             {
-                self.doubt(attempt, message, backoff)
+                self.doubt(attempt, said, backoff)
             }
             Outcome::Split { index, .. } => (Settle::Split { index, doubtful: false }, Then::Continue),
             Outcome::Bury { fault: Fault::Expired, .. } => (Settle::Expire, Then::Continue),
-            Outcome::Bury { fault, message } => {
-                (Settle::Bury { reason: fault.reason(), message }, self.after_burial(fault, now))
+            Outcome::Bury { fault, said } => {
+                let letter = Settle::Bury { reason: fault.reason(), message: said.to_string() };
+                (letter, self.after_burial(fault, now))
             }
         }
     }
@@ -226,7 +231,7 @@ impl Lane {
     /// another event was taken. Both halves of a batch are tried, and what is refused again waits for that; of a lane that
     /// worked lately smaller parts too, since it is hardly the pixel. One event that came alone has no other half: the next
     /// one must do.
-    fn doubt(&mut self, attempt: Attempt, message: String, backoff: Backoff) -> (Settle, Then) {
+    fn doubt(&mut self, attempt: Attempt, said: Said, backoff: Backoff) -> (Settle, Then) {
         let Attempt { events, seq, halvings, failures, now, random, .. } = attempt;
         let lately = self.taken_at.is_some_and(|taken| now.saturating_duration_since(taken) < TRUST);
         if events > 1 && halvings < if lately { HALVINGS_TRUSTED } else { HALVINGS } {
@@ -234,7 +239,7 @@ impl Lane {
         }
         let is_second = self.doubted.is_some_and(|first| first != seq);
         if halvings > 0 || !self.proven || is_second {
-            return (Settle::SetAside(message), Then::Continue);
+            return (Settle::SetAside(said), Then::Continue);
         }
         self.doubted = Some(seq);
         self.failing_since.get_or_insert(now);
@@ -242,13 +247,15 @@ impl Lane {
     }
 
     /// All that was sent was refused without a clear reason: a person is asked.
-    pub(crate) fn doubt_confirmed(&mut self, doubt: &str) -> Then {
+    pub(crate) fn doubt_confirmed(&mut self, doubt: &Said) -> Then {
         self.doubted = None;
-        let reason = format!(
-            "{QUESTION} ({doubt}); look at the pixel in Events Manager, then resume the account: events that are refused \
-             again become dead letters"
-        );
-        Then::Pause { reason, token_refused: false }
+        let asking = |said: &dyn fmt::Display| {
+            format!(
+                "{QUESTION} ({said}); look at the pixel in Events Manager, then resume the account: events that are \
+                 refused again become dead letters"
+            )
+        };
+        Then::Pause { reason: asking(doubt), logged: asking(&doubt.numbers), token_refused: false }
     }
 
     /// The lane is paused, for that reason: from now on resuming it is an answer, or no longer one.
@@ -309,7 +316,7 @@ impl Lane {
              events; look at `pixelgate dead-letters list`, mend it, then resume the account",
             taken + buried
         );
-        Then::Pause { reason, token_refused: false }
+        Then::Pause { logged: reason.clone(), reason, token_refused: false }
     }
 }
 
@@ -341,12 +348,16 @@ mod tests {
     const BACKOFF: Backoff = Backoff { min: Duration::from_secs(1), max: Duration::from_secs(600) };
     const ACCEPT: Outcome = Outcome::Accept { received: u64::MAX };
 
+    fn said() -> Said {
+        Said { words: "Invalid value 'Anna'".to_owned(), numbers: "code 100".to_owned() }
+    }
+
     fn bury(fault: Fault) -> Outcome {
-        Outcome::Bury { fault, message: "code 100".to_owned() }
+        Outcome::Bury { fault, said: said() }
     }
 
     fn split(fault: Fault) -> Outcome {
-        Outcome::Split { fault, index: None, message: "code 100".to_owned() }
+        Outcome::Split { fault, index: None, said: said() }
     }
 
     fn attempt(now: Instant, events: usize) -> Attempt {
@@ -376,9 +387,9 @@ mod tests {
     fn what_meta_took_is_delivered_and_what_it_blamed_is_split_or_buried() {
         let mut lane = Lane::default();
         assert_eq!(judge(&mut lane, 5, ACCEPT), (Settle::Delivered { taken: 5 }, Then::Continue));
-        let named = Outcome::Split { fault: Fault::Event, index: Some(3), message: String::new() };
+        let named = Outcome::Split { fault: Fault::Event, index: Some(3), said: Said::default() };
         assert_eq!(judge(&mut lane, 5, named).0, Settle::Split { index: Some(3), doubtful: false });
-        let buried = Settle::Bury { reason: "refused", message: "code 100".to_owned() };
+        let buried = Settle::Bury { reason: "refused", message: "Invalid value 'Anna': code 100".to_owned() };
         assert_eq!(judge(&mut lane, 1, bury(Fault::Event)).0, buried);
         assert_eq!(judge(&mut lane, 1, bury(Fault::Expired)), (Settle::Expire, Then::Continue));
     }
@@ -409,7 +420,7 @@ mod tests {
         let (mut lane, begin) = (Lane::new(70), Instant::now());
         assert_eq!(judge_at(&mut lane, begin, 5, split(Fault::Unclear)).0, DOUBTED, "taken before the start");
         let half = |events| Attempt { halvings: 1, doubted_at: Some(begin), ..attempt(begin, events) };
-        let aside = Settle::SetAside("code 100".to_owned());
+        let aside = Settle::SetAside(said());
         assert_eq!(lane.judge(half(2), split(Fault::Unclear), BACKOFF).0, aside);
         assert_eq!(lane.judge(half(1), bury(Fault::Unclear), BACKOFF).0, aside);
         lane.judge(half(2), ACCEPT, BACKOFF);
@@ -454,7 +465,7 @@ mod tests {
         let lone = |seq| Attempt { seq, ..attempt(now, 1) };
         lane.judge(lone(7), bury(Fault::Unclear), BACKOFF);
         assert!(matches!(lane.judge(lone(8), bury(Fault::Unclear), BACKOFF).0, Settle::SetAside(_)));
-        assert!(matches!(lane.doubt_confirmed("code 100"), Then::Pause { token_refused: false, .. }));
+        assert!(matches!(lane.doubt_confirmed(&said()), Then::Pause { token_refused: false, .. }));
         let first = judge(&mut Lane::default(), 1, bury(Fault::Unclear)).0;
         assert!(matches!(first, Settle::SetAside(_)), "of a lane that never worked the first one says so");
     }
@@ -470,9 +481,10 @@ mod tests {
     #[test]
     fn a_doubt_pauses_and_once_a_person_resumed_it_the_events_are_blamed() {
         let mut lane = Lane::default();
-        let then = lane.doubt_confirmed("code 100");
-        let Then::Pause { reason, token_refused: false } = &then else { unreachable!("{then:?}") };
-        assert!(reason.contains("(code 100)"));
+        let then = lane.doubt_confirmed(&said());
+        let Then::Pause { reason, logged, token_refused: false } = &then else { unreachable!("{then:?}") };
+        assert!(reason.contains("(Invalid value 'Anna': code 100)"));
+        assert!(logged.contains("(code 100)") && !logged.contains("Anna"), "what Meta wrote may be a visitor's");
         let unclear = |lane: &mut Lane| judge(lane, 1, bury(Fault::Unclear)).0;
         assert!(matches!(unclear(&mut lane), Settle::SetAside(_)), "of a request that was out meanwhile");
         lane.paused("code 190");
@@ -488,8 +500,9 @@ mod tests {
 
     #[test]
     fn a_refused_token_pauses() {
-        let then = judge(&mut Lane::new(9), 5, Outcome::Pause { reason: "code 190".to_owned() });
-        assert_eq!(then, (Settle::Back, Then::Pause { reason: "code 190".to_owned(), token_refused: true }));
+        let reason = "code 190".to_owned();
+        let then = judge(&mut Lane::new(9), 5, Outcome::Pause { reason: reason.clone() });
+        assert_eq!(then, (Settle::Back, Then::Pause { logged: reason.clone(), reason, token_refused: true }));
     }
 
     #[test]

@@ -246,7 +246,8 @@ impl Delivery {
                 let (outbox, key, lane) = (self.outbox.clone(), slot.lane.clone(), sender.lane.clone());
                 self.turns.spawn(async move {
                     let none = Fingerprint::of(None);
-                    pause(&outbox, &key, &none.sign(&reason)).await;
+                    let signed = none.sign(&reason);
+                    pause(&outbox, &key, &signed, &signed).await;
                     lane.lock().unwrap_or_else(PoisonError::into_inner).paused(&reason);
                     Ended { refused: Some(none), ..Ended::default() }
                 })
@@ -370,9 +371,9 @@ impl Delivery {
     }
 }
 
-/// Holds a lane, and tells it.
-async fn pause(outbox: &Outbox, lane: &LaneKey, reason: &str) {
-    report::paused(lane, reason);
+/// Holds a lane, and tells it; `logged` is the reason as the log may have it.
+async fn pause(outbox: &Outbox, lane: &LaneKey, reason: &str, logged: &str) {
+    report::paused(lane, logged);
     if let Err(error) = outbox.pause(lane, reason, PausedBy::Delivery, now_ms()).await {
         tracing::warn!(%lane, %error, "the lane is paused, but a restart would not know it");
     }

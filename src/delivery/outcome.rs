@@ -3,6 +3,7 @@
 //! The rows follow Meta's "Handling errors" and what is known of this edge; they are asked in the order of the tests.
 //! What depends on more than one request (backoff, halving, doubts about the configuration) is `lane.rs`'s.
 
+use std::fmt;
 use std::time::Duration;
 
 use super::graph::{Answer, AnswerBody, GraphError, Reply};
@@ -37,20 +38,29 @@ pub(crate) enum Outcome {
         /// The one that the answer names.
         index: Option<usize>,
         /// What Meta said.
-        message: String,
+        said: Said,
     },
     /// The only event is at fault: it becomes a dead letter.
     Bury {
         /// What is known of the fault.
         fault: Fault,
         /// What Meta said, for the dead letter.
-        message: String,
+        said: Said,
     },
     /// The lane stops until a person acts; its events stay.
     Pause {
         /// What to tell the person.
         reason: String,
     },
+}
+
+/// What Meta said about a fault.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(crate) struct Said {
+    /// In its words, which may repeat what an event held: for dead letters and the status, never for the log.
+    pub(crate) words: String,
+    /// Its code, subcode and trace id.
+    pub(crate) numbers: String,
 }
 
 /// Why Meta did not take a request.
@@ -127,15 +137,15 @@ fn judge_code(code: i64, error: &GraphError, answer: &Answer, events: usize) -> 
 
 /// In parts, or, of a single event, to the dead letters.
 fn at_fault(fault: Fault, answer: &Answer, index: Option<usize>, events: usize) -> Outcome {
-    let text = match &answer.body {
-        AnswerBody::Error(error) => error.text.as_str(),
-        _ => "",
+    let words = match &answer.body {
+        AnswerBody::Error(error) => error.text.clone(),
+        _ => String::new(),
     };
-    let message = [text, &numbers(answer)].into_iter().filter(|part| !part.is_empty()).collect::<Vec<_>>().join(": ");
+    let said = Said { words, numbers: numbers(answer) };
     if events == 1 {
-        return Outcome::Bury { fault, message };
+        return Outcome::Bury { fault, said };
     }
-    Outcome::Split { fault, index: index.filter(|index| *index < events), message }
+    Outcome::Split { fault, index: index.filter(|index| *index < events), said }
 }
 
 /// The codes with which Meta says "too much" ("Rate Limiting"), usually with HTTP 400.
@@ -177,6 +187,17 @@ impl Outcome {
             Outcome::Bury { .. } => "bury",
             Outcome::Pause { .. } => "pause",
         }
+    }
+}
+
+// === impl Said ===
+
+impl fmt::Display for Said {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if !self.words.is_empty() {
+            write!(f, "{}: ", self.words)?;
+        }
+        f.write_str(&self.numbers)
     }
 }
 
@@ -296,9 +317,11 @@ mod tests {
 
     #[test]
     fn row_8_a_refused_event_is_buried_with_what_meta_said() {
-        let message = "Title: code 100, subcode 2804050, fbtrace_id Ax1".to_owned();
-        let bury = Outcome::Bury { fault: Fault::Event, message };
-        assert_eq!(outcome(error(400, 100, Some(2_804_050)), 1), bury);
+        let Outcome::Bury { fault: Fault::Event, said } = outcome(error(400, 100, Some(2_804_050)), 1) else {
+            unreachable!()
+        };
+        assert_eq!(said.to_string(), "Title: code 100, subcode 2804050, fbtrace_id Ax1");
+        assert_eq!(said.numbers, "code 100, subcode 2804050, fbtrace_id Ax1");
     }
 
     #[test]

@@ -195,7 +195,7 @@ impl Turn {
                 let wait_ms = i64::try_from(wait.as_millis()).unwrap_or(i64::MAX);
                 self.outbox.hold_off(&self.key, now_ms().saturating_add(wait_ms), failed);
             }
-            Then::Pause { reason, token_refused } => self.pause(&reason, token_refused),
+            Then::Pause { reason, logged, token_refused } => self.pause(&reason, &logged, token_refused),
         }
         let mut events = back.as_ref().map_or(0, Batch::len);
         if let Some(batch) = back {
@@ -229,8 +229,8 @@ impl Turn {
         }
     }
 
-    fn pause(&self, reason: &str, token_refused: bool) {
-        let reason = match token_refused {
+    fn pause(&self, reason: &str, logged: &str, token_refused: bool) {
+        let with_remedy = |reason: &str| match token_refused {
             true => {
                 let remedy = token::remedy(&self.pixel.access_token_source);
                 Fingerprint::of(Some(&self.token))
@@ -238,7 +238,8 @@ impl Turn {
             }
             false => reason.to_owned(),
         };
-        Handle::current().block_on(super::pause(&self.outbox, &self.key, &reason));
+        let (reason, logged) = (with_remedy(reason), with_remedy(logged));
+        Handle::current().block_on(super::pause(&self.outbox, &self.key, &reason, &logged));
         // A person's own pause is not replaced, and its end answers nothing.
         if !self.outbox.held_accounts().contains_key(&self.key.account) {
             self.lane().paused(&reason);
