@@ -4,13 +4,17 @@
 use std::fmt;
 use std::time::{Duration, Instant};
 
-use super::outcome::{Fault, Outcome, Said};
+use super::behind::{Behind, Choice};
+use super::outcome::{Failure, Fault, Outcome, Said};
+use super::pace::Pace;
 use super::retry::{Backoff, hold};
 
 /// Over this time refusals are counted.
 const REFUSALS_WINDOW: Duration = Duration::from_secs(600);
 /// So many buried events, and more than a fifth of all, are no accident.
 const REFUSALS_MAX: u64 = 20;
+/// Longest wait of an event that Meta fails on alone while it takes others: each try may double it.
+const ALONE_MAX: Duration = Duration::from_secs(86_400);
 /// Events in a batch of a lane with that many.
 const SMALL_BATCH: usize = 50;
 /// A lane that fails for so long needs a person, and again after as long.
@@ -112,6 +116,12 @@ pub(crate) struct Lane {
     blamed: Option<u64>,
     /// Whether a person was asked since then why all is refused without a clear reason.
     asked: Asked,
+    /// How large batches are.
+    pace: Pace,
+    /// Events that came to nothing alone.
+    behind: Behind,
+    /// Its last request was taken.
+    sound: bool,
     holds: u32,
     failing_since: Option<Instant>,
     alerted: Option<Instant>,
@@ -168,20 +178,33 @@ impl Lane {
             || doubted_at.is_some_and(|doubted| self.taken_at.is_some_and(|taken| taken >= doubted))
     }
 
-    /// An event that others go before, to see whether it alone is refused.
-    pub(crate) fn doubted(&self) -> Option<u64> {
-        self.doubted
+    /// An event that others go before: to see whether it alone is refused, or because it comes to nothing alone.
+    pub(crate) fn last(&self, now: Instant) -> Option<u64> {
+        self.doubted.or_else(|| self.behind.last(self.sound, now))
     }
 
     /// How many events a batch of this lane may have.
     pub(crate) fn batch_events_max(&mut self, configured: usize, now: Instant) -> usize {
         self.refusals.turn_over(now);
-        if self.refusals.small { configured.min(SMALL_BATCH) } else { configured }
+        self.pace.events_max(if self.refusals.small { configured.min(SMALL_BATCH) } else { configured })
+    }
+
+    /// How many events may be in a lease beside those that go out.
+    pub(crate) fn behind(&self) -> usize {
+        self.behind.len()
+    }
+
+    /// What goes out of a lease with these events, at most `max`.
+    pub(crate) fn choose(&self, seqs: &[u64], max: usize, now: Instant) -> Choice {
+        self.behind.choose(seqs, max, self.sound, now)
     }
 
     /// Takes the outcome of a request in.
     pub(crate) fn judge(&mut self, attempt: Attempt, outcome: Outcome, backoff: Backoff) -> (Settle, Then) {
-        let Attempt { events, failures, now, random, .. } = attempt;
+        let Attempt { events, seq, failures, now, random, .. } = attempt;
+        if events == 1 && matches!(outcome, Outcome::Accept { .. } | Outcome::Bury { .. }) {
+            self.behind.decided(seq);
+        }
         match outcome {
             Outcome::Retry { .. } | Outcome::Hold { .. } => drop(self.failing_since.get_or_insert(now)),
             // What it was is known later.
@@ -192,15 +215,18 @@ impl Lane {
             Outcome::Accept { received } => {
                 let taken = received.min(events as u64);
                 if taken > 0 {
-                    (self.proven, self.taken_at, self.asked) = (true, Some(now), Asked::No);
+                    (self.proven, self.taken_at, self.asked, self.sound) = (true, Some(now), Asked::No, true);
                     self.blamed = self.doubted.take().or(self.blamed);
+                    self.pace.taken(events);
                 }
                 self.refusals.count(taken, 0, now);
                 (Settle::Delivered { taken }, Then::Continue)
             }
-            Outcome::Retry { after } => {
+            Outcome::Retry { after, failure } => {
+                let one_alone = failure != Failure::Unread && self.failed_on(attempt, failure, backoff);
+                let failures = if one_alone { 0 } else { failures };
                 let wait = backoff.wait_at_least(after, failures.saturating_add(1), random);
-                (Settle::Back, Then::Wait { wait, failed: true })
+                (Settle::Back, Then::Wait { wait, failed: !one_alone })
             }
             Outcome::Hold { wait, .. } => {
                 self.holds = self.holds.saturating_add(1);
@@ -221,6 +247,19 @@ impl Lane {
                 (letter, self.after_burial(fault, now))
             }
         }
+    }
+
+    /// Meta failed on a request, which may be so because of how many events it had, or because of one of them. Gives whether
+    /// it is known to be that one, and nothing of the lane's.
+    fn failed_on(&mut self, attempt: Attempt, failure: Failure, backoff: Backoff) -> bool {
+        let Attempt { events, seq, now, random, .. } = attempt;
+        let sound = std::mem::take(&mut self.sound);
+        let wait = |tries| Backoff { max: ALONE_MAX, ..backoff }.wait(tries, random);
+        let one_alone = events == 1 && self.behind.failed(seq, sound, now, wait);
+        if !one_alone {
+            self.pace.failed(events, failure == Failure::Unanswered);
+        }
+        one_alone
     }
 
     fn blames(&self, attempt: Attempt) -> bool {
@@ -360,6 +399,10 @@ mod tests {
         Outcome::Split { fault, index: None, said: said() }
     }
 
+    fn failed(failure: Failure) -> Outcome {
+        Outcome::Retry { after: None, failure }
+    }
+
     fn attempt(now: Instant, events: usize) -> Attempt {
         Attempt { events, seq: 1, halvings: 0, doubted_at: None, failures: 0, now, random: 1.0 }
     }
@@ -449,11 +492,11 @@ mod tests {
         let (mut lane, now) = (Lane::new(70), Instant::now());
         let lone = |seq| Attempt { seq, ..attempt(now, 1) };
         let (settle, then) = lane.judge(lone(7), bury(Fault::Unclear), BACKOFF);
-        assert_eq!((settle, lane.doubted()), (Settle::Back, Some(7)));
+        assert_eq!((settle, lane.last(now)), (Settle::Back, Some(7)));
         assert_eq!(then, Then::Wait { wait: Duration::from_secs(2), failed: true });
         assert_eq!(lane.judge(lone(7), bury(Fault::Unclear), BACKOFF).0, Settle::Back, "the same event again");
         lane.judge(lone(8), ACCEPT, BACKOFF);
-        assert_eq!(lane.doubted(), None);
+        assert_eq!(lane.last(now), None);
         assert!(matches!(lane.judge(lone(7), bury(Fault::Unclear), BACKOFF).0, Settle::Bury { .. }));
         assert_eq!(lane.judge(lone(9), bury(Fault::Unclear), BACKOFF).0, Settle::Back, "however lately one was taken");
     }
@@ -545,7 +588,7 @@ mod tests {
             Then::Wait { wait, failed } => Some((wait.as_secs(), failed)),
             _ => None,
         };
-        let retry = |after| Outcome::Retry { after };
+        let retry = |after| Outcome::Retry { after, failure: Failure::Unread };
         let held = || Outcome::Hold { wait: None, alert: false };
         assert_eq!(wait(0, retry(None)), Some((2, true)));
         assert_eq!(wait(3, retry(None)), Some((16, true)));
@@ -557,13 +600,63 @@ mod tests {
     }
 
     #[test]
+    fn what_meta_fails_on_is_sent_in_smaller_batches_and_what_it_did_not_look_at_is_not() {
+        let (mut lane, now) = (Lane::default(), Instant::now());
+        for (outcome, next) in [
+            (failed(Failure::Unread), 1_000),
+            (Outcome::Hold { wait: None, alert: false }, 1_000),
+            (failed(Failure::Refused), 500),
+            (failed(Failure::Unanswered), 250),
+            (ACCEPT, 500),
+        ] {
+            let events = lane.batch_events_max(1_000, now);
+            judge_at(&mut lane, now, events, outcome.clone());
+            assert_eq!(lane.batch_events_max(1_000, now), next, "{outcome:?}");
+        }
+    }
+
+    #[test]
+    fn an_event_that_meta_fails_on_alone_lets_the_others_pass_and_is_not_buried() {
+        let (mut lane, now) = (Lane::new(70), Instant::now());
+        let send = |lane: &mut Lane, now, seq, events, outcome| {
+            lane.judge(Attempt { seq, failures: 9, ..attempt(now, events) }, outcome, BACKOFF)
+        };
+        let mut at = now;
+        for tries in 1..100 {
+            let wait = match tries {
+                1 => Then::Wait { wait: BACKOFF.max, failed: true },
+                _ => Then::Wait { wait: BACKOFF.min * 2, failed: false },
+            };
+            assert_eq!(send(&mut lane, at, 7, 1, failed(Failure::Refused)), (Settle::Back, wait), "{tries}");
+            assert_eq!(lane.choose(&[7, 8, 9], 1_000, at), Choice::Send(1..3));
+            send(&mut lane, at, 8, 2, ACCEPT);
+            assert_eq!(lane.choose(&[7, 10], 1_000, at), Choice::Send(1..2), "its backoff is not over");
+            at += ALONE_MAX;
+            assert_eq!((lane.choose(&[7, 10], 1_000, at), lane.last(at)), (Choice::Send(0..1), None));
+        }
+        assert!(lane.batch_events_max(1_000, at) > 1, "it does not keep batches small");
+        send(&mut lane, at, 7, 1, ACCEPT);
+        assert_eq!(lane.behind(), 0);
+    }
+
+    #[test]
+    fn of_a_lane_that_fails_as_a_whole_the_backoff_is_the_lanes() {
+        let (mut lane, now) = (Lane::new(70), Instant::now());
+        for failures in 0..20 {
+            let (_, then) = lane.judge(Attempt { failures, ..attempt(now, 1) }, failed(Failure::Unanswered), BACKOFF);
+            assert_eq!(then, Then::Wait { wait: BACKOFF.wait(failures + 1, 1.0), failed: true });
+            assert_eq!(lane.choose(&[1], 1_000, now + BACKOFF.min * 2), Choice::Send(0..1), "whatever its own was");
+        }
+    }
+
+    #[test]
     fn the_log_has_one_line_a_minute_and_an_alert_an_hour() {
         let (mut lane, begin) = (Lane::default(), Instant::now());
         let at = |seconds| begin + Duration::from_secs(seconds);
         assert_eq!((lane.line_due(at(0)), lane.line_due(at(1)), lane.line_due(at(59))), (Some(0), None, None));
         assert_eq!(lane.line_due(at(60)), Some(2));
         assert!(!lane.alert_due(at(9_000)), "nothing fails");
-        judge_at(&mut lane, begin, 1, Outcome::Retry { after: None });
+        judge_at(&mut lane, begin, 1, failed(Failure::Refused));
         assert!(!lane.alert_due(at(3_599)));
         assert!(lane.alert_due(at(3_600)) && !lane.alert_due(at(3_601)) && lane.alert_due(at(7_200)));
         judge_at(&mut lane, at(7_200), 1, ACCEPT);

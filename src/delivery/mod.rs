@@ -9,18 +9,20 @@
 //!   slot, and those that fail share half of them: schedule.rs.
 //! - A turn sends one request and does what comes of it: turn.rs, with batch.rs (what may be sent) and job.rs (the parts of
 //!   a batch that was refused).
-//! - What a reply means is a table: outcome.rs. What it means for the lane, its pace, its trust, is lane.rs; how long it
-//!   waits, retry.rs. Both are pure.
+//! - What a reply means is a table: outcome.rs. What it means for the lane and its trust is lane.rs; how large its batches
+//!   are, pace.rs; what goes last, behind.rs; how long it waits, retry.rs. All are pure.
 //! - graph/ alone knows the Graph API's words. view.rs sees the configuration, token.rs remembers which token was refused,
 //!   report.rs writes the log.
 //!
 //! An event is sent again only if Meta refused it, or if no answer came after it went out; it keeps its `event_id`.
 
 mod batch;
+mod behind;
 mod graph;
 mod job;
 mod lane;
 mod outcome;
+mod pace;
 mod report;
 mod retry;
 mod schedule;
