@@ -1,6 +1,7 @@
 //! One lane's sender: what an outcome does to the events that were sent, to the lane's pace and to the trust in its
 //! configuration. Pure: it is told the time and the dice; the rest of the service carries out what it decides.
 
+use std::collections::VecDeque;
 use std::fmt;
 use std::time::{Duration, Instant};
 
@@ -13,6 +14,8 @@ use super::retry::{Backoff, hold};
 const REFUSALS_WINDOW: Duration = Duration::from_secs(600);
 /// So many buried events, and more than a fifth of all, are no accident.
 const REFUSALS_MAX: u64 = 20;
+/// Buried events that are remembered: one whose letter could not be stored is back soon.
+const BURIED_MAX: usize = 1_000;
 /// Longest wait of an event that Meta fails on alone while it takes others: each try may double it.
 const ALONE_MAX: Duration = Duration::from_secs(86_400);
 /// Events in a batch of a lane with that many.
@@ -64,6 +67,8 @@ pub(crate) enum Settle {
         reason: &'static str,
         /// What Meta said.
         message: String,
+        /// It was buried and counted before, and its letter could not be stored.
+        again: bool,
     },
     /// They are sent in parts.
     Split {
@@ -126,6 +131,8 @@ pub(crate) struct Lane {
     failing_since: Option<Instant>,
     alerted: Option<Instant>,
     refusals: Refusals,
+    /// The last events that were buried.
+    buried: VecDeque<u64>,
     line_at: Option<Instant>,
     lines_left_out: u64,
 }
@@ -243,8 +250,9 @@ impl Lane {
             Outcome::Split { index, .. } => (Settle::Split { index, doubtful: false }, Then::Continue),
             Outcome::Bury { fault: Fault::Expired, .. } => (Settle::Expire, Then::Continue),
             Outcome::Bury { fault, said } => {
-                let letter = Settle::Bury { reason: fault.reason(), message: said.to_string() };
-                (letter, self.after_burial(fault, now))
+                let again = self.was_buried(seq);
+                let then = if again { Then::Continue } else { self.after_burial(fault, now) };
+                (Settle::Bury { reason: fault.reason(), message: said.to_string(), again }, then)
             }
         }
     }
@@ -336,6 +344,18 @@ impl Lane {
         Some(std::mem::take(&mut self.lines_left_out))
     }
 
+    /// Whether an event was buried before; from now on it was.
+    fn was_buried(&mut self, seq: u64) -> bool {
+        if self.buried.contains(&seq) {
+            return true;
+        }
+        if self.buried.len() >= BURIED_MAX {
+            self.buried.pop_front();
+        }
+        self.buried.push_back(seq);
+        false
+    }
+
     /// Many burials say that what sends the events is wrong: first batches are made small, then the lane stops.
     fn after_burial(&mut self, fault: Fault, now: Instant) -> Then {
         if fault == Fault::Size {
@@ -415,10 +435,16 @@ mod tests {
         judge_at(lane, Instant::now(), events, outcome)
     }
 
+    /// Buries one event.
+    fn bury_one(lane: &mut Lane, now: Instant, seq: u64, fault: Fault) -> (Settle, Then) {
+        lane.judge(Attempt { seq, ..attempt(now, 1) }, bury(fault), BACKOFF)
+    }
+
     /// Buries until the lane does something else than going on.
     fn bury_until(lane: &mut Lane, now: Instant) -> (u32, Then) {
+        let first = lane.buried.back().map_or(0, |last| last + 1);
         for buried in 1..=1_000 {
-            let (_, then) = judge_at(lane, now, 1, bury(Fault::Event));
+            let (_, then) = bury_one(lane, now, first + u64::from(buried), Fault::Event);
             if then != Then::Continue {
                 return (buried, then);
             }
@@ -432,7 +458,8 @@ mod tests {
         assert_eq!(judge(&mut lane, 5, ACCEPT), (Settle::Delivered { taken: 5 }, Then::Continue));
         let named = Outcome::Split { fault: Fault::Event, index: Some(3), said: Said::default() };
         assert_eq!(judge(&mut lane, 5, named).0, Settle::Split { index: Some(3), doubtful: false });
-        let buried = Settle::Bury { reason: "refused", message: "Invalid value 'Anna': code 100".to_owned() };
+        let buried =
+            Settle::Bury { reason: "refused", message: "Invalid value 'Anna': code 100".to_owned(), again: false };
         assert_eq!(judge(&mut lane, 1, bury(Fault::Event)).0, buried);
         assert_eq!(judge(&mut lane, 1, bury(Fault::Expired)), (Settle::Expire, Then::Continue));
     }
@@ -569,12 +596,24 @@ mod tests {
     #[test]
     fn a_few_refusals_among_many_events_are_buried_and_no_more() {
         let (mut lane, now) = (Lane::default(), Instant::now());
-        for _ in 0..100 {
+        for seq in 0..100 {
             assert_eq!(judge_at(&mut lane, now, 4, ACCEPT).1, Then::Continue);
-            assert_eq!(judge_at(&mut lane, now, 1, bury(Fault::Event)).1, Then::Continue, "one in five");
+            assert_eq!(bury_one(&mut lane, now, seq, Fault::Event).1, Then::Continue, "one in five");
         }
         for _ in 0..1_000 {
             assert_eq!(judge_at(&mut lane, now, 1, bury(Fault::Expired)).1, Then::Continue, "age is no mapping");
+        }
+    }
+
+    #[test]
+    fn an_event_whose_letter_cannot_be_stored_counts_once() {
+        let (mut lane, now) = (Lane::default(), Instant::now());
+        for round in 0..100 {
+            for seq in [7, 8] {
+                let (settle, then) = bury_one(&mut lane, now, seq, Fault::Event);
+                assert!(matches!(settle, Settle::Bury { again, .. } if again == (round > 0)), "{settle:?}");
+                assert_eq!(then, Then::Continue);
+            }
         }
     }
 

@@ -188,8 +188,10 @@ impl Turn {
                 self.observer.dead(&self.key, Fault::Expired.reason(), part.batch.len() as u64);
                 part.batch.expire(now_ms());
             }
-            Settle::Bury { reason, message } => {
-                self.observer.dead(&self.key, reason, part.batch.len() as u64);
+            Settle::Bury { reason, message, again } => {
+                if !again {
+                    self.observer.dead(&self.key, reason, part.batch.len() as u64);
+                }
                 part.batch.bury(reason, &message, now_ms());
             }
             Settle::Split { doubtful: true, .. } => job.doubt_half(part, Instant::now()),
