@@ -20,6 +20,8 @@ use crate::event::{Edit, Event, OnFault};
 const REASON_BYTES_MAX: usize = 80;
 /// Time that starting an instance may take, in deadlines of a call.
 const INIT_DEADLINES: u32 = 20;
+/// What a filter does wrong whose starts are wasted.
+const WASTED: &str = "it starts slowly and grows too large to be kept: a few such calls in a row are faults";
 /// How often a start is tried that a stalled machine may have cut off, when nothing but patience is at stake.
 const LOAD_TRIES: u32 = 3;
 
@@ -42,6 +44,17 @@ pub(super) enum Decision {
     Replace(Box<Event>),
     /// It goes no further, and why.
     Drop(String),
+}
+
+/// What the start of a call's instance took, beside the calls that it served. A start may take many times a call's time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Start {
+    /// Not much.
+    Worth,
+    /// Too much, but there are calls to come.
+    NotYet,
+    /// Too much, and it is gone.
+    Wasted,
 }
 
 // === impl LoadedStage ===
@@ -89,28 +102,31 @@ impl LoadedStage {
         if !self.breaker().admits(begun) {
             return Err(Fault::new(FaultKind::BreakerOpen, "it failed several times in a row and is not called now"));
         }
-        let decided = catch_unwind(AssertUnwindSafe(|| self.call(context, event)))
+        let called = catch_unwind(AssertUnwindSafe(|| self.call(context, event)))
             .unwrap_or_else(|_| Err(Fault::new(FaultKind::Internal, "the gateway failed while it called the filter")));
-        let (ended, well) = match &decided {
-            Ok(Decision::Keep) => (CallEnd::Pass, Some(true)),
-            Ok(Decision::Replace(_)) => (CallEnd::Modify, Some(true)),
-            Ok(Decision::Drop(_)) => (CallEnd::Drop, Some(true)),
+        let (ended, well) = match &called {
+            Ok((Decision::Keep, start)) => (CallEnd::Pass, start.is_well()),
+            Ok((Decision::Replace(_), start)) => (CallEnd::Modify, start.is_well()),
+            Ok((Decision::Drop(_), start)) => (CallEnd::Drop, start.is_well()),
             Err(fault) => (CallEnd::Fault(fault.kind), fault.kind.blames_filter().then_some(false)),
         };
         let now = Instant::now();
         self.shared.observer.on_call(&self.recipe.speaker.account, self.name(), ended, now - begun);
         let changed = self.breaker().ended(well, now);
-        self.report(&decided, changed);
-        decided
+        self.report(&called, changed);
+        called.map(|(decision, _)| decision)
     }
 
     /// Says in the log what went wrong, as one of the filter's own lines, of which a second has a limit.
-    fn report(&self, decided: &Result<Decision, Fault>, changed: Option<Change>) {
+    fn report(&self, called: &Result<(Decision, Start), Fault>, changed: Option<Change>) {
         let Speaker { account, filter, .. } = &*self.recipe.speaker;
-        if let Err(fault) = decided
-            && self.recipe.speaker.may_speak(Instant::now())
-        {
-            tracing::warn!(target: "filter", %account, %filter, fault = %fault.kind, "{}", fault.message);
+        let wrong = match called {
+            Ok((_, Start::Wasted)) => Some(("slow start", WASTED)),
+            Ok(_) => None,
+            Err(fault) => Some((fault.kind.as_str(), fault.message.as_str())),
+        };
+        if let Some((fault, message)) = wrong.filter(|_| self.recipe.speaker.may_speak(Instant::now())) {
+            tracing::warn!(target: "filter", %account, %filter, %fault, "{message}");
         }
         match changed {
             Some(Change::Opened) => {
@@ -121,39 +137,54 @@ impl LoadedStage {
         }
     }
 
-    fn call(&self, context: &Context, event: &Event) -> Result<Decision, Fault> {
+    fn call(&self, context: &Context, event: &Event) -> Result<(Decision, Start), Fault> {
         let call = Call::new(context, event);
-        let verdict = match self.call_once(&call) {
+        let (verdict, start) = match self.call_once(&call) {
             // Deadlines are wall time: the machine may have stalled instead of the filter. It is asked once more.
             Err(fault) if fault.kind == FaultKind::Deadline => self.call_once(&call)?,
             other => other?,
         };
-        match verdict {
-            Verdict::Pass => Ok(Decision::Keep),
-            Verdict::Drop(reason) => Ok(Decision::Drop(printable(&reason, REASON_BYTES_MAX))),
+        let decision = match verdict {
+            Verdict::Pass => Decision::Keep,
+            Verdict::Drop(reason) => Decision::Drop(printable(&reason, REASON_BYTES_MAX)),
             Verdict::Modify(edits) => {
                 let edits: Vec<Edit> = edits.into_iter().map(Edit::from).collect();
                 let mut edited = event.clone();
                 match edited.apply(&edits) {
-                    Ok(()) => Ok(Decision::Replace(Box::new(edited))),
-                    Err(error) => Err(Fault::new(FaultKind::BadVerdict, &error.to_string())),
+                    Ok(()) => Decision::Replace(Box::new(edited)),
+                    Err(error) => return Err(Fault::new(FaultKind::BadVerdict, &error.to_string())),
                 }
             }
-        }
+        };
+        Ok((decision, start))
     }
 
-    fn call_once(&self, call: &Call<'_>) -> Result<Verdict, Fault> {
+    fn call_once(&self, call: &Call<'_>) -> Result<(Verdict, Start), Fault> {
         let idle = self.shared.idle().take(self.key);
         let mut instance = match idle {
             Some(instance) => instance,
-            None => self.start().map_err(|error| match error {
-                NotStarted::Refused(why) => Fault::new(FaultKind::Error, &format!("init: {why}")),
-                NotStarted::Fault(fault) => fault,
-            })?,
+            None => self.start_awaited()?,
         };
-        let verdict = instance.call(call, self.shared.deadline);
+        let deadline = self.shared.deadline;
+        let verdict = instance.call(call, deadline);
+        let start = match instance.is_worth_its_start(deadline) {
+            true => Start::Worth,
+            false if instance.is_reusable() => Start::NotYet,
+            false => Start::Wasted,
+        };
         self.keep(instance);
-        verdict
+        Ok((verdict?, start))
+    }
+
+    /// Starts an instance that a request waits for.
+    fn start_awaited(&self) -> Result<Instance, Fault> {
+        let begun = Instant::now();
+        let mut instance = self.start().map_err(|error| match error {
+            NotStarted::Refused(why) => Fault::new(FaultKind::Error, &format!("init: {why}")),
+            NotStarted::Fault(fault) => fault,
+        })?;
+        instance.was_awaited(begun.elapsed());
+        Ok(instance)
     }
 
     /// Starts an instance; where all room is taken, an idle one of others makes room.
@@ -208,6 +239,20 @@ impl LoadedStage {
 
     fn breaker(&self) -> std::sync::MutexGuard<'_, Breaker> {
         self.breaker.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+// === impl Start ===
+
+impl Start {
+    /// Whether a call that had a verdict was a good one for the breaker: it is bad if each one has to be started for, and
+    /// makes up for none before it as long as that may be so.
+    fn is_well(self) -> Option<bool> {
+        match self {
+            Self::Worth => Some(true),
+            Self::NotYet => None,
+            Self::Wasted => Some(false),
+        }
     }
 }
 

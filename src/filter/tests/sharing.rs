@@ -113,6 +113,71 @@ fn a_long_batch_makes_room_for_others() {
     });
 }
 
+/// A filter with so many parts, each of which takes two deadlines of an event that loops.
+fn long_chain(fixture: &Fixture) -> Chain {
+    let stages = (0..16).map(|n| stage(&format!("part-{n}"), "\"\"", OnFault::Pass));
+    fixture.compile("long", stages.collect()).unwrap()
+}
+
+#[test]
+fn a_long_chain_makes_room_for_others() {
+    let fixture = Fixture::with(|options| {
+        options.threads = 1;
+        options.deadline = SHORT;
+    });
+    let (long, short) = (long_chain(&fixture), fixture.chain("short", OnFault::Hold));
+    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+    runtime.block_on(async {
+        let event_of_many = tokio::spawn(async move { long.run(context(), vec![event("loop")]).await });
+        tokio::task::yield_now().await;
+        assert_eq!(short.run(context(), vec![event("pass")]).await, [Filtered::Pass(event("pass"))]);
+        assert!(!event_of_many.is_finished(), "its filters were meant to take longer");
+        assert_eq!(event_of_many.await.unwrap(), [Filtered::Pass(event("loop"))]);
+    });
+}
+
+#[test]
+fn a_request_has_its_budget_between_filters_too() {
+    let fixture = Fixture::with(|options| options.deadline = SHORT);
+    // 20 deadlines and 16 / 10 more; all loops together take 32.
+    assert_eq!(run_one(&long_chain(&fixture), "loop"), Filtered::Pass(event("loop")));
+    let faults = fixture.seen.faults.lock().unwrap().clone();
+    assert_eq!(faults.len(), 16);
+    assert_eq!((faults[0], faults[15]), (FaultKind::Deadline, FaultKind::Overloaded));
+}
+
+#[test]
+fn a_filter_that_starts_slowly_for_every_call_is_left_out() {
+    let fixture = Fixture::with(|options| options.deadline = SHORT);
+    let slow = |length: usize| {
+        let settings = format!("\"slow{}\"", "!".repeat(length));
+        fixture.compile("shop", vec![stage("first", &settings, OnFault::Hold)]).unwrap()
+    };
+    // Two deadlines are not slow, and twenty are all that a start may take.
+    fixture.chain("shop", OnFault::Hold);
+    let mut starts = [(); 5].map(|()| {
+        let begun = Instant::now();
+        slow(200);
+        begun.elapsed()
+    });
+    starts.sort();
+    let length = (200 * 6 * SHORT.as_micros() / starts[2].as_micros()).min(3_500) as usize;
+    // A busy machine is slower or quicker at times: so it need not be the fifth call in a row.
+    let is_left_out = |filtered| matches!(filtered, Filtered::Hold { reason, .. } if reason.ends_with("breaker open"));
+
+    let large = slow(length);
+    assert_eq!(run_one(&large, "hoard"), Filtered::Pass(event("hoard")), "started at the reload");
+    assert!((0..30).any(|_| is_left_out(run_one(&large, "hoard"))), "each was started for one call");
+
+    let trapping = slow(length);
+    let left_out = ["trap", "pass"].into_iter().cycle().take(60).any(|name| is_left_out(run_one(&trapping, name)));
+    assert!(left_out, "a call makes up for no fault if it took a start");
+
+    let kept = slow(length);
+    run_one(&kept, "trap");
+    assert!(!(0..20).any(|_| is_left_out(run_one(&kept, "pass"))), "a slow start alone is none");
+}
+
 #[test]
 fn who_finds_no_thread_in_time_has_a_fault_of_its_own() {
     let fixture = Fixture::with(|options| {
