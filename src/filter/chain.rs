@@ -100,6 +100,11 @@ impl Chain {
     pub(super) fn shares_code_with(&self, other: &Self) -> bool {
         std::iter::zip(&*self.stages, &*other.stages).all(|(ours, theirs)| ours.shares_code_with(theirs))
     }
+
+    /// Whether the lines of all its filters are counted together.
+    pub(super) fn has_one_log(&self) -> bool {
+        self.stages.iter().zip(self.stages.iter().skip(1)).all(|(one, next)| one.shares_lines_with(next))
+    }
 }
 
 // === impl Job ===

@@ -15,6 +15,7 @@ use super::instance::Instance;
 use super::library::Library;
 use super::queue::FairQueue;
 use super::stage::LoadedStage;
+use super::state::Lines;
 use super::{Chain, Observer, Options, Stage, StageError, StartError};
 use crate::account::AccountId;
 use crate::parallel;
@@ -96,9 +97,10 @@ impl FilterHost {
     /// What is wrong with each stage that cannot be loaded.
     pub fn compile(&self, account: &AccountId, stages: Vec<Stage>) -> Result<Chain, Vec<StageError>> {
         let (mut loaded, mut errors) = (Vec::with_capacity(stages.len()), Vec::new());
+        let lines = Arc::new(Lines::new());
         for stage in stages {
             let name = stage.name.clone();
-            match LoadedStage::load(&self.shared, account, stage) {
+            match LoadedStage::load(&self.shared, account, &lines, stage) {
                 Ok(stage) => loaded.push(stage),
                 Err(error) => errors.push(StageError { stage: name, error }),
             }

@@ -11,7 +11,7 @@ use super::breaker::{Breaker, Change};
 use super::fault::{Fault, FaultKind, printable};
 use super::host::Shared;
 use super::instance::{Instance, NotStarted, Recipe};
-use super::state::Speaker;
+use super::state::{Lines, Speaker};
 use super::{CallEnd, Context, LoadError, Program, Stage};
 use crate::account::AccountId;
 use crate::event::{Edit, Event, OnFault};
@@ -61,7 +61,13 @@ enum Start {
 
 impl LoadedStage {
     /// Compiles a stage if need be, and starts a first instance, which tells whether the settings are good.
-    pub(super) fn load(shared: &Arc<Shared>, account: &AccountId, stage: Stage) -> Result<Self, LoadError> {
+    /// `lines` are the account's.
+    pub(super) fn load(
+        shared: &Arc<Shared>,
+        account: &AccountId,
+        lines: &Arc<Lines>,
+        stage: Stage,
+    ) -> Result<Self, LoadError> {
         let code = shared.library.code(&stage.program)?;
         let script = match stage.program {
             Program::Component(_) => None,
@@ -71,7 +77,7 @@ impl LoadedStage {
             code,
             script,
             settings: stage.settings,
-            speaker: Arc::new(Speaker::new(account.clone(), stage.name.into())),
+            speaker: Arc::new(Speaker { account: account.clone(), filter: stage.name.into(), lines: lines.clone() }),
             memory_bytes_max: shared.memory_bytes_max,
             init_deadline: shared.deadline * INIT_DEADLINES,
         };
@@ -117,7 +123,7 @@ impl LoadedStage {
         called.map(|(decision, _)| decision)
     }
 
-    /// Says in the log what went wrong, as one of the filter's own lines, of which a second has a limit.
+    /// Says in the log what went wrong, as one of the account's own lines, of which a second has a limit.
     fn report(&self, called: &Result<(Decision, Start), Fault>, changed: Option<Change>) {
         let Speaker { account, filter, .. } = &*self.recipe.speaker;
         let wrong = match called {
@@ -125,7 +131,7 @@ impl LoadedStage {
             Ok(_) => None,
             Err(fault) => Some((fault.kind.as_str(), fault.message.as_str())),
         };
-        if let Some((fault, message)) = wrong.filter(|_| self.recipe.speaker.may_speak(Instant::now())) {
+        if let Some((fault, message)) = wrong.filter(|_| self.recipe.speaker.lines.may_have_one(Instant::now())) {
             tracing::warn!(target: "filter", %account, %filter, %fault, "{message}");
         }
         match changed {
@@ -261,6 +267,11 @@ impl LoadedStage {
     /// Whether both run the same code.
     pub(super) fn shares_code_with(&self, other: &Self) -> bool {
         Arc::ptr_eq(&self.recipe.code, &other.recipe.code)
+    }
+
+    /// Whether their lines are counted together.
+    pub(super) fn shares_lines_with(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.recipe.speaker.lines, &other.recipe.speaker.lines)
     }
 }
 

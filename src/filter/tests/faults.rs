@@ -68,6 +68,12 @@ fn a_flood_of_lines_is_no_fault() {
 }
 
 #[test]
+fn the_lines_of_an_accounts_filters_are_counted_together() {
+    let stages = ["one", "two", "three"].map(|name| stage(name, "\"\"", OnFault::Hold));
+    assert!(Fixture::new().compile("shop", stages.into()).unwrap().has_one_log());
+}
+
+#[test]
 fn each_rule_for_faults_applies() {
     let fixture = Fixture::new();
     let chain = |first, second| {
