@@ -78,6 +78,12 @@ pub enum LoadError {
         /// `[filters] compile_timeout`
         seconds: u64,
     },
+    /// The account's other filters took all the time that it has for compiling at one reload.
+    #[error("not compiled: this account's filters took more than {seconds} s to compile already")]
+    NoTimeLeft {
+        /// Four times `[filters] compile_timeout`
+        seconds: u64,
+    },
     /// The compiler failed on it.
     #[error("the compiler failed: {0}")]
     CompilerFailed(String),
@@ -145,6 +151,9 @@ impl LoadError {
             Self::OtherVersion(_) | Self::NoHandler(_) => "build it with the SDK of this version, see docs/filters.md",
             Self::Invalid(_) => "build it again with a current toolchain: pixelgate filter build",
             Self::CompileTimeout { .. } => "make it smaller, or raise [filters] compile_timeout",
+            Self::NoTimeLeft { .. } => {
+                "reload again, as what was compiled is kept; make them smaller, or raise [filters] compile_timeout"
+            }
             Self::CompilerFailed(_) => "build it again with a current toolchain; if it stays, report it with the file",
             Self::CompilerMissing(_) => "check that the gateway's own executable is in place and may be started",
             Self::Refused(_) => "correct [filters.settings] or the script as it says",

@@ -90,17 +90,17 @@ impl FilterHost {
         Ok(host)
     }
 
-    /// Loads the filters of an account: compiles what is new, and starts each once with its settings. Blocks, for
-    /// seconds where something is compiled, so never on a request.
+    /// Loads the filters of an account: compiles what is new, for as long as an account may take, and starts each once with
+    /// its settings. Blocks, for seconds where something is compiled, so never on a request.
     ///
     /// # Errors
     /// What is wrong with each stage that cannot be loaded.
     pub fn compile(&self, account: &AccountId, stages: Vec<Stage>) -> Result<Chain, Vec<StageError>> {
         let (mut loaded, mut errors) = (Vec::with_capacity(stages.len()), Vec::new());
-        let lines = Arc::new(Lines::new());
+        let (lines, mut left) = (Arc::new(Lines::new()), self.shared.library.account_time());
         for stage in stages {
             let name = stage.name.clone();
-            match LoadedStage::load(&self.shared, account, &lines, stage) {
+            match LoadedStage::load(&self.shared, account, &lines, &mut left, stage) {
                 Ok(stage) => loaded.push(stage),
                 Err(error) => errors.push(StageError { stage: name, error }),
             }

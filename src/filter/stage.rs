@@ -3,7 +3,7 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::bindings::Call;
 use super::bindings::types::Verdict;
@@ -61,14 +61,15 @@ enum Start {
 
 impl LoadedStage {
     /// Compiles a stage if need be, and starts a first instance, which tells whether the settings are good.
-    /// `lines` are the account's.
+    /// `lines` are the account's, as is the time that is `left` for compiling.
     pub(super) fn load(
         shared: &Arc<Shared>,
         account: &AccountId,
         lines: &Arc<Lines>,
+        left: &mut Duration,
         stage: Stage,
     ) -> Result<Self, LoadError> {
-        let code = shared.library.code(&stage.program)?;
+        let code = shared.library.code(&stage.program, left)?;
         let script = match stage.program {
             Program::Component(_) => None,
             Program::Script(text) => Some(text),

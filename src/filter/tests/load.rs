@@ -122,6 +122,31 @@ fn what_failed_to_compile_is_not_tried_at_every_reload() {
 }
 
 #[test]
+fn an_account_has_one_time_for_all_that_it_has_compiled() {
+    use std::os::unix::fs::PermissionsExt;
+    let scratch = tempfile::tempdir().unwrap();
+    let compiler = scratch.path().join("compiler");
+    std::fs::write(&compiler, "#!/bin/sh\nexec /bin/sleep 600\n").unwrap();
+    std::fs::set_permissions(&compiler, std::fs::Permissions::from_mode(0o700)).unwrap();
+    let fixture = Fixture::with(|options| {
+        options.compiler = Compiler::Child(compiler);
+        options.compile_timeout = Duration::from_millis(50);
+    });
+    let with_functions = |count: usize| {
+        let core = include_str!("guest.wat").trim_end().strip_suffix(')').unwrap();
+        let program = Program::Component(component(&format!("{core} {})", "(func)".repeat(count))));
+        Stage { program, ..stage("first", "\"\"", OnFault::Hold) }
+    };
+    let found = errors(&fixture, (1..=8).map(with_functions).collect());
+    let tried = found.iter().take_while(|found| matches!(found.error, LoadError::CompileTimeout { .. })).count();
+    assert!((1..=4).contains(&tried), "{tried}");
+    assert!(found[tried..].iter().all(|found| matches!(found.error, LoadError::NoTimeLeft { .. })));
+    assert_eq!(found.len(), 8);
+    let other = fixture.compile("other", vec![with_functions(8)]).err().unwrap();
+    assert!(matches!(other[0].error, LoadError::CompileTimeout { .. }), "{}", other[0]);
+}
+
+#[test]
 fn without_a_folder_nothing_is_kept() {
     let fixture = Fixture::with(|options| options.cache_dir = None);
     assert_eq!(run_one(&fixture.chain("shop", OnFault::Hold), "pass"), Filtered::Pass(event("pass")));
