@@ -14,7 +14,8 @@
 //! - graph/ alone knows the Graph API's words. view.rs sees the configuration, token.rs remembers which token was refused,
 //!   report.rs writes the log.
 //!
-//! An event is sent again only if Meta refused it, or if no answer came after it went out; it keeps its `event_id`.
+//! An event goes out again only if Meta refused it or failed on it, or if no answer came after it went out; what never went
+//! out goes when it can. It keeps its `event_id`.
 
 mod batch;
 mod behind;
