@@ -10,7 +10,7 @@ BIN := $(CARGO_TARGET_DIR)/debug/pixelgate
 PLUGINS := $(CARGO_TARGET_DIR)/plugins
 DEMO_SECONDS ?= 0
 
-.PHONY: help demo test build plugins own setup setup-test fmt lint deny bench bench-tls soak fuzz clean
+.PHONY: help demo announce test build plugins own setup setup-test fmt lint deny bench bench-tls soak fuzz clean
 
 help:
 	@echo 'make demo [DEMO_SECONDS=15]  build, start the gateway with sample accounts, show events arriving'
@@ -18,10 +18,15 @@ help:
 	@echo 'make lint | deny | bench     what CI checks besides, and the benchmarks'
 	@echo 'make bench-tls [N=100000]    TLS with N names, side by side with nginx, haproxy and caddy'
 
-demo: build plugins
+demo: announce build plugins
 	scripts/install-packages chromium
+	@echo 'demo: fetching what drives the browser'
 	cd tests/browser && npm ci --no-audit --no-fund --silent
 	node demo/run.mjs --bin $(BIN) --standin $(CARGO_TARGET_DIR)/debug/examples/graph-standin --plugins $(PLUGINS) --seconds $(DEMO_SECONDS)
+
+announce:
+	@[ -x $(BIN) ] || echo 'demo: the first build takes half an hour on two cores, most of it BoringSSL and the Wasm engine; cargo names' \
+		'each crate that it compiles, then the filters are built, then the demo starts by itself'
 
 test: setup-test build plugins
 	cargo nextest run --no-fail-fast

@@ -78,7 +78,7 @@ Pixelgate is running. Its folder: ${folder}
     ${options.bin} status --config ${folder}
 `);
     for (const account of ACCOUNTS) console.log(`  ${account.id}: ${account.name} → pixel ${account.pixel} · ${account.filter}`);
-    console.log();
+    console.log(`\n${Tally.legend}`);
 }
 
 async function main() {
@@ -110,9 +110,20 @@ async function main() {
     }
     await traffic.stop();
     const visited = !browser || await visitsWereGood(browser, stopped);
-    const missing = await tally.settle();
+    const outcome = await tally.settle();
     shop.close();
-    return missing === 0 && visited ? 0 : 1;
+    return judge(outcome, visited) ? 0 : 1;
+}
+
+/** Says in one line whether every event is where it belongs. */
+function judge({ received, own, refused, delivered, dropped, missing }, visited) {
+    const well = missing === 0 && refused === 0 && own > 0 && visited;
+    const others = received > own ? ` (${own} by the demo's visitors, ${received - own} by browsers)` : "";
+    const unanswered = refused > 0 ? `, ${refused} not answered` : "";
+    const browser = visited ? "" : ", the visits in Chromium failed";
+    console.log(`${well ? "All is well" : "NOT all is well"}: ${received} events sent${others}${unanswered}, ${delivered} delivered, `
+        + `${dropped} dropped by filters, ${missing} missing${browser}`);
+    return well;
 }
 
 /** Ends the browser after the visit that is under way; whether all visits were good, and there were any. */

@@ -3,7 +3,7 @@
 use clap::Subcommand;
 
 use super::client;
-use super::{Ended, GatewayArgs, say, say_json};
+use super::{Ended, GatewayArgs, count, say, say_json};
 use crate::account::AccountId;
 use crate::console::AccountStatus;
 
@@ -77,11 +77,12 @@ fn print_line(account: &AccountStatus) -> std::io::Result<()> {
     let pending: u64 = account.pixels.iter().map(|pixel| pixel.pending).sum();
     let delivered: u64 = account.pixels.iter().map(|pixel| pixel.delivered).sum();
     let names = if account.domains.is_empty() { "on the host's domain".to_owned() } else { account.domains.join(", ") };
-    let state = state(account);
+    let letters: u64 = account.pixels.iter().map(|pixel| pixel.dead_letters).sum();
+    let letters = if letters > 0 { format!(" · dead letters now: {letters}") } else { String::new() };
+    let (state, pixels) = (state(account), count(account.pixels.len(), "pixel"));
     say(format_args!(
-        "{:<24} {state:<9} {} pixels · events: {pending} pending, {delivered} delivered · {names}",
-        account.id,
-        account.pixels.len()
+        "{:<24} {state:<9} {pixels} · events: {pending} pending, {delivered} delivered{letters} · {names}",
+        account.id
     ))
 }
 

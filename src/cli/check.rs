@@ -22,7 +22,7 @@ pub(super) fn run(gateway: &GatewayArgs, json: bool) -> anyhow::Result<Ended> {
     if json {
         say_json(&report)?;
     } else {
-        print_report(&report, "checked")?;
+        print_report(&report, "checked: ")?;
     }
     Ok(if report.has_errors() { Ended::Bad } else { Ended::Fine })
 }

@@ -18,7 +18,7 @@ use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::{CommandFactory, Parser, Subcommand};
+use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 
 /// A gateway from the Meta Pixel to the Conversions API, for many accounts.
 #[derive(Parser)]
@@ -93,7 +93,7 @@ pub(crate) enum Ended {
 
 /// Does what the arguments say; its exit code is 0 fine, 1 the thing asked about is bad, 2 usage, 3 not reachable.
 pub fn run(arguments: impl Iterator<Item = OsString>) -> ExitCode {
-    let args = match Args::try_parse_from(arguments) {
+    let args = match parse(arguments) {
         Ok(args) => args,
         Err(error) => {
             let _ = error.print();
@@ -111,6 +111,24 @@ pub fn run(arguments: impl Iterator<Item = OsString>) -> ExitCode {
             ExitCode::from(1)
         }
     }
+}
+
+fn parse(arguments: impl Iterator<Item = OsString>) -> Result<Args, clap::Error> {
+    let mut command = Args::command();
+    command.build();
+    let mut command = with_usage(command);
+    let matches = command.try_get_matches_from_mut(arguments)?;
+    Args::from_arg_matches(&matches).map_err(|error| error.format(&mut command))
+}
+
+/// Each command with the usage that its help shows. In errors clap makes up another one, in which everything that was given
+/// looks as if it had to be: `--config`, also where the environment gave it.
+fn with_usage(mut command: clap::Command) -> clap::Command {
+    for below in command.get_subcommands_mut() {
+        *below = with_usage(std::mem::take(below));
+    }
+    let usage = command.render_usage().to_string();
+    command.override_usage(usage.trim_start_matches("Usage: ").to_owned())
 }
 
 fn dispatch(args: Args) -> anyhow::Result<Ended> {
@@ -138,6 +156,11 @@ fn dispatch(args: Args) -> anyhow::Result<Ended> {
 /// Prints a line on standard output.
 fn say(line: impl std::fmt::Display) -> std::io::Result<()> {
     writeln!(std::io::stdout().lock(), "{line}")
+}
+
+/// So many of something whose plural ends in `s`.
+fn count(number: usize, what: &str) -> String {
+    format!("{number} {what}{}", if number == 1 { "" } else { "s" })
 }
 
 /// Bytes as a person reads them.
@@ -173,6 +196,11 @@ mod tests {
     fn sizes_have_units() {
         assert_eq!([0, 1023, 1024, 268_435_456].map(size), ["0 bytes", "1023 bytes", "1.0 KiB", "256.0 MiB"]);
         assert_eq!(size(3 << 50), "3072.0 TiB");
+    }
+
+    #[test]
+    fn one_is_no_plural() {
+        assert_eq!([0, 1, 2].map(|number| count(number, "error")), ["0 errors", "1 error", "2 errors"]);
     }
 
     #[test]

@@ -3,8 +3,9 @@
 use serde_json::json;
 
 use super::client;
-use super::{Ended, GatewayArgs, say, say_json};
+use super::{Ended, GatewayArgs, count, say, say_json};
 use crate::account::AccountId;
+use crate::config::Problem;
 use crate::reload::Report;
 
 /// Accounts that one line names.
@@ -21,12 +22,13 @@ pub(super) fn run(gateway: &GatewayArgs, json: bool) -> anyhow::Result<Ended> {
     if json {
         say_json(&report)?;
     } else {
-        print_report(&report, if report.applied { "reloaded" } else { "refused, all stays as it was" })?;
+        let done = if report.applied { "reloaded" } else { "refused, all stays as it was" };
+        print_report(&report, &format!("{done}: revision {}, ", report.revision))?;
     }
     Ok(if report.has_errors() { Ended::Bad } else { Ended::Fine })
 }
 
-/// Prints problems one by one, what became of which account, and then one line that sums up.
+/// Prints problems one by one, what became of which account, and then one line that sums up and begins with what was done.
 pub(super) fn print_report(report: &Report, done: &str) -> anyhow::Result<()> {
     for problem in &report.problems {
         say(problem)?;
@@ -38,10 +40,14 @@ pub(super) fn print_report(report: &Report, done: &str) -> anyhow::Result<()> {
         print_accounts("kept as before, for there is an error", &accounts.kept)?;
         print_accounts("not in force, for there is an error", &accounts.left_out)?;
     }
-    let errors = report.problems.iter().filter(|problem| problem.is_error()).count();
-    let warnings = report.problems.len() - errors;
-    say(format_args!("{done}: revision {}, {errors} errors, {warnings} warnings", report.revision))?;
+    say(format_args!("{done}{}", counted(&report.problems)))?;
     Ok(())
+}
+
+/// How many errors and warnings there are.
+pub(super) fn counted(problems: &[Problem]) -> String {
+    let errors = problems.iter().filter(|problem| problem.is_error()).count();
+    format!("{}, {}", count(errors, "error"), count(problems.len() - errors, "warning"))
 }
 
 fn print_accounts(what: &str, accounts: &[AccountId]) -> std::io::Result<()> {

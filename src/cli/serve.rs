@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use super::reload::counted;
 use super::{Ended, GatewayArgs};
 use crate::server::{self, RunError, RunOptions};
 
@@ -18,6 +19,7 @@ pub(super) fn run(gateway: &GatewayArgs, args: Args) -> anyhow::Result<Ended> {
         Ok(()) => Ok(Ended::Fine),
         Err(RunError::Configuration(problems)) => {
             problems.iter().for_each(|problem| eprintln!("{problem}"));
+            eprintln!("pixelgate: did not start: {} in the configuration", counted(&problems));
             Ok(Ended::Bad)
         }
         Err(error) => Err(error.into()),

@@ -1,8 +1,8 @@
 //! `pixelgate status`
 
 use super::client;
-use super::{Ended, GatewayArgs, say, say_json, size};
-use crate::console::Status;
+use super::{Ended, GatewayArgs, count, say, say_json, size};
+use crate::console::{CertificatesStatus, Status};
 
 pub(super) fn run(gateway: &GatewayArgs, json: bool) -> anyhow::Result<Ended> {
     let answer = match client::call(gateway, "GET", "/status", None)? {
@@ -25,27 +25,27 @@ fn print(status: &Status) -> anyhow::Result<()> {
         humantime::format_duration(std::time::Duration::from_secs(status.uptime_seconds)),
         if status.ready { "ready".to_owned() } else { format!("NOT READY: {}", status.why.join(", ")) },
     ))?;
+    let names = &status.certificates;
     say(format_args!(
-        "names: {} served, {} without a certificate · outbox: {}, {} free",
-        status.certificates.served,
-        status.certificates.not_served,
+        "names: {} served, {} without a certificate{} · outbox: {}, {} free",
+        names.served,
+        names.not_served,
+        unserved(names),
         size(status.outbox.bytes),
         size(status.outbox.free_bytes)
     ))?;
-    let names = &status.certificates;
-    let unserved = names.states.iter().filter(|(state, count)| *state != "valid" && **count > 0);
-    let unserved: Vec<_> = unserved.map(|(state, count)| format!("{count} {}", state.replace('_', " "))).collect();
-    if !unserved.is_empty() {
+    if status.outbox.dead_letters > 0 {
+        let letters = status.outbox.dead_letters;
         say(format_args!(
-            "warning: certificates: {}; `pixelgate cert list --problems` shows them",
-            unserved.join(", ")
+            "dead letters now: {letters}; `pixelgate dead-letters list` shows them, and why they are there"
         ))?;
     }
     if names.expiring > 0 {
         let first = names.expiring_first.iter().map(|one| format!("{} {}", one.name, one.not_after));
+        let verb = if names.expiring == 1 { "expires" } else { "expire" };
         say(format_args!(
-            "warning: {} certificates expire soon: {}",
-            names.expiring,
+            "warning: {} {verb} soon: {}",
+            count(names.expiring, "certificate"),
             first.collect::<Vec<_>>().join(", ")
         ))?;
     }
@@ -60,10 +60,17 @@ fn print(status: &Status) -> anyhow::Result<()> {
         }
     }
     if !status.problems.is_empty() {
-        say(format_args!("\n{} problems:", status.problems.len()))?;
+        say(format_args!("\n{}:", count(status.problems.len(), "problem")))?;
         for problem in &status.problems {
             say(problem)?;
         }
     }
     Ok(())
+}
+
+/// Why names have no certificate; the problem of each comes below.
+fn unserved(names: &CertificatesStatus) -> String {
+    let unserved = names.states.iter().filter(|(state, names)| *state != "valid" && **names > 0);
+    let unserved: Vec<_> = unserved.map(|(state, names)| format!("{names} {}", state.replace('_', " "))).collect();
+    if unserved.is_empty() { String::new() } else { format!(" ({})", unserved.join(", ")) }
 }

@@ -5,7 +5,7 @@ use std::ffi::OsString;
 use std::fs::{File, Metadata};
 use std::io::{self, ErrorKind, Read};
 use std::os::unix::fs::MetadataExt;
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use sha2::{Digest, Sha256};
@@ -114,6 +114,21 @@ struct CachedProgram {
     program: Result<Program, FileError>,
     /// Looked at in this reading.
     fresh: bool,
+}
+
+/// A path as messages show it: without `..` where that is sure to lead to the same place, for what it steps out of is a
+/// folder and no symbolic link.
+pub fn tidy(path: &Path) -> PathBuf {
+    let mut tidied = PathBuf::new();
+    for part in path.components() {
+        let steps_out = part == Component::ParentDir && tidied.file_name().is_some();
+        if steps_out && std::fs::symlink_metadata(&tidied).is_ok_and(|metadata| metadata.is_dir()) {
+            tidied.pop();
+        } else {
+            tidied.push(part);
+        }
+    }
+    tidied
 }
 
 /// Reads a file of at most `bytes_max`. Only a regular file is opened: a pipe could block for ever.
@@ -305,5 +320,24 @@ impl<'d> Files<'d> {
     /// What was read.
     pub(super) fn into_needs(self) -> Vec<Need> {
         self.needs
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn a_path_is_shown_without_steps_back_unless_a_link_is_in_the_way() {
+        let dir = tempfile::tempdir().unwrap();
+        let at = |path: &str| dir.path().join(path);
+        std::fs::create_dir(at("accounts")).unwrap();
+        std::os::unix::fs::symlink("accounts", at("link")).unwrap();
+        assert_eq!(tidy(&at("accounts/../filters/./f.wasm")), at("filters/f.wasm"));
+        for odd in ["link/../f.wasm", "nowhere/../f.wasm"] {
+            assert_eq!(tidy(&at(odd)), at(odd));
+        }
+        assert_eq!(tidy(Path::new("../f.wasm")), Path::new("../f.wasm"));
     }
 }

@@ -11,17 +11,15 @@ use toml::Spanned;
 use toml::de::{DeInteger, DeTable, DeValue};
 
 use crate::account::AccountId;
-use crate::config::findings::{Findings, Place, shown};
+use crate::config::findings::{Findings, Place, line_at, shown};
 use crate::config::problem::Problem;
+use crate::config::syntax::{self, Mistake};
 
 /// Bytes of a file; far more than any account needs.
 pub(super) const FILE_BYTES_MAX: u64 = 1024 * 1024;
 
 /// Levels that tables and lists may nest, as in the JSON that events come in.
 const DEPTH_MAX: usize = 32;
-
-/// What to say to somebody whose file is no TOML.
-const SYNTAX_REMEDY: &str = "mend this line or the one before it (the rules: https://toml.io)";
 
 /// A table that is being read.
 pub(super) struct Table<'f> {
@@ -110,16 +108,38 @@ fn as_text(bytes: &[u8]) -> Result<&str, (&str, &'static str)> {
     }
 }
 
-/// The root table. If this is no TOML that is reported, one problem a line, and nothing else: what would be found in
-/// the rest is most likely a consequence.
+/// The line of a key or of an element of a list, such as `pixels[0].id` or `domains[2]`, in a text that was read before.
+pub(super) fn line_of(text: &str, key: &str) -> Option<usize> {
+    let (root, _) = DeTable::parse_recoverable(text);
+    let root = DeValue::Table(root.into_inner());
+    let (mut value, mut at) = (&root, None);
+    for step in key.split('.') {
+        let (name, index) = match step.strip_suffix(']').and_then(|step| step.split_once('[')) {
+            Some((name, index)) => (name, Some(index.parse::<usize>().ok()?)),
+            None => (step, None),
+        };
+        let DeValue::Table(table) = value else { return None };
+        let (written, below) = table.get_key_value(name)?;
+        (value, at) = (below.get_ref(), Some(written.span().start));
+        if let (Some(index), DeValue::Array(array)) = (index, value) {
+            let element = array.get(index)?;
+            (value, at) = (element.get_ref(), Some(element.span().start));
+        }
+    }
+    at.map(|at| line_at(text, at))
+}
+
+/// The root table. If this is no TOML that is reported, and nothing else: what would be found in the rest is most likely a
+/// consequence.
 fn parse<'f>(findings: &'f Findings<'f>, text: &'f str) -> Option<DeTable<'f>> {
-    let (root, mut errors) = DeTable::parse_recoverable(text);
-    errors.sort_by_key(|error| error.span().map(|span| span.start));
-    let place = |error: &toml::de::Error| findings.place("", error.span().map(|span| span.start));
-    let line = |error: &toml::de::Error| error.span().map(|span| findings.line(span.start));
-    errors.dedup_by_key(|error| line(error));
-    for error in &errors {
-        place(error).error(format!("this is no TOML: {}", error.message().replace('\n', " ")), SYNTAX_REMEDY);
+    let (root, errors) = DeTable::parse_recoverable(text);
+    let mistake = |error: &toml::de::Error| Mistake {
+        at: error.span().map(|span| span.start),
+        written: error.span().and_then(|span| text.get(span)).unwrap_or_default(),
+        message: error.message().replace('\n', " "),
+    };
+    if !errors.is_empty() {
+        syntax::tell(findings, text, errors.iter().map(mistake).collect());
     }
     let root = DeValue::Table(root.into_inner());
     if is_deeper(&root, DEPTH_MAX) {

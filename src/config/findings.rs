@@ -7,7 +7,7 @@ use crate::account::AccountId;
 use crate::config::problem::Problem;
 
 /// Errors that are told of one file; what comes after them is most likely one mistake many times.
-const ERRORS_MAX: usize = 100;
+pub(super) const ERRORS_MAX: usize = 100;
 
 /// What was found in one file.
 #[derive(Debug)]
@@ -59,7 +59,7 @@ impl<'f> Findings<'f> {
 
     /// The line that a byte is in, from 1.
     pub(super) fn line(&self, at: usize) -> usize {
-        1 + self.text.bytes().take(at).filter(|byte| *byte == b'\n').count()
+        line_at(self.text, at)
     }
 
     #[cfg(test)]
@@ -98,6 +98,13 @@ impl<'f> Place<'f> {
     /// The byte where it stands.
     pub(super) fn at(&self) -> Option<usize> {
         self.at
+    }
+
+    /// Whether something was refused at this key or below it: what only follows from that need not be told.
+    pub(super) fn is_refused(&self) -> bool {
+        let is_here =
+            |key: &str| key.strip_prefix(&self.key).is_some_and(|rest| rest.is_empty() || rest.starts_with(['[', '.']));
+        self.findings.problems.borrow().iter().any(|problem| problem.is_error() && is_here(&problem.key))
     }
 
     /// The file.
@@ -141,6 +148,11 @@ impl<'f> Place<'f> {
     fn line(&self) -> Option<usize> {
         self.at.map(|at| self.findings.line(at))
     }
+}
+
+/// The line of a text that a byte is in, from 1.
+pub(super) fn line_at(text: &str, at: usize) -> usize {
+    1 + text.bytes().take(at).filter(|byte| *byte == b'\n').count()
 }
 
 /// A text from a file as messages show it: quoted, and not at any length.

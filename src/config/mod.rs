@@ -6,7 +6,8 @@
 //!                                          running accounts │ LastGood ◀
 //! ```
 //!
-//! [`Source`] reads (`file` is TOML as written, `resolve` makes it the [`model`] as meant, `disk` knows what changed) ·
+//! [`Source`] reads (`file` is TOML as written, `syntax` tells what is wrong with a text that is none, `resolve` makes it the
+//! [`model`] as meant, `disk` knows what changed) ·
 //! [`settle`] decides who has which domain and pixel · [`LastGood`] keeps the accounts in force for a restart ·
 //! [`Problem`] is what any of them finds wrong.
 //!
@@ -19,15 +20,18 @@ mod file;
 mod findings;
 mod last_good;
 mod model;
+mod outline;
 mod problem;
 mod resolve;
 mod settle;
 mod source;
+mod syntax;
 mod values;
 
 use std::path::{Path, PathBuf};
 
 pub use acme::{AcmeAccount, AcmeBudget, AcmeBudgets, AcmeConfig, ExternalAccount, KeyType};
+pub use disk::tidy;
 pub use last_good::{KeepError, LastGood};
 pub use model::{
     AccountConfig, AccountMode, Accounts, Cookies, DeliveryConfig, FilterConfig, FilterLimits, FilterProgram,

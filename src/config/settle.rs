@@ -13,11 +13,10 @@ use std::fmt;
 use std::sync::Arc;
 
 use crate::account::{AccountId, PixelId, ServerName};
+use crate::config::file::line_of;
 use crate::config::model::{AccountConfig, Accounts, GatewayConfig};
 use crate::config::problem::Problem;
 use crate::config::source::Candidate;
-
-const ONE_FILE_ONLY: &str = "remove it from one of the two files; until then this account stays as it was";
 
 /// The accounts in effect, and why some are not as their files say.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -143,7 +142,7 @@ impl<'a> Settlement<'a> {
         let Some(config) = self.claimants(claim).first().copied().and_then(|id| self.config(id)) else {
             return;
         };
-        let reason = format!("{claim} is {} of {}, which has it now", key(config, claim), config.file.display());
+        let reason = format!("{claim} is {}, which has it now", place(config, claim));
         let remedy = "choose another domain for the host, or remove it from that account first";
         self.problems.push(Problem::error(&gateway.file, "host.domain", reason, remedy));
     }
@@ -210,22 +209,33 @@ impl<'a> Settlement<'a> {
         let Some(standing) = other.and_then(|other| self.standings.get(other)).copied() else {
             return;
         };
-        let config = standing.config();
-        let as_it_was = if matches!(standing, Standing::Before(_)) { " as it was before" } else { "" };
+        let place = match standing {
+            Standing::Written(config) => place(config, conflict.claim),
+            // The file is another one by now, so a line of it says nothing.
+            Standing::Before(config) => {
+                format!("{} of {} as it was before", key(config, conflict.claim), config.file.display())
+            }
+        };
         let who_has_it = match conflict.keeper {
             Some(keeper) => format!("account {keeper} has it now"),
             None => "nobody has it yet".to_owned(),
         };
-        let place = format!("{} of {}{as_it_was}", key(config, conflict.claim), config.file.display());
         let reason = format!("{} is also {place}; {who_has_it}", conflict.claim);
-        self.refuse(id, conflict.claim, reason, ONE_FILE_ONLY);
+        self.refuse(id, conflict.claim, reason, "remove it from one of the two files");
     }
 
     fn refuse(&mut self, id: &AccountId, claim: Claim<'a>, reason: String, remedy: &str) {
-        if let Some(config) = self.config(id) {
-            let problem = Problem::error(&config.file, &key(config, claim), reason, remedy);
-            self.problems.push(problem.of_account(id));
-        }
+        let Some(standing) = self.standings.get(id).copied() else { return };
+        let is_written = matches!(standing, Standing::Written(_));
+        let until_then = if is_written && self.owners.account(id).is_some() {
+            "until then this account stays as it was"
+        } else {
+            "until then this account is not served"
+        };
+        let (config, key) = (standing.config(), key(standing.config(), claim));
+        let line = is_written.then(|| line_of(&config.text, &key)).flatten();
+        let problem = Problem::error(&config.file, &key, reason, format!("{remedy}; {until_then}")).at_line(line);
+        self.problems.push(problem.of_account(id));
     }
 
     /// Puts an account one step back: to how it was before, or out of effect.
@@ -283,6 +293,13 @@ fn key(config: &AccountConfig, claim: Claim<'_>) -> String {
         Claim::Domain(name) => format!("domains[{}]", domain(name)),
         Claim::Pixel(id) => format!("pixels[{}].id", pixel(id)),
     }
+}
+
+/// Where an account's file makes a claim.
+fn place(config: &AccountConfig, claim: Claim<'_>) -> String {
+    let key = key(config, claim);
+    let line = line_of(&config.text, &key).map(|line| format!(":{line}")).unwrap_or_default();
+    format!("{key} of {}{line}", config.file.display())
 }
 
 // === impl Standing ===

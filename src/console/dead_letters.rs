@@ -9,6 +9,7 @@ use axum::response::Json;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
+use tokio_util::sync::CancellationToken;
 
 use crate::account::{AccountId, PixelId};
 use crate::clock::now_ms;
@@ -85,15 +86,21 @@ pub(super) async fn replay(
     peer: Peer,
     Json(selection): Json<Selection>,
 ) -> Result<Json<Value>, Refused> {
-    let done = replay_selected(&console, &selection).await;
-    peer.log("dead-letters replay", &selection, &done, Value::to_string);
-    done.map(Json)
+    // This ends where it stands when the client leaves: the task comes to an end, and says to which.
+    let left = CancellationToken::new();
+    let _client = left.clone().drop_guard();
+    let replaying = tokio::spawn(async move {
+        let done = replay_selected(&console, &selection, &left).await;
+        peer.log("dead-letters replay", &selection, &done, in_words);
+        done.map(Json)
+    });
+    replaying.await.unwrap_or_else(|error| Err(unavailable(&error)))
 }
 
-async fn replay_selected(console: &Console, selection: &Selection) -> Result<Value, Refused> {
+async fn replay_selected(console: &Console, selection: &Selection, left: &CancellationToken) -> Result<Value, Refused> {
     let ids = selection.ids(console)?;
     let snapshot = console.reloader.published().load_full();
-    let replayed = console.ingest.replay(&snapshot, &ids, now_ms()).await;
+    let replayed = console.ingest.replay(&snapshot, &ids, now_ms(), left).await;
     replayed.map(|replayed| json!(replayed)).map_err(|error| unavailable(&error))
 }
 
@@ -103,7 +110,7 @@ pub(super) async fn drop_selected(
     Json(selection): Json<Selection>,
 ) -> Result<Json<Value>, Refused> {
     let done = drop_letters(&console, &selection).await;
-    peer.log("dead-letters drop", &selection, &done, Value::to_string);
+    peer.log("dead-letters drop", &selection, &done, in_words);
     done.map(Json)
 }
 
@@ -174,6 +181,12 @@ fn is_known(console: &Console, account: Option<&AccountId>) -> Result<(), Refuse
 /// Reads letters away from the threads that serve.
 async fn reading<T: Send + 'static>(read: impl FnOnce() -> T + Send + 'static) -> Result<T, Refused> {
     tokio::task::spawn_blocking(read).await.map_err(|error| unavailable(&error))
+}
+
+/// What became of how many, as the log says it.
+fn in_words(counts: &Value) -> String {
+    let counts = counts.as_object().into_iter().flatten();
+    counts.map(|(what, count)| format!("{count} {what}")).collect::<Vec<_>>().join(", ")
 }
 
 fn unknown(id: &str) -> Refused {

@@ -1,11 +1,11 @@
 //! The status document: what `pixelgate status --json` and `/status` show. Its keys are stable.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::time::SystemTime;
 
 use serde::{Deserialize, Serialize};
 
-use crate::account::{AccountId, LaneKey, PixelId};
+use crate::account::{AccountId, LaneKey, PixelId, ServerName};
 use crate::clock::now_ms;
 use crate::config::{PixelConfig, Problem};
 use crate::console::Console;
@@ -76,6 +76,9 @@ pub struct OutboxStatus {
     pub bytes: u64,
     /// Free bytes on that disk.
     pub free_bytes: u64,
+    /// Dead letters that are there now, of all accounts.
+    #[serde(default)]
+    pub dead_letters: u64,
 }
 
 /// One account.
@@ -110,8 +113,11 @@ pub struct PixelStatus {
     pub in_flight: u64,
     /// Events that Meta took since the first start.
     pub delivered: u64,
-    /// Events buried since the first start.
+    /// Events buried since the first start: refused for good, by Meta or for their size.
     pub dead: u64,
+    /// Dead letters that are there now: buried, or held by a filter's fault, and neither replayed nor dropped since.
+    #[serde(default)]
+    pub dead_letters: u64,
     /// Events that Meta took as tests (`test_event_code`) since the first start; they are not among `delivered`.
     pub tested: u64,
     /// Events in requests that Meta took, and that it did not count, since the first start.
@@ -130,6 +136,13 @@ pub struct PixelStatus {
     pub waits_until: Option<String>,
 }
 
+/// What the outbox knows of lanes.
+struct Lanes {
+    lanes: HashMap<LaneKey, LaneStatus>,
+    /// How many dead letters there are of each that has any.
+    dead_letters: HashMap<LaneKey, u64>,
+}
+
 // === impl PixelStatus ===
 
 impl PixelStatus {
@@ -138,8 +151,8 @@ impl PixelStatus {
         let reason = self.reason.as_ref().map(|reason| format!(" ({reason})")).unwrap_or_default();
         let retries = match (self.failures, &self.waits_until) {
             (0, _) => String::new(),
-            (failures, None) => format!(", failed {failures} times in a row"),
-            (failures, Some(time)) => format!(", failed {failures} times in a row, tries again {time}"),
+            (failures, None) => format!(", failed {} in a row", times(failures)),
+            (failures, Some(time)) => format!(", failed {} in a row, tries again {time}", times(failures)),
         };
         let rare = [
             (self.tested, "tested"),
@@ -149,11 +162,17 @@ impl PixelStatus {
             (self.damaged, "damaged"),
         ];
         let rare: String = rare.iter().filter(|(n, _)| *n > 0).map(|(n, what)| format!(", {n} {what}")).collect();
+        let now = format!("{} pending, {} in flight", self.pending, self.in_flight);
+        let so_far = format!("{} delivered, {} dead{rare}", self.delivered, self.dead);
         format!(
-            "{:<20} {}{reason}{retries} · events: {} pending, {} in flight, {} delivered, {} dead{rare}",
-            self.id, self.state, self.pending, self.in_flight, self.delivered, self.dead
+            "{:<20} {}{reason}{retries} · events: {now} · since the first start: {so_far} · dead letters now: {}",
+            self.id, self.state, self.dead_letters
         )
     }
+}
+
+fn times(count: u32) -> String {
+    if count == 1 { "once".to_owned() } else { format!("{count} times") }
 }
 
 /// The status of everything now.
@@ -167,11 +186,27 @@ pub(super) fn status(console: &Console) -> Status {
         uptime_seconds: console.started.elapsed().as_secs(),
         ready: why.is_empty(),
         why,
-        problems: console.reloader.problems().into_iter().chain((console.further_problems)()).collect(),
+        problems: problems(console, &snapshot),
         certificates: certificates(&snapshot, console.desk.ca_accounts()),
-        outbox: OutboxStatus { bytes: stats.log_bytes + stats.dead_letter_bytes, free_bytes: stats.free_bytes },
+        outbox: OutboxStatus {
+            bytes: stats.log_bytes + stats.dead_letter_bytes,
+            free_bytes: stats.free_bytes,
+            dead_letters: console.outbox.dead_letter_counts().values().sum(),
+        },
         accounts: accounts(console),
     }
+}
+
+/// All that is wrong. That a name has no certificate is told once: by why none was issued, where that is known.
+fn problems(console: &Console, snapshot: &Snapshot) -> Vec<Problem> {
+    let issuance = (console.further_problems)();
+    let told: HashSet<_> = issuance.iter().map(|problem| problem.key.as_str()).collect();
+    let has_none =
+        |name: &str| name.parse::<ServerName>().is_ok_and(|name| snapshot.certificates.state(&name).is_none());
+    let mut problems = console.reloader.problems();
+    problems.retain(|problem| !told.contains(problem.key.as_str()) || !has_none(&problem.key));
+    problems.extend(issuance);
+    problems
 }
 
 fn certificates(snapshot: &Snapshot, ca_accounts: Vec<CaAccountStatus>) -> CertificatesStatus {
@@ -189,23 +224,22 @@ fn certificates(snapshot: &Snapshot, ca_accounts: Vec<CaAccountStatus>) -> Certi
     }
 }
 
-/// Every account now, also one that left the configuration while its events wait.
+/// Every account now, also one that left the configuration while its events or dead letters wait.
 pub(super) fn accounts(console: &Console) -> Vec<AccountStatus> {
     let snapshot = console.reloader.published().load_full();
-    let lanes: HashMap<LaneKey, LaneStatus> =
-        console.outbox.lanes().into_iter().map(|lane| (lane.lane.clone(), lane)).collect();
+    let lanes = Lanes {
+        lanes: console.outbox.lanes().into_iter().map(|lane| (lane.lane.clone(), lane)).collect(),
+        dead_letters: console.outbox.dead_letter_counts(),
+    };
     let held = console.outbox.held_accounts();
     let mut accounts: Vec<_> =
         snapshot.tenants().map(|tenant| account(tenant, &lanes, held.get(&tenant.config.id))).collect();
-    let mut left: Vec<_> =
-        lanes.values().filter(|lane| snapshot.pixel(&lane.lane).is_none() && lane.pending > 0).collect();
-    left.sort_by(|a, b| a.lane.cmp(&b.lane));
-    for lane in left {
-        let pixel = pixel(lane.lane.pixel, None, true, Some(lane), None);
-        match accounts.iter_mut().find(|account| account.id == lane.lane.account) {
+    for lane in lanes.waiting().into_iter().filter(|lane| snapshot.pixel(lane).is_none()) {
+        let pixel = lanes.pixel(lane, None, true, None);
+        match accounts.iter_mut().find(|account| account.id == lane.account) {
             Some(account) => account.pixels.push(pixel),
             None => accounts.push(AccountStatus {
-                id: lane.lane.account.clone(),
+                id: lane.account.clone(),
                 name: String::new(),
                 active: false,
                 domains: Vec::new(),
@@ -218,11 +252,9 @@ pub(super) fn accounts(console: &Console) -> Vec<AccountStatus> {
 }
 
 /// `held` is the pause that a new lane of the account begins with.
-fn account(tenant: &Tenant, lanes: &HashMap<LaneKey, LaneStatus>, held: Option<&Pause>) -> AccountStatus {
+fn account(tenant: &Tenant, lanes: &Lanes, held: Option<&Pause>) -> AccountStatus {
     let config = &tenant.config;
-    let status = |written: &PixelConfig| {
-        pixel(written.id, Some(written), config.active, lanes.get(&tenant.lane(written.id)), held)
-    };
+    let status = |written: &PixelConfig| lanes.pixel(&tenant.lane(written.id), Some(written), config.active, held);
     let pixels = config.pixels.iter().map(status);
     AccountStatus {
         id: config.id.clone(),
@@ -234,32 +266,44 @@ fn account(tenant: &Tenant, lanes: &HashMap<LaneKey, LaneStatus>, held: Option<&
     }
 }
 
-fn pixel(
-    id: PixelId,
-    written: Option<&PixelConfig>,
-    account_active: bool,
-    lane: Option<&LaneStatus>,
-    held: Option<&Pause>,
-) -> PixelStatus {
-    let pause = lane.map_or(held, |lane| lane.paused.as_ref());
-    let (state, reason) = state(written, account_active, pause);
-    let counts = lane.map_or_else(Counts::default, |lane| lane.counts);
-    PixelStatus {
-        id,
-        state: state.to_owned(),
-        reason,
-        pending: lane.map_or(0, |lane| lane.pending),
-        in_flight: lane.map_or(0, |lane| lane.in_flight),
-        delivered: counts.delivered,
-        dead: counts.dead,
-        tested: counts.tested,
-        uncounted: counts.uncounted,
-        expired: counts.expired,
-        purged: counts.purged,
-        damaged: counts.damaged,
-        oldest_at: lane.and_then(|lane| lane.oldest_accepted_ms).map(rfc3339),
-        failures: lane.map_or(0, |lane| lane.failures),
-        waits_until: lane.map(|lane| lane.not_before_ms).filter(|time_ms| *time_ms > 0).map(rfc3339),
+// === impl Lanes ===
+
+impl Lanes {
+    /// Those of which something waits: an event for delivery, or a dead letter for a person.
+    fn waiting(&self) -> BTreeSet<&LaneKey> {
+        let pending = self.lanes.values().filter(|lane| lane.pending > 0).map(|lane| &lane.lane);
+        pending.chain(self.dead_letters.keys()).collect()
+    }
+
+    fn pixel(
+        &self,
+        key: &LaneKey,
+        written: Option<&PixelConfig>,
+        account_active: bool,
+        held: Option<&Pause>,
+    ) -> PixelStatus {
+        let lane = self.lanes.get(key);
+        let pause = lane.map_or(held, |lane| lane.paused.as_ref());
+        let (state, reason) = state(written, account_active, pause);
+        let counts = lane.map_or_else(Counts::default, |lane| lane.counts);
+        PixelStatus {
+            id: key.pixel,
+            state: state.to_owned(),
+            reason,
+            pending: lane.map_or(0, |lane| lane.pending),
+            in_flight: lane.map_or(0, |lane| lane.in_flight),
+            delivered: counts.delivered,
+            dead: counts.dead,
+            dead_letters: self.dead_letters.get(key).copied().unwrap_or_default(),
+            tested: counts.tested,
+            uncounted: counts.uncounted,
+            expired: counts.expired,
+            purged: counts.purged,
+            damaged: counts.damaged,
+            oldest_at: lane.and_then(|lane| lane.oldest_accepted_ms).map(rfc3339),
+            failures: lane.map_or(0, |lane| lane.failures),
+            waits_until: lane.map(|lane| lane.not_before_ms).filter(|time_ms| *time_ms > 0).map(rfc3339),
+        }
     }
 }
 

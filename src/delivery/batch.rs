@@ -1,6 +1,7 @@
 //! A leased batch and what of it may be sent: Meta refuses a whole request for one event that is too old, so age is
 //! judged when a batch is built.
 
+use std::ops::Range;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -71,6 +72,30 @@ impl Batch {
         let rest = self.fresh.split_off(place);
         let (lease, others) = self.lease.split_at(place);
         (Self { lease, fresh: self.fresh }, others.map(|lease| Self { lease, fresh: rest }))
+    }
+
+    /// The events to be sent in this range of them, and what is before and after it.
+    pub(crate) fn cut(self, range: Range<usize>) -> (Option<Self>, Vec<Self>) {
+        let (before, rest) = match range.start {
+            0 => (None, Some(self)),
+            start => {
+                let (before, rest) = self.split_at(start);
+                (Some(before), rest)
+            }
+        };
+        let (chosen, after) = rest.map_or((None, None), |rest| match range.len() {
+            count if count < rest.len() => {
+                let (chosen, after) = rest.split_at(count);
+                (Some(chosen), after)
+            }
+            _ => (Some(rest), None),
+        });
+        (chosen, before.into_iter().chain(after).collect())
+    }
+
+    /// The places of the events to be sent in the order of acceptance.
+    pub(crate) fn seqs(&self) -> Vec<u64> {
+        self.to_send().map(|event| event.seq).collect()
     }
 
     /// The place of the first event to be sent in the order of acceptance.

@@ -3,6 +3,7 @@
 use std::time::Instant;
 
 use super::batch::Batch;
+use super::outcome::Said;
 use crate::outbox::Sent;
 
 /// What is left of a batch. The oldest events are sent first.
@@ -12,7 +13,7 @@ pub(crate) struct Job {
     /// Refused without a clear reason, and nothing of the lane was taken since.
     aside: Vec<Part>,
     /// What Meta said about those.
-    doubt: String,
+    doubt: Said,
     /// When a part was refused without a clear reason first.
     doubted_at: Option<Instant>,
 }
@@ -30,7 +31,7 @@ pub(crate) struct Part {
 impl Job {
     /// A batch that is sent whole first.
     pub(crate) fn new(batch: Batch) -> Self {
-        Self { work: vec![Part { batch, halvings: 0 }], aside: Vec::new(), doubt: String::new(), doubted_at: None }
+        Self { work: vec![Part { batch, halvings: 0 }], aside: Vec::new(), doubt: Said::default(), doubted_at: None }
     }
 
     /// The part to send next.
@@ -71,7 +72,7 @@ impl Job {
     }
 
     /// Keeps a part until it is known whether the fault is its own.
-    pub(crate) fn set_aside(&mut self, part: Part, doubt: String) {
+    pub(crate) fn set_aside(&mut self, part: Part, doubt: Said) {
         self.aside.push(part);
         self.doubt = doubt;
     }
@@ -82,8 +83,8 @@ impl Job {
     }
 
     /// What Meta said, if all that is left was refused without a clear reason.
-    pub(crate) fn only_doubts(&self) -> Option<&str> {
-        (self.work.is_empty() && !self.aside.is_empty()).then_some(self.doubt.as_str())
+    pub(crate) fn only_doubts(&self) -> Option<&Said> {
+        (self.work.is_empty() && !self.aside.is_empty()).then_some(&self.doubt)
     }
 
     /// What is left goes back to its lane; gives how many events that were.

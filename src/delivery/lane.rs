@@ -1,15 +1,23 @@
 //! One lane's sender: what an outcome does to the events that were sent, to the lane's pace and to the trust in its
 //! configuration. Pure: it is told the time and the dice; the rest of the service carries out what it decides.
 
+use std::collections::VecDeque;
+use std::fmt;
 use std::time::{Duration, Instant};
 
-use super::outcome::{Fault, Outcome};
+use super::behind::{Behind, Choice};
+use super::outcome::{Failure, Fault, Outcome, Said};
+use super::pace::Pace;
 use super::retry::{Backoff, hold};
 
 /// Over this time refusals are counted.
 const REFUSALS_WINDOW: Duration = Duration::from_secs(600);
 /// So many buried events, and more than a fifth of all, are no accident.
 const REFUSALS_MAX: u64 = 20;
+/// Buried events that are remembered: one whose letter could not be stored is back soon.
+const BURIED_MAX: usize = 1_000;
+/// Longest wait of an event that Meta fails on alone while it takes others: each try may double it.
+const ALONE_MAX: Duration = Duration::from_secs(86_400);
 /// Events in a batch of a lane with that many.
 const SMALL_BATCH: usize = 50;
 /// A lane that fails for so long needs a person, and again after as long.
@@ -59,6 +67,8 @@ pub(crate) enum Settle {
         reason: &'static str,
         /// What Meta said.
         message: String,
+        /// It was buried and counted before, and its letter could not be stored.
+        again: bool,
     },
     /// They are sent in parts.
     Split {
@@ -68,7 +78,7 @@ pub(crate) enum Settle {
         doubtful: bool,
     },
     /// They wait until it is known whether the fault is theirs; this is what Meta said.
-    SetAside(String),
+    SetAside(Said),
     /// They go back.
     Back,
 }
@@ -91,6 +101,8 @@ pub(crate) enum Then {
     Pause {
         /// For that person.
         reason: String,
+        /// The same without Meta's words, for the log.
+        logged: String,
         /// Another token would help.
         token_refused: bool,
     },
@@ -109,10 +121,18 @@ pub(crate) struct Lane {
     blamed: Option<u64>,
     /// Whether a person was asked since then why all is refused without a clear reason.
     asked: Asked,
+    /// How large batches are.
+    pace: Pace,
+    /// Events that came to nothing alone.
+    behind: Behind,
+    /// Its last request was taken.
+    sound: bool,
     holds: u32,
     failing_since: Option<Instant>,
     alerted: Option<Instant>,
     refusals: Refusals,
+    /// The last events that were buried.
+    buried: VecDeque<u64>,
     line_at: Option<Instant>,
     lines_left_out: u64,
 }
@@ -165,20 +185,33 @@ impl Lane {
             || doubted_at.is_some_and(|doubted| self.taken_at.is_some_and(|taken| taken >= doubted))
     }
 
-    /// An event that others go before, to see whether it alone is refused.
-    pub(crate) fn doubted(&self) -> Option<u64> {
-        self.doubted
+    /// An event that others go before: to see whether it alone is refused, or because it comes to nothing alone.
+    pub(crate) fn last(&self, now: Instant) -> Option<u64> {
+        self.doubted.or_else(|| self.behind.last(self.sound, now))
     }
 
     /// How many events a batch of this lane may have.
     pub(crate) fn batch_events_max(&mut self, configured: usize, now: Instant) -> usize {
         self.refusals.turn_over(now);
-        if self.refusals.small { configured.min(SMALL_BATCH) } else { configured }
+        self.pace.events_max(if self.refusals.small { configured.min(SMALL_BATCH) } else { configured })
+    }
+
+    /// How many events may be in a lease beside those that go out.
+    pub(crate) fn behind(&self) -> usize {
+        self.behind.len()
+    }
+
+    /// What goes out of a lease with these events, at most `max`.
+    pub(crate) fn choose(&self, seqs: &[u64], max: usize, now: Instant) -> Choice {
+        self.behind.choose(seqs, max, self.sound, now)
     }
 
     /// Takes the outcome of a request in.
     pub(crate) fn judge(&mut self, attempt: Attempt, outcome: Outcome, backoff: Backoff) -> (Settle, Then) {
-        let Attempt { events, failures, now, random, .. } = attempt;
+        let Attempt { events, seq, failures, now, random, .. } = attempt;
+        if events == 1 && matches!(outcome, Outcome::Accept { .. } | Outcome::Bury { .. }) {
+            self.behind.decided(seq);
+        }
         match outcome {
             Outcome::Retry { .. } | Outcome::Hold { .. } => drop(self.failing_since.get_or_insert(now)),
             // What it was is known later.
@@ -189,33 +222,52 @@ impl Lane {
             Outcome::Accept { received } => {
                 let taken = received.min(events as u64);
                 if taken > 0 {
-                    (self.proven, self.taken_at, self.asked) = (true, Some(now), Asked::No);
+                    (self.proven, self.taken_at, self.asked, self.sound) = (true, Some(now), Asked::No, true);
                     self.blamed = self.doubted.take().or(self.blamed);
+                    self.pace.taken(events);
                 }
                 self.refusals.count(taken, 0, now);
                 (Settle::Delivered { taken }, Then::Continue)
             }
-            Outcome::Retry { after } => {
+            Outcome::Retry { after, failure } => {
+                let one_alone = failure != Failure::Unread && self.failed_on(attempt, failure, backoff);
+                let failures = if one_alone { 0 } else { failures };
                 let wait = backoff.wait_at_least(after, failures.saturating_add(1), random);
-                (Settle::Back, Then::Wait { wait, failed: true })
+                (Settle::Back, Then::Wait { wait, failed: !one_alone })
             }
             Outcome::Hold { wait, .. } => {
                 self.holds = self.holds.saturating_add(1);
                 (Settle::Back, Then::Wait { wait: hold(wait, self.holds), failed: false })
             }
-            Outcome::Pause { reason } => (Settle::Back, Then::Pause { reason, token_refused: true }),
-            Outcome::Split { fault: Fault::Unclear, message, .. }
-            | Outcome::Bury { fault: Fault::Unclear, message }
+            Outcome::Pause { reason } => {
+                (Settle::Back, Then::Pause { logged: reason.clone(), reason, token_refused: true })
+            }
+            Outcome::Split { fault: Fault::Unclear, said, .. } | Outcome::Bury { fault: Fault::Unclear, said }
                 if !self.blames(attempt) =>
             {
-                self.doubt(attempt, message, backoff)
+                self.doubt(attempt, said, backoff)
             }
             Outcome::Split { index, .. } => (Settle::Split { index, doubtful: false }, Then::Continue),
             Outcome::Bury { fault: Fault::Expired, .. } => (Settle::Expire, Then::Continue),
-            Outcome::Bury { fault, message } => {
-                (Settle::Bury { reason: fault.reason(), message }, self.after_burial(fault, now))
+            Outcome::Bury { fault, said } => {
+                let again = self.was_buried(seq);
+                let then = if again { Then::Continue } else { self.after_burial(fault, now) };
+                (Settle::Bury { reason: fault.reason(), message: said.to_string(), again }, then)
             }
         }
+    }
+
+    /// Meta failed on a request, which may be so because of how many events it had, or because of one of them. Gives whether
+    /// it is known to be that one, and nothing of the lane's.
+    fn failed_on(&mut self, attempt: Attempt, failure: Failure, backoff: Backoff) -> bool {
+        let Attempt { events, seq, now, random, .. } = attempt;
+        let sound = std::mem::take(&mut self.sound);
+        let wait = |tries| Backoff { max: ALONE_MAX, ..backoff }.wait(tries, random);
+        let one_alone = events == 1 && self.behind.failed(seq, sound, now, wait);
+        if !one_alone {
+            self.pace.failed(events, failure == Failure::Unanswered);
+        }
+        one_alone
     }
 
     fn blames(&self, attempt: Attempt) -> bool {
@@ -226,7 +278,7 @@ impl Lane {
     /// another event was taken. Both halves of a batch are tried, and what is refused again waits for that; of a lane that
     /// worked lately smaller parts too, since it is hardly the pixel. One event that came alone has no other half: the next
     /// one must do.
-    fn doubt(&mut self, attempt: Attempt, message: String, backoff: Backoff) -> (Settle, Then) {
+    fn doubt(&mut self, attempt: Attempt, said: Said, backoff: Backoff) -> (Settle, Then) {
         let Attempt { events, seq, halvings, failures, now, random, .. } = attempt;
         let lately = self.taken_at.is_some_and(|taken| now.saturating_duration_since(taken) < TRUST);
         if events > 1 && halvings < if lately { HALVINGS_TRUSTED } else { HALVINGS } {
@@ -234,7 +286,7 @@ impl Lane {
         }
         let is_second = self.doubted.is_some_and(|first| first != seq);
         if halvings > 0 || !self.proven || is_second {
-            return (Settle::SetAside(message), Then::Continue);
+            return (Settle::SetAside(said), Then::Continue);
         }
         self.doubted = Some(seq);
         self.failing_since.get_or_insert(now);
@@ -242,13 +294,15 @@ impl Lane {
     }
 
     /// All that was sent was refused without a clear reason: a person is asked.
-    pub(crate) fn doubt_confirmed(&mut self, doubt: &str) -> Then {
+    pub(crate) fn doubt_confirmed(&mut self, doubt: &Said) -> Then {
         self.doubted = None;
-        let reason = format!(
-            "{QUESTION} ({doubt}); look at the pixel in Events Manager, then resume the account: events that are refused \
-             again become dead letters"
-        );
-        Then::Pause { reason, token_refused: false }
+        let asking = |said: &dyn fmt::Display| {
+            format!(
+                "{QUESTION} ({said}); look at the pixel in Events Manager, then resume the account: events that are \
+                 refused again become dead letters"
+            )
+        };
+        Then::Pause { reason: asking(doubt), logged: asking(&doubt.numbers), token_refused: false }
     }
 
     /// The lane is paused, for that reason: from now on resuming it is an answer, or no longer one.
@@ -290,6 +344,18 @@ impl Lane {
         Some(std::mem::take(&mut self.lines_left_out))
     }
 
+    /// Whether an event was buried before; from now on it was.
+    fn was_buried(&mut self, seq: u64) -> bool {
+        if self.buried.contains(&seq) {
+            return true;
+        }
+        if self.buried.len() >= BURIED_MAX {
+            self.buried.pop_front();
+        }
+        self.buried.push_back(seq);
+        false
+    }
+
     /// Many burials say that what sends the events is wrong: first batches are made small, then the lane stops.
     fn after_burial(&mut self, fault: Fault, now: Instant) -> Then {
         if fault == Fault::Size {
@@ -309,7 +375,7 @@ impl Lane {
              events; look at `pixelgate dead-letters list`, mend it, then resume the account",
             taken + buried
         );
-        Then::Pause { reason, token_refused: false }
+        Then::Pause { logged: reason.clone(), reason, token_refused: false }
     }
 }
 
@@ -341,12 +407,20 @@ mod tests {
     const BACKOFF: Backoff = Backoff { min: Duration::from_secs(1), max: Duration::from_secs(600) };
     const ACCEPT: Outcome = Outcome::Accept { received: u64::MAX };
 
+    fn said() -> Said {
+        Said { words: "Invalid value 'Anna'".to_owned(), numbers: "code 100".to_owned() }
+    }
+
     fn bury(fault: Fault) -> Outcome {
-        Outcome::Bury { fault, message: "code 100".to_owned() }
+        Outcome::Bury { fault, said: said() }
     }
 
     fn split(fault: Fault) -> Outcome {
-        Outcome::Split { fault, index: None, message: "code 100".to_owned() }
+        Outcome::Split { fault, index: None, said: said() }
+    }
+
+    fn failed(failure: Failure) -> Outcome {
+        Outcome::Retry { after: None, failure }
     }
 
     fn attempt(now: Instant, events: usize) -> Attempt {
@@ -361,10 +435,16 @@ mod tests {
         judge_at(lane, Instant::now(), events, outcome)
     }
 
+    /// Buries one event.
+    fn bury_one(lane: &mut Lane, now: Instant, seq: u64, fault: Fault) -> (Settle, Then) {
+        lane.judge(Attempt { seq, ..attempt(now, 1) }, bury(fault), BACKOFF)
+    }
+
     /// Buries until the lane does something else than going on.
     fn bury_until(lane: &mut Lane, now: Instant) -> (u32, Then) {
+        let first = lane.buried.back().map_or(0, |last| last + 1);
         for buried in 1..=1_000 {
-            let (_, then) = judge_at(lane, now, 1, bury(Fault::Event));
+            let (_, then) = bury_one(lane, now, first + u64::from(buried), Fault::Event);
             if then != Then::Continue {
                 return (buried, then);
             }
@@ -376,9 +456,10 @@ mod tests {
     fn what_meta_took_is_delivered_and_what_it_blamed_is_split_or_buried() {
         let mut lane = Lane::default();
         assert_eq!(judge(&mut lane, 5, ACCEPT), (Settle::Delivered { taken: 5 }, Then::Continue));
-        let named = Outcome::Split { fault: Fault::Event, index: Some(3), message: String::new() };
+        let named = Outcome::Split { fault: Fault::Event, index: Some(3), said: Said::default() };
         assert_eq!(judge(&mut lane, 5, named).0, Settle::Split { index: Some(3), doubtful: false });
-        let buried = Settle::Bury { reason: "refused", message: "code 100".to_owned() };
+        let buried =
+            Settle::Bury { reason: "refused", message: "Invalid value 'Anna': code 100".to_owned(), again: false };
         assert_eq!(judge(&mut lane, 1, bury(Fault::Event)).0, buried);
         assert_eq!(judge(&mut lane, 1, bury(Fault::Expired)), (Settle::Expire, Then::Continue));
     }
@@ -409,7 +490,7 @@ mod tests {
         let (mut lane, begin) = (Lane::new(70), Instant::now());
         assert_eq!(judge_at(&mut lane, begin, 5, split(Fault::Unclear)).0, DOUBTED, "taken before the start");
         let half = |events| Attempt { halvings: 1, doubted_at: Some(begin), ..attempt(begin, events) };
-        let aside = Settle::SetAside("code 100".to_owned());
+        let aside = Settle::SetAside(said());
         assert_eq!(lane.judge(half(2), split(Fault::Unclear), BACKOFF).0, aside);
         assert_eq!(lane.judge(half(1), bury(Fault::Unclear), BACKOFF).0, aside);
         lane.judge(half(2), ACCEPT, BACKOFF);
@@ -438,11 +519,11 @@ mod tests {
         let (mut lane, now) = (Lane::new(70), Instant::now());
         let lone = |seq| Attempt { seq, ..attempt(now, 1) };
         let (settle, then) = lane.judge(lone(7), bury(Fault::Unclear), BACKOFF);
-        assert_eq!((settle, lane.doubted()), (Settle::Back, Some(7)));
+        assert_eq!((settle, lane.last(now)), (Settle::Back, Some(7)));
         assert_eq!(then, Then::Wait { wait: Duration::from_secs(2), failed: true });
         assert_eq!(lane.judge(lone(7), bury(Fault::Unclear), BACKOFF).0, Settle::Back, "the same event again");
         lane.judge(lone(8), ACCEPT, BACKOFF);
-        assert_eq!(lane.doubted(), None);
+        assert_eq!(lane.last(now), None);
         assert!(matches!(lane.judge(lone(7), bury(Fault::Unclear), BACKOFF).0, Settle::Bury { .. }));
         assert_eq!(lane.judge(lone(9), bury(Fault::Unclear), BACKOFF).0, Settle::Back, "however lately one was taken");
     }
@@ -454,7 +535,7 @@ mod tests {
         let lone = |seq| Attempt { seq, ..attempt(now, 1) };
         lane.judge(lone(7), bury(Fault::Unclear), BACKOFF);
         assert!(matches!(lane.judge(lone(8), bury(Fault::Unclear), BACKOFF).0, Settle::SetAside(_)));
-        assert!(matches!(lane.doubt_confirmed("code 100"), Then::Pause { token_refused: false, .. }));
+        assert!(matches!(lane.doubt_confirmed(&said()), Then::Pause { token_refused: false, .. }));
         let first = judge(&mut Lane::default(), 1, bury(Fault::Unclear)).0;
         assert!(matches!(first, Settle::SetAside(_)), "of a lane that never worked the first one says so");
     }
@@ -470,9 +551,10 @@ mod tests {
     #[test]
     fn a_doubt_pauses_and_once_a_person_resumed_it_the_events_are_blamed() {
         let mut lane = Lane::default();
-        let then = lane.doubt_confirmed("code 100");
-        let Then::Pause { reason, token_refused: false } = &then else { unreachable!("{then:?}") };
-        assert!(reason.contains("(code 100)"));
+        let then = lane.doubt_confirmed(&said());
+        let Then::Pause { reason, logged, token_refused: false } = &then else { unreachable!("{then:?}") };
+        assert!(reason.contains("(Invalid value 'Anna': code 100)"));
+        assert!(logged.contains("(code 100)") && !logged.contains("Anna"), "what Meta wrote may be a visitor's");
         let unclear = |lane: &mut Lane| judge(lane, 1, bury(Fault::Unclear)).0;
         assert!(matches!(unclear(&mut lane), Settle::SetAside(_)), "of a request that was out meanwhile");
         lane.paused("code 190");
@@ -488,8 +570,9 @@ mod tests {
 
     #[test]
     fn a_refused_token_pauses() {
-        let then = judge(&mut Lane::new(9), 5, Outcome::Pause { reason: "code 190".to_owned() });
-        assert_eq!(then, (Settle::Back, Then::Pause { reason: "code 190".to_owned(), token_refused: true }));
+        let reason = "code 190".to_owned();
+        let then = judge(&mut Lane::new(9), 5, Outcome::Pause { reason: reason.clone() });
+        assert_eq!(then, (Settle::Back, Then::Pause { logged: reason.clone(), reason, token_refused: true }));
     }
 
     #[test]
@@ -513,12 +596,24 @@ mod tests {
     #[test]
     fn a_few_refusals_among_many_events_are_buried_and_no_more() {
         let (mut lane, now) = (Lane::default(), Instant::now());
-        for _ in 0..100 {
+        for seq in 0..100 {
             assert_eq!(judge_at(&mut lane, now, 4, ACCEPT).1, Then::Continue);
-            assert_eq!(judge_at(&mut lane, now, 1, bury(Fault::Event)).1, Then::Continue, "one in five");
+            assert_eq!(bury_one(&mut lane, now, seq, Fault::Event).1, Then::Continue, "one in five");
         }
         for _ in 0..1_000 {
             assert_eq!(judge_at(&mut lane, now, 1, bury(Fault::Expired)).1, Then::Continue, "age is no mapping");
+        }
+    }
+
+    #[test]
+    fn an_event_whose_letter_cannot_be_stored_counts_once() {
+        let (mut lane, now) = (Lane::default(), Instant::now());
+        for round in 0..100 {
+            for seq in [7, 8] {
+                let (settle, then) = bury_one(&mut lane, now, seq, Fault::Event);
+                assert!(matches!(settle, Settle::Bury { again, .. } if again == (round > 0)), "{settle:?}");
+                assert_eq!(then, Then::Continue);
+            }
         }
     }
 
@@ -532,7 +627,7 @@ mod tests {
             Then::Wait { wait, failed } => Some((wait.as_secs(), failed)),
             _ => None,
         };
-        let retry = |after| Outcome::Retry { after };
+        let retry = |after| Outcome::Retry { after, failure: Failure::Unread };
         let held = || Outcome::Hold { wait: None, alert: false };
         assert_eq!(wait(0, retry(None)), Some((2, true)));
         assert_eq!(wait(3, retry(None)), Some((16, true)));
@@ -544,13 +639,63 @@ mod tests {
     }
 
     #[test]
+    fn what_meta_fails_on_is_sent_in_smaller_batches_and_what_it_did_not_look_at_is_not() {
+        let (mut lane, now) = (Lane::default(), Instant::now());
+        for (outcome, next) in [
+            (failed(Failure::Unread), 1_000),
+            (Outcome::Hold { wait: None, alert: false }, 1_000),
+            (failed(Failure::Refused), 500),
+            (failed(Failure::Unanswered), 250),
+            (ACCEPT, 500),
+        ] {
+            let events = lane.batch_events_max(1_000, now);
+            judge_at(&mut lane, now, events, outcome.clone());
+            assert_eq!(lane.batch_events_max(1_000, now), next, "{outcome:?}");
+        }
+    }
+
+    #[test]
+    fn an_event_that_meta_fails_on_alone_lets_the_others_pass_and_is_not_buried() {
+        let (mut lane, now) = (Lane::new(70), Instant::now());
+        let send = |lane: &mut Lane, now, seq, events, outcome| {
+            lane.judge(Attempt { seq, failures: 9, ..attempt(now, events) }, outcome, BACKOFF)
+        };
+        let mut at = now;
+        for tries in 1..100 {
+            let wait = match tries {
+                1 => Then::Wait { wait: BACKOFF.max, failed: true },
+                _ => Then::Wait { wait: BACKOFF.min * 2, failed: false },
+            };
+            assert_eq!(send(&mut lane, at, 7, 1, failed(Failure::Refused)), (Settle::Back, wait), "{tries}");
+            assert_eq!(lane.choose(&[7, 8, 9], 1_000, at), Choice::Send(1..3));
+            send(&mut lane, at, 8, 2, ACCEPT);
+            assert_eq!(lane.choose(&[7, 10], 1_000, at), Choice::Send(1..2), "its backoff is not over");
+            at += ALONE_MAX;
+            assert_eq!((lane.choose(&[7, 10], 1_000, at), lane.last(at)), (Choice::Send(0..1), None));
+        }
+        assert!(lane.batch_events_max(1_000, at) > 1, "it does not keep batches small");
+        send(&mut lane, at, 7, 1, ACCEPT);
+        assert_eq!(lane.behind(), 0);
+    }
+
+    #[test]
+    fn of_a_lane_that_fails_as_a_whole_the_backoff_is_the_lanes() {
+        let (mut lane, now) = (Lane::new(70), Instant::now());
+        for failures in 0..20 {
+            let (_, then) = lane.judge(Attempt { failures, ..attempt(now, 1) }, failed(Failure::Unanswered), BACKOFF);
+            assert_eq!(then, Then::Wait { wait: BACKOFF.wait(failures + 1, 1.0), failed: true });
+            assert_eq!(lane.choose(&[1], 1_000, now + BACKOFF.min * 2), Choice::Send(0..1), "whatever its own was");
+        }
+    }
+
+    #[test]
     fn the_log_has_one_line_a_minute_and_an_alert_an_hour() {
         let (mut lane, begin) = (Lane::default(), Instant::now());
         let at = |seconds| begin + Duration::from_secs(seconds);
         assert_eq!((lane.line_due(at(0)), lane.line_due(at(1)), lane.line_due(at(59))), (Some(0), None, None));
         assert_eq!(lane.line_due(at(60)), Some(2));
         assert!(!lane.alert_due(at(9_000)), "nothing fails");
-        judge_at(&mut lane, begin, 1, Outcome::Retry { after: None });
+        judge_at(&mut lane, begin, 1, failed(Failure::Refused));
         assert!(!lane.alert_due(at(3_599)));
         assert!(lane.alert_due(at(3_600)) && !lane.alert_due(at(3_601)) && lane.alert_due(at(7_200)));
         judge_at(&mut lane, at(7_200), 1, ACCEPT);

@@ -9,18 +9,21 @@
 //!   slot, and those that fail share half of them: schedule.rs.
 //! - A turn sends one request and does what comes of it: turn.rs, with batch.rs (what may be sent) and job.rs (the parts of
 //!   a batch that was refused).
-//! - What a reply means is a table: outcome.rs. What it means for the lane, its pace, its trust, is lane.rs; how long it
-//!   waits, retry.rs. Both are pure.
+//! - What a reply means is a table: outcome.rs. What it means for the lane and its trust is lane.rs; how large its batches
+//!   are, pace.rs; what goes last, behind.rs; how long it waits, retry.rs. All are pure.
 //! - graph/ alone knows the Graph API's words. view.rs sees the configuration, token.rs remembers which token was refused,
 //!   report.rs writes the log.
 //!
-//! An event is sent again only if Meta refused it, or if no answer came after it went out; it keeps its `event_id`.
+//! An event goes out again only if Meta refused it or failed on it, or if no answer came after it went out; what never went
+//! out goes when it can. It keeps its `event_id`.
 
 mod batch;
+mod behind;
 mod graph;
 mod job;
 mod lane;
 mod outcome;
+mod pace;
 mod report;
 mod retry;
 mod schedule;
@@ -246,7 +249,8 @@ impl Delivery {
                 let (outbox, key, lane) = (self.outbox.clone(), slot.lane.clone(), sender.lane.clone());
                 self.turns.spawn(async move {
                     let none = Fingerprint::of(None);
-                    pause(&outbox, &key, &none.sign(&reason)).await;
+                    let signed = none.sign(&reason);
+                    pause(&outbox, &key, &signed, &signed).await;
                     lane.lock().unwrap_or_else(PoisonError::into_inner).paused(&reason);
                     Ended { refused: Some(none), ..Ended::default() }
                 })
@@ -370,9 +374,9 @@ impl Delivery {
     }
 }
 
-/// Holds a lane, and tells it.
-async fn pause(outbox: &Outbox, lane: &LaneKey, reason: &str) {
-    report::paused(lane, reason);
+/// Holds a lane, and tells it; `logged` is the reason as the log may have it.
+async fn pause(outbox: &Outbox, lane: &LaneKey, reason: &str, logged: &str) {
+    report::paused(lane, logged);
     if let Err(error) = outbox.pause(lane, reason, PausedBy::Delivery, now_ms()).await {
         tracing::warn!(%lane, %error, "the lane is paused, but a restart would not know it");
     }

@@ -3,6 +3,7 @@
 //! The rows follow Meta's "Handling errors" and what is known of this edge; they are asked in the order of the tests.
 //! What depends on more than one request (backoff, halving, doubts about the configuration) is `lane.rs`'s.
 
+use std::fmt;
 use std::time::Duration;
 
 use super::graph::{Answer, AnswerBody, GraphError, Reply};
@@ -22,6 +23,8 @@ pub(crate) enum Outcome {
     Retry {
         /// What the server asked for.
         after: Option<Duration>,
+        /// How it failed.
+        failure: Failure,
     },
     /// Send them again later; Meta wants less, or nothing, from this lane for a while. Not the events' fault.
     Hold {
@@ -37,20 +40,40 @@ pub(crate) enum Outcome {
         /// The one that the answer names.
         index: Option<usize>,
         /// What Meta said.
-        message: String,
+        said: Said,
     },
     /// The only event is at fault: it becomes a dead letter.
     Bury {
         /// What is known of the fault.
         fault: Fault,
         /// What Meta said, for the dead letter.
-        message: String,
+        said: Said,
     },
     /// The lane stops until a person acts; its events stay.
     Pause {
         /// What to tell the person.
         reason: String,
     },
+}
+
+/// How a request failed that is tried again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Failure {
+    /// Meta did not look at its events: it was not sent, something before Meta answered, or Meta wants it later.
+    Unread,
+    /// Meta failed on it: one of its events may be why, or how many they are.
+    Refused,
+    /// It went out, and there is no answer that can be read. The same may be why, and Meta may have its events.
+    Unanswered,
+}
+
+/// What Meta said about a fault.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(crate) struct Said {
+    /// In its words, which may repeat what an event held: for dead letters and the status, never for the log.
+    pub(crate) words: String,
+    /// Its code, subcode and trace id.
+    pub(crate) numbers: String,
 }
 
 /// Why Meta did not take a request.
@@ -69,7 +92,8 @@ pub(crate) enum Fault {
 /// The outcome of a request with `events` events.
 pub(crate) fn decide(reply: &Reply, events: usize) -> Outcome {
     match reply {
-        Reply::Lost(_) | Reply::NotSent(_) => Outcome::Retry { after: None },
+        Reply::Lost(_) => Outcome::Retry { after: None, failure: Failure::Unanswered },
+        Reply::NotSent(_) => Outcome::Retry { after: None, failure: Failure::Unread },
         Reply::UnusableToken => {
             Outcome::Pause { reason: "the access token has characters that no token has".to_owned() }
         }
@@ -90,21 +114,27 @@ pub(crate) fn is_ambiguous(reply: &Reply) -> bool {
 }
 
 fn judge(answer: &Answer, events: usize) -> Outcome {
-    let retry = Outcome::Retry { after: answer.retry_after };
     match (&answer.body, answer.status) {
         (AnswerBody::Received(received), status) if is_success(status) => Outcome::Accept { received: *received },
         (AnswerBody::Error(GraphError { code: Some(code), .. }), _) if is_throttle(*code) => {
             Outcome::Hold { wait: answer.regain_access.max(answer.retry_after), alert: false }
         }
-        (_, 408 | 425 | 500..) => retry,
+        (_, 408 | 425 | 500..) => retry(answer, Failure::Refused),
         (_, 413) => at_fault(Fault::Size, answer, None, events),
         (AnswerBody::Error(error @ GraphError { code: Some(code), .. }), _) => judge_code(*code, error, answer, events),
         // Without a code it may be a firewall or a proxy that says so, with a page of its own: that passes.
         (AnswerBody::Error(_) | AnswerBody::Other, 401 | 403) => Outcome::Pause {
             reason: format!("the Graph API refuses this token: HTTP {} without a code", answer.status),
         },
-        _ => retry,
+        (_, status) if is_success(status) => retry(answer, Failure::Unanswered),
+        _ => retry(answer, Failure::Unread),
     }
+}
+
+/// Who says when to come again has not failed on what was sent.
+fn retry(answer: &Answer, failure: Failure) -> Outcome {
+    let after = answer.retry_after;
+    Outcome::Retry { after, failure: if after.is_some() { Failure::Unread } else { failure } }
 }
 
 fn judge_code(code: i64, error: &GraphError, answer: &Answer, events: usize) -> Outcome {
@@ -117,8 +147,8 @@ fn judge_code(code: i64, error: &GraphError, answer: &Answer, events: usize) -> 
         (190 | 102 | 104, _) => pause("the Graph API refuses the access token"),
         (3 | 10 | 200..=299, _) => pause("the access token may not send to this pixel"),
         (803, _) | (100, Some(33)) => pause("the pixel does not exist, or the access token may not see it"),
-        (1 | 2 | 5_000 | 21_009 | ..=-1, _) => Outcome::Retry { after: answer.retry_after },
-        _ if error.transient => Outcome::Retry { after: answer.retry_after },
+        (1 | 2 | 5_000 | 21_009 | ..=-1, _) => retry(answer, Failure::Refused),
+        _ if error.transient => retry(answer, Failure::Refused),
         (100, Some(2_804_003)) => at_fault(Fault::Expired, answer, error.event_index, events),
         (100, Some(2_804_000..=2_804_999)) => at_fault(Fault::Event, answer, error.event_index, events),
         _ => at_fault(Fault::Unclear, answer, error.event_index, events),
@@ -127,15 +157,15 @@ fn judge_code(code: i64, error: &GraphError, answer: &Answer, events: usize) -> 
 
 /// In parts, or, of a single event, to the dead letters.
 fn at_fault(fault: Fault, answer: &Answer, index: Option<usize>, events: usize) -> Outcome {
-    let text = match &answer.body {
-        AnswerBody::Error(error) => error.text.as_str(),
-        _ => "",
+    let words = match &answer.body {
+        AnswerBody::Error(error) => error.text.clone(),
+        _ => String::new(),
     };
-    let message = [text, &numbers(answer)].into_iter().filter(|part| !part.is_empty()).collect::<Vec<_>>().join(": ");
+    let said = Said { words, numbers: numbers(answer) };
     if events == 1 {
-        return Outcome::Bury { fault, message };
+        return Outcome::Bury { fault, said };
     }
-    Outcome::Split { fault, index: index.filter(|index| *index < events), message }
+    Outcome::Split { fault, index: index.filter(|index| *index < events), said }
 }
 
 /// The codes with which Meta says "too much" ("Rate Limiting"), usually with HTTP 400.
@@ -180,6 +210,17 @@ impl Outcome {
     }
 }
 
+// === impl Said ===
+
+impl fmt::Display for Said {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if !self.words.is_empty() {
+            write!(f, "{}: ", self.words)?;
+        }
+        f.write_str(&self.numbers)
+    }
+}
+
 // === impl Fault ===
 
 impl Fault {
@@ -210,24 +251,39 @@ mod tests {
         Answer { status, body, ..Answer::default() }
     }
 
-    const RETRY: Outcome = Outcome::Retry { after: None };
+    const fn again(failure: Failure) -> Outcome {
+        Outcome::Retry { after: None, failure }
+    }
+
+    const UNREAD: Outcome = again(Failure::Unread);
+    const REFUSED: Outcome = again(Failure::Refused);
+    const UNANSWERED: Outcome = again(Failure::Unanswered);
 
     #[test]
     fn row_1_no_answer_or_none_of_the_graph_apis_is_tried_again() {
-        assert_eq!(decide(&Reply::Lost("reset".into()), 5), RETRY);
-        assert_eq!(decide(&Reply::NotSent("dns".into()), 5), RETRY);
-        for status in [408, 425, 429, 500, 502, 503, 504, 599] {
-            assert_eq!(outcome(plain(status, AnswerBody::Other), 5), RETRY, "{status}");
-            assert_eq!(outcome(plain(status, AnswerBody::Page), 5), RETRY, "{status}");
+        assert_eq!(decide(&Reply::Lost("reset".into()), 5), UNANSWERED);
+        assert_eq!(decide(&Reply::NotSent("dns".into()), 5), UNREAD);
+        for (statuses, retry) in [
+            (&[408, 425, 500, 502, 503, 504, 599][..], REFUSED),
+            (&[200][..], UNANSWERED),
+            (&[301, 302, 400, 404, 429][..], UNREAD),
+        ] {
+            for status in statuses {
+                for body in [AnswerBody::Other, AnswerBody::Page, AnswerBody::Cut] {
+                    assert_eq!(outcome(plain(*status, body), 5), retry, "{status}");
+                }
+            }
         }
-        assert_eq!(outcome(error(503, 190, None), 5), RETRY);
-        for status in [200, 301, 302, 400, 404] {
-            assert_eq!(outcome(plain(status, AnswerBody::Page), 5), RETRY, "{status}");
-            assert_eq!(outcome(plain(status, AnswerBody::Other), 5), RETRY, "{status}");
-            assert_eq!(outcome(plain(status, AnswerBody::Cut), 5), RETRY, "{status}");
+        assert_eq!(outcome(error(503, 190, None), 5), REFUSED);
+    }
+
+    #[test]
+    fn who_says_when_to_come_again_has_not_failed_on_the_events() {
+        let after = Some(Duration::from_secs(7));
+        for status in [429, 503] {
+            let asked = Answer { retry_after: after, ..plain(status, AnswerBody::Other) };
+            assert_eq!(outcome(asked, 5), Outcome::Retry { after, failure: Failure::Unread });
         }
-        let asked = Answer { retry_after: Some(Duration::from_secs(7)), ..plain(429, AnswerBody::Other) };
-        assert_eq!(outcome(asked, 5), Outcome::Retry { after: Some(Duration::from_secs(7)) });
     }
 
     #[test]
@@ -273,17 +329,17 @@ mod tests {
             assert!(matches!(outcome(plain(status, AnswerBody::Other), 5), Outcome::Pause { .. }), "{status}");
             let nameless = AnswerBody::Error(GraphError::default());
             assert!(matches!(outcome(plain(status, nameless), 5), Outcome::Pause { .. }), "{status}");
-            assert_eq!(outcome(plain(status, AnswerBody::Page), 5), RETRY, "a firewall's page");
+            assert_eq!(outcome(plain(status, AnswerBody::Page), 5), UNREAD, "a firewall's page");
         }
     }
 
     #[test]
     fn row_6_what_passes_by_itself_is_tried_again() {
         for code in [1, 2, -1, -3, 5_000, 21_009] {
-            assert_eq!(outcome(error(400, code, None), 5), RETRY, "{code}");
+            assert_eq!(outcome(error(400, code, None), 5), REFUSED, "{code}");
         }
         let transient = GraphError { code: Some(100), transient: true, ..GraphError::default() };
-        assert_eq!(outcome(plain(400, AnswerBody::Error(transient)), 1), RETRY);
+        assert_eq!(outcome(plain(400, AnswerBody::Error(transient)), 1), REFUSED);
     }
 
     #[test]
@@ -296,9 +352,11 @@ mod tests {
 
     #[test]
     fn row_8_a_refused_event_is_buried_with_what_meta_said() {
-        let message = "Title: code 100, subcode 2804050, fbtrace_id Ax1".to_owned();
-        let bury = Outcome::Bury { fault: Fault::Event, message };
-        assert_eq!(outcome(error(400, 100, Some(2_804_050)), 1), bury);
+        let Outcome::Bury { fault: Fault::Event, said } = outcome(error(400, 100, Some(2_804_050)), 1) else {
+            unreachable!()
+        };
+        assert_eq!(said.to_string(), "Title: code 100, subcode 2804050, fbtrace_id Ax1");
+        assert_eq!(said.numbers, "code 100, subcode 2804050, fbtrace_id Ax1");
     }
 
     #[test]

@@ -82,7 +82,7 @@ pub(crate) fn expired_unsent(key: &LaneKey, events: u64) {
     tracing::warn!(%account, %pixel, events, "events grew older than Meta takes them while their pixel did not send; they are dropped");
 }
 
-/// Writes a line about a lane that stops.
+/// Writes a line about a lane that stops; `reason` has none of Meta's words.
 pub(crate) fn paused(key: &LaneKey, reason: &str) {
     let LaneKey { account, pixel } = key;
     tracing::error!(%account, %pixel, reason, "delivery of this pixel is paused; its events are kept");

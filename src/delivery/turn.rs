@@ -8,6 +8,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use super::batch::Batch;
+use super::behind::Choice;
 use super::graph::{GraphClient, Reply};
 use super::job::{Job, Part};
 use super::lane::{Attempt, Lane, Settle, Then};
@@ -83,14 +84,14 @@ impl Turn {
     /// Takes a batch; a backlog is read from the disk.
     async fn lease(&self) -> Option<Job> {
         let settings = &self.settings;
-        let (events_max, after_others) = {
-            let mut lane = self.lane();
-            (lane.batch_events_max(settings.batch_events_max, Instant::now()), lane.doubted())
+        let (events_max, behind, after_others) = {
+            let (mut lane, now) = (self.lane(), Instant::now());
+            (lane.batch_events_max(settings.batch_events_max, now), lane.behind(), lane.last(now))
         };
         let bytes_max = u64::try_from(settings.batch_bytes_max).unwrap_or(u64::MAX);
         let now_ms = now_ms();
         let (outbox, key) = (self.outbox.clone(), self.key.clone());
-        let lease = move || outbox.lease_after_others(&key, after_others, events_max, bytes_max, now_ms);
+        let lease = move || outbox.lease_after_others(&key, after_others, events_max + behind, bytes_max, now_ms);
         let lease = blocking(&self.key, lease).await??;
         self.note_answer(now_ms);
         // Whoever was told that another configuration is in force may count on it from then on. The lane is due again once
@@ -99,15 +100,33 @@ impl Turn {
             return None;
         }
         let batch = Batch::new(lease, self.clock.now_ms(), settings.age_max);
-        let (expired, repeated) = (batch.expired() as u64, batch.maybe_sent() as u64);
+        let expired = batch.expired() as u64;
         if expired > 0 {
             self.observer.dead(&self.key, Fault::Expired.reason(), expired);
             report::expired(&self.key, &mut self.lane(), expired, Instant::now());
         }
+        let batch = self.choose(batch, events_max)?;
+        let repeated = batch.maybe_sent() as u64;
         if repeated > 0 {
             self.observer.ambiguous(&self.key, repeated);
         }
         Some(Job::new(batch))
+    }
+
+    /// What of a batch goes out now; the rest goes back as it was.
+    fn choose(&self, batch: Batch, events_max: usize) -> Option<Batch> {
+        let choice = self.lane().choose(&batch.seqs(), events_max, Instant::now());
+        let (chosen, rest) = match choice {
+            Choice::Send(range) => batch.cut(range),
+            Choice::Wait(wait) => {
+                self.hold_off(wait, false);
+                (None, vec![batch])
+            }
+        };
+        for batch in rest {
+            batch.give_back(Sent::No, now_ms());
+        }
+        chosen
     }
 
     async fn send(self, job: Job, mut part: Part) -> Ended {
@@ -169,8 +188,10 @@ impl Turn {
                 self.observer.dead(&self.key, Fault::Expired.reason(), part.batch.len() as u64);
                 part.batch.expire(now_ms());
             }
-            Settle::Bury { reason, message } => {
-                self.observer.dead(&self.key, reason, part.batch.len() as u64);
+            Settle::Bury { reason, message, again } => {
+                if !again {
+                    self.observer.dead(&self.key, reason, part.batch.len() as u64);
+                }
                 part.batch.bury(reason, &message, now_ms());
             }
             Settle::Split { doubtful: true, .. } => job.doubt_half(part, Instant::now()),
@@ -191,11 +212,8 @@ impl Turn {
         match then {
             Then::Continue => return (!job.is_done()).then_some(job),
             Then::Anew => {}
-            Then::Wait { wait, failed } => {
-                let wait_ms = i64::try_from(wait.as_millis()).unwrap_or(i64::MAX);
-                self.outbox.hold_off(&self.key, now_ms().saturating_add(wait_ms), failed);
-            }
-            Then::Pause { reason, token_refused } => self.pause(&reason, token_refused),
+            Then::Wait { wait, failed } => self.hold_off(wait, failed),
+            Then::Pause { reason, logged, token_refused } => self.pause(&reason, &logged, token_refused),
         }
         let mut events = back.as_ref().map_or(0, Batch::len);
         if let Some(batch) = back {
@@ -204,6 +222,11 @@ impl Turn {
         events += job.give_back(now_ms());
         self.observer.retried(&self.key, events as u64);
         None
+    }
+
+    fn hold_off(&self, wait: Duration, failed: bool) {
+        let wait_ms = i64::try_from(wait.as_millis()).unwrap_or(i64::MAX);
+        self.outbox.hold_off(&self.key, now_ms().saturating_add(wait_ms), failed);
     }
 
     fn delivered(&self, batch: Batch, taken: u64, test: bool) {
@@ -229,8 +252,8 @@ impl Turn {
         }
     }
 
-    fn pause(&self, reason: &str, token_refused: bool) {
-        let reason = match token_refused {
+    fn pause(&self, reason: &str, logged: &str, token_refused: bool) {
+        let with_remedy = |reason: &str| match token_refused {
             true => {
                 let remedy = token::remedy(&self.pixel.access_token_source);
                 Fingerprint::of(Some(&self.token))
@@ -238,7 +261,8 @@ impl Turn {
             }
             false => reason.to_owned(),
         };
-        Handle::current().block_on(super::pause(&self.outbox, &self.key, &reason));
+        let (reason, logged) = (with_remedy(reason), with_remedy(logged));
+        Handle::current().block_on(super::pause(&self.outbox, &self.key, &reason, &logged));
         // A person's own pause is not replaced, and its end answers nothing.
         if !self.outbox.held_accounts().contains_key(&self.key.account) {
             self.lane().paused(&reason);

@@ -1,4 +1,5 @@
-//! The breaker of one filter: after five faults in a row it is not called for ten seconds, then tried once.
+//! The breaker of one filter: after five faults in a row it is not called for ten seconds, then tried once. A verdict counts
+//! as a fault too if it took a start that it is not worth.
 
 use std::time::{Duration, Instant};
 

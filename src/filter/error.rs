@@ -78,6 +78,12 @@ pub enum LoadError {
         /// `[filters] compile_timeout`
         seconds: u64,
     },
+    /// The account's other filters took all the time that it has for compiling at one reload.
+    #[error("not compiled: this account's filters took more than {seconds} s to compile already")]
+    NoTimeLeft {
+        /// Four times `[filters] compile_timeout`
+        seconds: u64,
+    },
     /// The compiler failed on it.
     #[error("the compiler failed: {0}")]
     CompilerFailed(String),
@@ -137,7 +143,8 @@ impl LoadError {
             Self::TooLarge { .. } => {
                 "build it for size (opt-level \"s\", lto, strip), or raise [filters] file_bytes_max"
             }
-            Self::NotWasm(_) | Self::CoreModule => "make a component of it: pixelgate filter build",
+            Self::NotWasm(_) => "name a component (.wasm); a script goes under `script`",
+            Self::CoreModule => "make a component of it: pixelgate filter build",
             Self::Import(name) if name.starts_with("wasi") => {
                 "build for wasm32-unknown-unknown, not a wasip target: a filter has no files, clock or network"
             }
@@ -145,6 +152,9 @@ impl LoadError {
             Self::OtherVersion(_) | Self::NoHandler(_) => "build it with the SDK of this version, see docs/filters.md",
             Self::Invalid(_) => "build it again with a current toolchain: pixelgate filter build",
             Self::CompileTimeout { .. } => "make it smaller, or raise [filters] compile_timeout",
+            Self::NoTimeLeft { .. } => {
+                "reload again, as what was compiled is kept; make them smaller, or raise [filters] compile_timeout"
+            }
             Self::CompilerFailed(_) => "build it again with a current toolchain; if it stays, report it with the file",
             Self::CompilerMissing(_) => "check that the gateway's own executable is in place and may be started",
             Self::Refused(_) => "correct [filters.settings] or the script as it says",
@@ -152,7 +162,8 @@ impl LoadError {
                 "try it with pixelgate filter test; `init` has the limits of a call, and 20 times its deadline"
             }
             Self::RunnerUnreadable { .. } | Self::Runner { .. } => {
-                "install lib/pixelgate/script-runner.wasm, or point [filters] script_runner at it"
+                "put it there (`make plugins` makes it), or name another with [filters] script_runner or the environment's \
+                 PIXELGATE_SCRIPT_RUNNER"
             }
         }
     }

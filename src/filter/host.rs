@@ -15,6 +15,7 @@ use super::instance::Instance;
 use super::library::Library;
 use super::queue::FairQueue;
 use super::stage::LoadedStage;
+use super::state::Lines;
 use super::{Chain, Observer, Options, Stage, StageError, StartError};
 use crate::account::AccountId;
 use crate::parallel;
@@ -40,6 +41,8 @@ pub(super) struct Shared {
     pub(super) observer: Arc<dyn Observer>,
     pub(super) deadline: Duration,
     pub(super) memory_bytes_max: usize,
+    /// What is said of a job that waited too long.
+    no_thread: String,
     pub(super) next_stage: AtomicU64,
     idle: Mutex<Idle<Instance>>,
     work: Mutex<Work>,
@@ -73,6 +76,10 @@ impl FilterHost {
             observer,
             deadline: options.deadline,
             memory_bytes_max: options.memory_bytes_max,
+            no_thread: format!(
+                "no thread was free within {}, [filters] wait_max",
+                humantime::format_duration(options.wait_max)
+            ),
             next_stage: AtomicU64::new(0),
             // Each thread needs a place for the instance it calls. A reload starts some at one time, and a check beside it.
             idle: Mutex::new(Idle::new(slots.saturating_sub(threads + 2 * parallel::cores()).max(slots / 2))),
@@ -89,16 +96,17 @@ impl FilterHost {
         Ok(host)
     }
 
-    /// Loads the filters of an account: compiles what is new, and starts each once with its settings. Blocks, for
-    /// seconds where something is compiled, so never on a request.
+    /// Loads the filters of an account: compiles what is new, for as long as an account may take, and starts each once with
+    /// its settings. Blocks, for seconds where something is compiled, so never on a request.
     ///
     /// # Errors
     /// What is wrong with each stage that cannot be loaded.
     pub fn compile(&self, account: &AccountId, stages: Vec<Stage>) -> Result<Chain, Vec<StageError>> {
         let (mut loaded, mut errors) = (Vec::with_capacity(stages.len()), Vec::new());
+        let (lines, mut left) = (Arc::new(Lines::new()), self.shared.library.account_time());
         for stage in stages {
             let name = stage.name.clone();
-            match LoadedStage::load(&self.shared, account, stage) {
+            match LoadedStage::load(&self.shared, account, &lines, &mut left, stage) {
                 Ok(stage) => loaded.push(stage),
                 Err(error) => errors.push(StageError { stage: name, error }),
             }
@@ -187,7 +195,7 @@ impl Shared {
             if !overdue.is_empty() {
                 drop(work);
                 self.waiting.fetch_sub(overdue.len(), Ordering::Relaxed);
-                overdue.into_iter().for_each(|job| job.give_up("no thread was free in time"));
+                overdue.into_iter().for_each(|job| job.give_up(&self.no_thread));
                 work = self.lock_work();
                 continue;
             }

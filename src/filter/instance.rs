@@ -17,6 +17,8 @@ use super::state::{Speaker, State};
 const CALLS_MAX: u32 = 1_000;
 /// Memory past which it is replaced.
 const KEPT_BYTES_MAX: usize = 8 << 20;
+/// Time of its start, in deadlines, that each of its calls is worth.
+const START_DEADLINES_PER_CALL: u32 = 2;
 /// Bytes that a guest may pass to the host in one call: 64 edits of 4 KiB with room to spare. Without it the host would
 /// copy whatever a guest names, as often as it names it.
 const PASSED_BYTES_MAX: usize = 512 << 10;
@@ -41,6 +43,8 @@ pub(super) struct Recipe {
 pub(super) struct Instance {
     store: Store<State>,
     guest: Guest,
+    /// How long it took to start while a request waited.
+    started_in: Duration,
     calls: u32,
     failed: bool,
 }
@@ -69,7 +73,7 @@ impl Instance {
         store.set_hostcall_fuel(PASSED_BYTES_MAX);
         store.set_epoch_deadline(Clock::ticks(recipe.init_deadline));
         match Guest::start(&mut store, recipe) {
-            Ok((guest, Ok(()))) => Ok(Self { store, guest, calls: 0, failed: false }),
+            Ok((guest, Ok(()))) => Ok(Self { store, guest, started_in: Duration::ZERO, calls: 0, failed: false }),
             Ok((_, Err(refusal))) if store.data().memory_refused() => {
                 Err(NotStarted::Fault(Fault::new(FaultKind::OutOfMemory, &refusal)))
             }
@@ -102,6 +106,16 @@ impl Instance {
         }
     }
 
+    /// A request waited for its start.
+    pub(super) fn was_awaited(&mut self, started_in: Duration) {
+        self.started_in = started_in;
+    }
+
+    /// Whether the calls that it served so far are worth its start.
+    pub(super) fn is_worth_its_start(&self, deadline: Duration) -> bool {
+        self.started_in <= deadline * START_DEADLINES_PER_CALL * self.calls
+    }
+
     /// Whether it may be called again.
     pub(super) fn is_reusable(&self) -> bool {
         !self.failed && self.calls < CALLS_MAX && self.memory_bytes() <= KEPT_BYTES_MAX
@@ -114,7 +128,24 @@ impl Instance {
 }
 
 fn fault(store: &Store<State>, error: &wasmtime::Error) -> Fault {
-    Fault::of_engine(error, store.data().memory_refused(), store.data().last_error())
+    let fault = Fault::of_engine(error, store.data().memory_refused(), store.data().last_error());
+    if fault.kind == FaultKind::BadVerdict && fault.message.contains("fuel") {
+        // wasmtime's word for what may be copied out of a guest.
+        return Fault::new(fault.kind, &format!("more than {PASSED_BYTES_MAX} bytes in one call: {}", fault.message));
+    }
+    fault
+}
+
+// === impl NotStarted ===
+
+impl NotStarted {
+    /// The same, with another fault.
+    pub(super) fn map(self, change: impl FnOnce(Fault) -> Fault) -> Self {
+        match self {
+            Self::Fault(fault) => Self::Fault(change(fault)),
+            refused @ Self::Refused(_) => refused,
+        }
+    }
 }
 
 // === impl Guest ===

@@ -23,6 +23,9 @@ const FAILED: Duration = Duration::from_secs(600);
 /// Components that are compiled at one time: a compiler takes hundreds of MB for a large one, and has its time by the clock.
 const AT_ONCE_MAX: usize = 2;
 
+/// Time for compiling all that is new of an account at a reload, in times for one component: others wait for the reload.
+const ACCOUNT_TIMEOUTS: u32 = 4;
+
 /// Where programs come from.
 pub(super) struct Library {
     engine: Engine,
@@ -85,8 +88,14 @@ impl Library {
         })
     }
 
-    /// The code that runs a program. Takes seconds where it was never compiled before.
-    pub(super) fn code(&self, program: &Program) -> Result<Arc<Code>, LoadError> {
+    /// The time that an account has for compiling at one reload.
+    pub(super) fn account_time(&self) -> Duration {
+        self.compile_timeout * ACCOUNT_TIMEOUTS
+    }
+
+    /// The code that runs a program. Takes seconds where it was never compiled before, which are taken off what is `left` to
+    /// the account.
+    pub(super) fn code(&self, program: &Program, left: &mut Duration) -> Result<Arc<Code>, LoadError> {
         let bytes = match program {
             Program::Component(bytes) => bytes.len(),
             Program::Script(text) => text.len(),
@@ -95,12 +104,12 @@ impl Library {
             return Err(LoadError::TooLarge { bytes, bytes_max: self.file_bytes_max });
         }
         match program {
-            Program::Component(bytes) => self.component(bytes),
+            Program::Component(bytes) => self.component(bytes, left),
             Program::Script(_) => self.script_runner(),
         }
     }
 
-    fn component(&self, bytes: &[u8]) -> Result<Arc<Code>, LoadError> {
+    fn component(&self, bytes: &[u8], left: &mut Duration) -> Result<Arc<Code>, LoadError> {
         let hash = content_hash(bytes);
         if let Some(code) = self.in_use(&hash) {
             return Ok(code);
@@ -109,12 +118,12 @@ impl Library {
         let component = match self.kept(&hash) {
             Some(component) => component,
             None => {
-                let _begun = self.begin(hash);
+                let begun = self.begin(hash);
                 // Another account with the same file may have been first.
                 if let Some(code) = self.in_use(&hash) {
                     return Ok(code);
                 }
-                self.compiled(&hash, bytes)?
+                self.compiled(&begun, bytes, left)?
             }
         };
         let bound = self.linker.instantiate_pre(&component).and_then(FilterPre::new).map_err(LoadError::invalid)?;
@@ -154,7 +163,12 @@ impl Library {
 
     fn bind_runner(&self, bytes: &[u8]) -> Result<Code, LoadError> {
         inspect(bytes, World::ScriptRunner)?;
-        let component = self.compiled(&content_hash(bytes), bytes)?;
+        let hash = content_hash(bytes);
+        let component = match self.kept(&hash) {
+            Some(component) => component,
+            // It is no account's, and has a time of its own.
+            None => self.compiled(&self.begin(hash), bytes, &mut self.account_time())?,
+        };
         let bound =
             self.linker.instantiate_pre(&component).and_then(ScriptRunnerPre::new).map_err(LoadError::invalid)?;
         Ok(Code::ScriptRunner(bound))
@@ -168,15 +182,21 @@ impl Library {
         failed.get(hash)?.0.of_component()
     }
 
-    /// The component's machine code, from the folder or made now.
-    fn compiled(&self, hash: &ContentHash, bytes: &[u8]) -> Result<Component, LoadError> {
+    /// The machine code of the component that was begun, from the folder or made now if there is time `left`.
+    fn compiled(&self, begun: &Begun<'_>, bytes: &[u8], left: &mut Duration) -> Result<Component, LoadError> {
+        let hash = &begun.hash;
         if let Some(component) = self.kept(hash) {
             return Ok(component);
         }
         if let Some(error) = self.failure(hash) {
             return Err(error);
         }
+        if left.is_zero() {
+            return Err(LoadError::NoTimeLeft { seconds: self.account_time().as_secs() });
+        }
+        let since = Instant::now();
         let compiled = self.compiler.compile(&self.engine, bytes, self.compile_timeout);
+        *left = left.saturating_sub(since.elapsed());
         if let Some(error) = compiled.as_ref().err().and_then(LoadError::of_component) {
             let mut failed = self.failed.lock().unwrap_or_else(PoisonError::into_inner);
             failed.insert(*hash, (error, Instant::now() + FAILED));

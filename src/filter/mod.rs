@@ -36,6 +36,8 @@ mod queue;
 mod stage;
 mod state;
 #[cfg(test)]
+pub(crate) mod testing;
+#[cfg(test)]
 mod tests;
 
 use std::path::PathBuf;

@@ -3,7 +3,7 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::bindings::Call;
 use super::bindings::types::Verdict;
@@ -11,7 +11,7 @@ use super::breaker::{Breaker, Change};
 use super::fault::{Fault, FaultKind, printable};
 use super::host::Shared;
 use super::instance::{Instance, NotStarted, Recipe};
-use super::state::Speaker;
+use super::state::{Lines, Speaker};
 use super::{CallEnd, Context, LoadError, Program, Stage};
 use crate::account::AccountId;
 use crate::event::{Edit, Event, OnFault};
@@ -20,6 +20,8 @@ use crate::event::{Edit, Event, OnFault};
 const REASON_BYTES_MAX: usize = 80;
 /// Time that starting an instance may take, in deadlines of a call.
 const INIT_DEADLINES: u32 = 20;
+/// What a filter does wrong whose starts are wasted.
+const WASTED: &str = "it starts slowly and grows too large to be kept: a few such calls in a row are faults";
 /// How often a start is tried that a stalled machine may have cut off, when nothing but patience is at stake.
 const LOAD_TRIES: u32 = 3;
 
@@ -44,12 +46,30 @@ pub(super) enum Decision {
     Drop(String),
 }
 
+/// What the start of a call's instance took, beside the calls that it served. A start may take many times a call's time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Start {
+    /// Not much.
+    Worth,
+    /// Too much, but there are calls to come.
+    NotYet,
+    /// Too much, and it is gone.
+    Wasted,
+}
+
 // === impl LoadedStage ===
 
 impl LoadedStage {
     /// Compiles a stage if need be, and starts a first instance, which tells whether the settings are good.
-    pub(super) fn load(shared: &Arc<Shared>, account: &AccountId, stage: Stage) -> Result<Self, LoadError> {
-        let code = shared.library.code(&stage.program)?;
+    /// `lines` are the account's, as is the time that is `left` for compiling.
+    pub(super) fn load(
+        shared: &Arc<Shared>,
+        account: &AccountId,
+        lines: &Arc<Lines>,
+        left: &mut Duration,
+        stage: Stage,
+    ) -> Result<Self, LoadError> {
+        let code = shared.library.code(&stage.program, left)?;
         let script = match stage.program {
             Program::Component(_) => None,
             Program::Script(text) => Some(text),
@@ -58,7 +78,7 @@ impl LoadedStage {
             code,
             script,
             settings: stage.settings,
-            speaker: Arc::new(Speaker::new(account.clone(), stage.name.into())),
+            speaker: Arc::new(Speaker { account: account.clone(), filter: stage.name.into(), lines: lines.clone() }),
             memory_bytes_max: shared.memory_bytes_max,
             init_deadline: shared.deadline * INIT_DEADLINES,
         };
@@ -89,28 +109,31 @@ impl LoadedStage {
         if !self.breaker().admits(begun) {
             return Err(Fault::new(FaultKind::BreakerOpen, "it failed several times in a row and is not called now"));
         }
-        let decided = catch_unwind(AssertUnwindSafe(|| self.call(context, event)))
+        let called = catch_unwind(AssertUnwindSafe(|| self.call(context, event)))
             .unwrap_or_else(|_| Err(Fault::new(FaultKind::Internal, "the gateway failed while it called the filter")));
-        let (ended, well) = match &decided {
-            Ok(Decision::Keep) => (CallEnd::Pass, Some(true)),
-            Ok(Decision::Replace(_)) => (CallEnd::Modify, Some(true)),
-            Ok(Decision::Drop(_)) => (CallEnd::Drop, Some(true)),
+        let (ended, well) = match &called {
+            Ok((Decision::Keep, start)) => (CallEnd::Pass, start.is_well()),
+            Ok((Decision::Replace(_), start)) => (CallEnd::Modify, start.is_well()),
+            Ok((Decision::Drop(_), start)) => (CallEnd::Drop, start.is_well()),
             Err(fault) => (CallEnd::Fault(fault.kind), fault.kind.blames_filter().then_some(false)),
         };
         let now = Instant::now();
         self.shared.observer.on_call(&self.recipe.speaker.account, self.name(), ended, now - begun);
         let changed = self.breaker().ended(well, now);
-        self.report(&decided, changed);
-        decided
+        self.report(&called, changed);
+        called.map(|(decision, _)| decision)
     }
 
-    /// Says in the log what went wrong, as one of the filter's own lines, of which a second has a limit.
-    fn report(&self, decided: &Result<Decision, Fault>, changed: Option<Change>) {
+    /// Says in the log what went wrong, as one of the account's own lines, of which a second has a limit.
+    fn report(&self, called: &Result<(Decision, Start), Fault>, changed: Option<Change>) {
         let Speaker { account, filter, .. } = &*self.recipe.speaker;
-        if let Err(fault) = decided
-            && self.recipe.speaker.may_speak(Instant::now())
-        {
-            tracing::warn!(target: "filter", %account, %filter, fault = %fault.kind, "{}", fault.message);
+        let wrong = match called {
+            Ok((_, Start::Wasted)) => Some(("slow start", WASTED)),
+            Ok(_) => None,
+            Err(fault) => Some((fault.kind.as_str(), fault.message.as_str())),
+        };
+        if let Some((fault, message)) = wrong.filter(|_| self.recipe.speaker.lines.may_have_one(Instant::now())) {
+            tracing::warn!(target: "filter::fault", %account, %filter, %fault, "{message}");
         }
         match changed {
             Some(Change::Opened) => {
@@ -121,39 +144,70 @@ impl LoadedStage {
         }
     }
 
-    fn call(&self, context: &Context, event: &Event) -> Result<Decision, Fault> {
+    fn call(&self, context: &Context, event: &Event) -> Result<(Decision, Start), Fault> {
         let call = Call::new(context, event);
-        let verdict = match self.call_once(&call) {
+        let (verdict, start) = match self.call_once(&call) {
             // Deadlines are wall time: the machine may have stalled instead of the filter. It is asked once more.
             Err(fault) if fault.kind == FaultKind::Deadline => self.call_once(&call)?,
             other => other?,
         };
-        match verdict {
-            Verdict::Pass => Ok(Decision::Keep),
-            Verdict::Drop(reason) => Ok(Decision::Drop(printable(&reason, REASON_BYTES_MAX))),
+        let decision = match verdict {
+            Verdict::Pass => Decision::Keep,
+            Verdict::Drop(reason) => Decision::Drop(printable(&reason, REASON_BYTES_MAX)),
             Verdict::Modify(edits) => {
                 let edits: Vec<Edit> = edits.into_iter().map(Edit::from).collect();
                 let mut edited = event.clone();
                 match edited.apply(&edits) {
-                    Ok(()) => Ok(Decision::Replace(Box::new(edited))),
-                    Err(error) => Err(Fault::new(FaultKind::BadVerdict, &error.to_string())),
+                    Ok(()) => Decision::Replace(Box::new(edited)),
+                    Err(error) => return Err(Fault::new(FaultKind::BadVerdict, &error.to_string())),
                 }
             }
-        }
+        };
+        Ok((decision, start))
     }
 
-    fn call_once(&self, call: &Call<'_>) -> Result<Verdict, Fault> {
+    fn call_once(&self, call: &Call<'_>) -> Result<(Verdict, Start), Fault> {
         let idle = self.shared.idle().take(self.key);
         let mut instance = match idle {
             Some(instance) => instance,
-            None => self.start().map_err(|error| match error {
-                NotStarted::Refused(why) => Fault::new(FaultKind::Error, &format!("init: {why}")),
-                NotStarted::Fault(fault) => fault,
-            })?,
+            None => self.start_awaited()?,
         };
-        let verdict = instance.call(call, self.shared.deadline);
+        let deadline = self.shared.deadline;
+        let verdict = instance.call(call, deadline);
+        let start = match instance.is_worth_its_start(deadline) {
+            true => Start::Worth,
+            false if instance.is_reusable() => Start::NotYet,
+            false => Start::Wasted,
+        };
         self.keep(instance);
-        verdict
+        Ok((verdict.map_err(|fault| self.with_limit(fault, 1))?, start))
+    }
+
+    /// Starts an instance that a request waits for.
+    fn start_awaited(&self) -> Result<Instance, Fault> {
+        let begun = Instant::now();
+        let mut instance = self.start().map_err(|error| match error {
+            NotStarted::Refused(why) => Fault::new(FaultKind::Error, &format!("init: {why}")),
+            NotStarted::Fault(fault) => fault,
+        })?;
+        instance.was_awaited(begun.elapsed());
+        Ok(instance)
+    }
+
+    /// A fault that names the limit that was hit: its value, and its key. The time is so many deadlines.
+    fn with_limit(&self, fault: Fault, deadlines: u32) -> Fault {
+        let limit = match fault.kind {
+            FaultKind::Deadline => {
+                let time = humantime::format_duration(self.shared.deadline * deadlines);
+                let of = if deadlines == 1 { String::new() } else { format!("{deadlines} times ") };
+                format!("took longer than {time}, {of}[filters] deadline")
+            }
+            FaultKind::OutOfMemory => {
+                format!("wanted more than {} bytes, [filters] memory_bytes_max", self.shared.memory_bytes_max)
+            }
+            _ => return fault,
+        };
+        Fault::new(fault.kind, &format!("{limit}: {}", fault.message))
     }
 
     /// Starts an instance; where all room is taken, an idle one of others makes room.
@@ -162,7 +216,7 @@ impl LoadedStage {
             let started = Instance::start(&self.shared.engine, &self.recipe);
             match &started {
                 Err(NotStarted::Fault(fault)) if fault.kind == FaultKind::Overloaded => {}
-                _ => return started,
+                _ => return started.map_err(|error| error.map(|fault| self.with_limit(fault, INIT_DEADLINES))),
             }
             let oldest = self.shared.idle().take_oldest();
             if oldest.is_none() {
@@ -211,11 +265,30 @@ impl LoadedStage {
     }
 }
 
+// === impl Start ===
+
+impl Start {
+    /// Whether a call that had a verdict was a good one for the breaker: it is bad if each one has to be started for, and
+    /// makes up for none before it as long as that may be so.
+    fn is_well(self) -> Option<bool> {
+        match self {
+            Self::Worth => Some(true),
+            Self::NotYet => None,
+            Self::Wasted => Some(false),
+        }
+    }
+}
+
 #[cfg(test)]
 impl LoadedStage {
     /// Whether both run the same code.
     pub(super) fn shares_code_with(&self, other: &Self) -> bool {
         Arc::ptr_eq(&self.recipe.code, &other.recipe.code)
+    }
+
+    /// Whether their lines are counted together.
+    pub(super) fn shares_lines_with(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.recipe.speaker.lines, &other.recipe.speaker.lines)
     }
 }
 

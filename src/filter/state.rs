@@ -14,7 +14,8 @@ use crate::account::AccountId;
 const LINE_BYTES_MAX: usize = 1_024;
 /// Lines of one call.
 const LINES_PER_CALL_MAX: usize = 20;
-/// Lines of one filter in a second, so that one that always logs doesn't fill the disk of all.
+/// Lines of one account's filters in a second, so that one that always logs doesn't fill the disk of all, or take the rate
+/// that journald allows the gateway (333).
 const LINES_PER_SECOND_MAX: u32 = 200;
 
 /// The data of a guest's store.
@@ -37,11 +38,18 @@ struct Log {
     last_error: Option<String>,
 }
 
-/// Whose lines these are, and how many there were of late.
+/// Whose lines these are.
 #[derive(Debug)]
 pub(super) struct Speaker {
     pub(super) account: AccountId,
     pub(super) filter: Arc<str>,
+    /// Those of all filters of the account.
+    pub(super) lines: Arc<Lines>,
+}
+
+/// How many lines an account's filters wrote of late.
+#[derive(Debug)]
+pub(super) struct Lines {
     /// The second that is counted, and its lines.
     second: Mutex<(Instant, u32)>,
 }
@@ -143,12 +151,8 @@ impl Log {
 // === impl Speaker ===
 
 impl Speaker {
-    pub(super) fn new(account: AccountId, filter: Arc<str>) -> Self {
-        Self { account, filter, second: Mutex::new((Instant::now(), 0)) }
-    }
-
     fn say(&self, level: Level, line: &str) {
-        if !self.may_speak(Instant::now()) {
+        if !self.lines.may_have_one(Instant::now()) {
             return;
         }
         let (account, filter) = (&self.account, &self.filter);
@@ -159,9 +163,17 @@ impl Speaker {
             Level::Error => tracing::error!(target: "filter", %account, %filter, "{line}"),
         }
     }
+}
+
+// === impl Lines ===
+
+impl Lines {
+    pub(super) fn new() -> Self {
+        Self { second: Mutex::new((Instant::now(), 0)) }
+    }
 
     /// Counts a line, and says whether it may be written.
-    pub(super) fn may_speak(&self, now: Instant) -> bool {
+    pub(super) fn may_have_one(&self, now: Instant) -> bool {
         let mut second = self.second.lock().unwrap_or_else(PoisonError::into_inner);
         if now.saturating_duration_since(second.0) >= Duration::from_secs(1) {
             *second = (now, 0);
@@ -177,7 +189,8 @@ mod tests {
     use super::*;
 
     fn state() -> State {
-        State::new(Arc::new(Speaker::new("shop".parse().unwrap(), "consent".into())), 1_000)
+        let lines = Arc::new(Lines::new());
+        State::new(Arc::new(Speaker { account: "shop".parse().unwrap(), filter: "consent".into(), lines }), 1_000)
     }
 
     #[test]
@@ -194,10 +207,9 @@ mod tests {
 
     #[test]
     fn a_second_has_a_limit_of_lines() {
-        let speaker = Speaker::new("shop".parse().unwrap(), "consent".into());
-        let now = Instant::now();
-        assert_eq!((0..1_000).filter(|_| speaker.may_speak(now)).count(), LINES_PER_SECOND_MAX as usize);
-        assert!(speaker.may_speak(now + Duration::from_secs(1)));
+        let (lines, now) = (Lines::new(), Instant::now());
+        assert_eq!((0..1_000).filter(|_| lines.may_have_one(now)).count(), LINES_PER_SECOND_MAX as usize);
+        assert!(lines.may_have_one(now + Duration::from_secs(1)));
     }
 
     #[test]

@@ -22,6 +22,8 @@ const DECODED_INLINE_MAX: usize = 1024 * 1024;
 pub struct Ingest {
     outbox: Outbox,
     metrics: Arc<Metrics>,
+    /// Each group of dead letters that is replayed holds it, to read.
+    replays_stopped: tokio::sync::RwLock<bool>,
 }
 
 /// What the edge knows of a request beside its body.
@@ -134,7 +136,7 @@ enum Format {
 impl Ingest {
     /// Stores what it takes in `outbox`.
     pub fn new(outbox: Outbox, metrics: Arc<Metrics>) -> Self {
-        Self { outbox, metrics }
+        Self { outbox, metrics, replays_stopped: tokio::sync::RwLock::new(false) }
     }
 
     /// `POST /events`: one event in the format of Meta's gateway.

@@ -12,15 +12,15 @@ use tokio::time::Instant;
 use crate::account::ServerName;
 use crate::config::AcmeConfig;
 use crate::issuance::Shared;
-use crate::issuance::book::{Doing, Memory};
+use crate::issuance::book::{Book, Doing, Memory};
 use crate::issuance::names::{Names, present};
 use crate::issuance::schedule::{Goal, Load, Next, Start, Subject, all_full_until, choose, next};
 use crate::issuance::state::NameState;
-use crate::issuance::survey::{Survey, in_company, look_at};
+use crate::issuance::survey::{Class, Survey, in_company, look_at};
 use crate::snapshot::Snapshot;
 use crate::tls::CertStore;
 
-/// Names that one look at all of them puts into the queue.
+/// Names that one look at all of them puts into a queue.
 const QUEUE_MAX: usize = 1_000;
 /// Names for which the memory is taken at one time.
 const NAMES_AT_ONCE: usize = 500;
@@ -32,7 +32,8 @@ const GOOD_FOR: Duration = Duration::from_secs(10 * 60);
 const GOOD_FOR_CHANGED: Duration = Duration::from_secs(60);
 /// Renewal windows that are asked for at one time.
 const WINDOWS_MAX: usize = 4;
-/// Names whose DNS is asked for at one time.
+/// Names whose DNS is asked for at one time, and beside them as many that failed the last time: where DNS servers are silent
+/// a look takes its time.
 const LOOK_UPS_MAX: usize = 8;
 /// How long a name whose DNS led here may wait for its order.
 const LOOKED_UP_FOR_MS: i64 = 10 * 60 * 1_000;
@@ -42,18 +43,26 @@ const LOOKED_UP_FOR_MS: i64 = 10 * 60 * 1_000;
 pub(super) struct Agenda {
     pub(super) names: Arc<Names>,
     /// Names that are due, the most urgent first.
-    due: VecDeque<ServerName>,
+    due: Queue,
+    /// The same of those that failed the last time, and whose DNS is to be asked for: however many there are, they keep
+    /// nobody waiting but each other.
+    again: Queue,
     /// Names whose renewal window is to be asked for.
-    windows: VecDeque<ServerName>,
-    /// Whether more were due than the queues hold.
-    more_due: bool,
-    more_windows: bool,
+    windows: Queue,
     /// When something is due next. Unix milliseconds.
     pub(super) next_ms: i64,
     /// The certificates that were looked at.
     certificates: Weak<CertStore>,
     /// When it was made, and when the next one may be.
     made: Option<(Instant, Instant)>,
+}
+
+/// Names in their order.
+#[derive(Default)]
+struct Queue {
+    names: VecDeque<ServerName>,
+    /// Whether there were more than it holds.
+    more: bool,
 }
 
 /// What is to be begun now.
@@ -85,20 +94,26 @@ impl Agenda {
             if is_new {
                 shared.book.with(|memory| memory.retain(|name| names.get(name).is_some()));
             }
-            agenda.look(shared, &snapshot, now_ms);
+            agenda.look(&shared.book, &snapshot, now_ms);
         }
         let took = began.elapsed();
         agenda.made = Some((began, Instant::now() + took * REST));
-        tracing::debug!(?took, due = agenda.due.len(), windows = agenda.windows.len(), "looked at all names");
+        tracing::debug!(
+            ?took,
+            due = agenda.due.names.len(),
+            again = agenda.again.names.len(),
+            windows = agenda.windows.names.len(),
+            "looked at all names"
+        );
         agenda
     }
 
-    fn look(&mut self, shared: &Shared, snapshot: &Snapshot, now_ms: i64) {
+    fn look(&mut self, book: &Book, snapshot: &Snapshot, now_ms: i64) {
         let (config, names) = (&snapshot.gateway.acme, self.names.clone());
         let (mut survey, nothing) = (Survey::default(), NameState::default());
         let mut seen = 0;
         for some in names.listed.chunks(NAMES_AT_ONCE) {
-            shared.book.with(|memory| {
+            book.with(|memory| {
                 for (index, listed) in (seen..).zip(some) {
                     let subject = Subject {
                         name: &listed.name,
@@ -107,24 +122,19 @@ impl Agenda {
                         state: memory.names.get(&listed.name).unwrap_or(&nothing),
                         busy: memory.is_busy(&listed.name),
                     };
-                    survey.see(index, &subject, config, now_ms);
+                    survey.see(index, &subject, config, &memory.budgets, now_ms);
                 }
             });
             seen += some.len();
         }
         let name = |index: usize| names.listed.get(index).map(|listed| &listed.name);
         let forgiven = std::mem::take(&mut survey.forgiven);
-        shared.book.with(|memory| {
+        book.with(|memory| {
             forgiven.into_iter().filter_map(name).for_each(|name| memory.change(name).forgive());
         });
-        self.more_windows = survey.looks.len() > QUEUE_MAX;
-        self.windows = survey.looks.iter().filter_map(|index| name(*index)).take(QUEUE_MAX).cloned().collect();
-        let ranked = survey.ranked();
-        let mut left = ranked.as_slice();
-        while !left.is_empty() && self.due.len() < QUEUE_MAX {
-            let (some, rest) = left.split_at(left.len().min(NAMES_AT_ONCE));
-            left = rest;
-            shared.book.with(|memory| {
+        survey.looks.iter().filter_map(|index| name(*index)).for_each(|name| self.windows.put(name));
+        for some in survey.ranked().chunks(NAMES_AT_ONCE) {
+            book.with(|memory| {
                 let (full, load) = (all_full_until(config, &memory.budgets, now_ms), memory.load());
                 for (class, index) in some {
                     let Some(name) = name(*index) else { continue };
@@ -133,16 +143,22 @@ impl Agenda {
                         continue;
                     }
                     let state = memory.names.get(name).unwrap_or(&nothing);
+                    let is_again = *class != Class::Begun && state.is_tried_again();
+                    let is_again = is_again && !is_looked_up(memory, snapshot, name, now_ms);
+                    let queue = if is_again { &mut self.again } else { &mut self.due };
+                    if queue.is_full() {
+                        queue.more = true;
+                        continue;
+                    }
                     let subject =
                         Subject { name, rank: 0, present: present(snapshot, name, now_ms), state, busy: false };
                     match choose(&subject, config, &memory.budgets, &load, now_ms) {
-                        Ok(_) => self.due.push_back(name.clone()),
+                        Ok(_) => queue.put(name),
                         Err(at) => survey.wake(at),
                     }
                 }
             });
         }
-        self.more_due = !left.is_empty();
         self.next_ms = survey.next_ms.unwrap_or(i64::MAX);
     }
 
@@ -155,8 +171,8 @@ impl Agenda {
         let now = Instant::now();
         let changed = !std::ptr::eq(self.certificates.as_ptr(), Arc::as_ptr(&snapshot.certificates));
         let old = made + if changed { GOOD_FOR_CHANGED } else { GOOD_FOR };
-        let empty = self.more_due && self.due.is_empty() || self.more_windows && self.windows.is_empty();
-        let wanted = snapshot.gateway.acme.enabled && (empty || self.next_ms <= now_ms || old <= now);
+        let spent = [&self.due, &self.again, &self.windows].into_iter().any(Queue::is_spent);
+        let wanted = snapshot.gateway.acme.enabled && (spent || self.next_ms <= now_ms || old <= now);
         match wanted {
             true if may_be <= now => Ok(()),
             true => Err(may_be),
@@ -176,7 +192,7 @@ impl Agenda {
 
     /// A name is to be begun before all others.
     pub(super) fn hurry(&mut self, name: ServerName) {
-        self.due.push_front(name);
+        self.due.names.push_front(name);
     }
 
     /// What was under way for a name ended: it is looked at alone.
@@ -187,12 +203,12 @@ impl Agenda {
         }
         let state = memory.names.get(&name).unwrap_or(&nothing);
         let subject = Subject { name: &name, rank: 0, present: present(snapshot, &name, now_ms), state, busy: false };
-        if let Some(at) = look_at(&subject, config, now_ms) {
+        if let Some(at) = look_at(&subject, config, &memory.budgets, now_ms) {
             // A window is asked for soon after a certificate came; later with others.
-            if at <= now_ms { self.windows.push_back(name.clone()) } else { self.wake(in_company(at, config)) }
+            if at <= now_ms { self.windows.names.push_back(name.clone()) } else { self.wake(in_company(at, config)) }
         }
         match next(&subject, config, now_ms) {
-            Next::Order { at_ms, .. } if at_ms <= now_ms => self.due.push_front(name),
+            Next::Order { at_ms, .. } if at_ms <= now_ms => self.due.names.push_front(name),
             Next::Order { at_ms, .. } => self.wake(at_ms),
             Next::Operator | Next::Visitor => {}
         }
@@ -206,19 +222,46 @@ impl Agenda {
             return begun;
         }
         let mut load = memory.load();
-        while load.orders.len() < config.orders_in_flight_max {
-            let Some(name) = self.due.pop_front() else { break };
-            let Some(start) = self.decide(&name, memory, snapshot, &load, now_ms) else { continue };
+        for again in [false, true] {
+            self.take_orders(again, &mut begun, &mut load, memory, snapshot, now_ms);
+        }
+        while load.windows < WINDOWS_MAX {
+            let Some(name) = self.windows.names.pop_front() else { break };
+            if self.is_to_be_asked(&name, memory, snapshot, config, now_ms) {
+                load.windows += 1;
+                memory.begin(name.clone(), Doing::Window);
+                begun.windows.push(name);
+            }
+        }
+        begun
+    }
+
+    /// Takes orders, and questions after DNS, of names of one queue.
+    fn take_orders(
+        &mut self,
+        again: bool,
+        begun: &mut Begun,
+        load: &mut Load,
+        memory: &mut Memory,
+        snapshot: &Snapshot,
+        now_ms: i64,
+    ) {
+        while load.orders.len() < snapshot.gateway.acme.orders_in_flight_max {
+            let queue = if again { &mut self.again } else { &mut self.due };
+            let Some(name) = queue.names.pop_front() else { break };
+            let Some(start) = self.decide(&name, memory, snapshot, load, now_ms) else { continue };
             if start.goal == Goal::Fresh && !is_looked_up(memory, snapshot, &name, now_ms) {
                 let resolver = memory.resolver_free_at(now_ms);
+                let look_ups = if again { &mut load.look_ups_again } else { &mut load.look_ups };
                 if resolver > now_ms {
                     self.wake(resolver);
-                } else if load.look_ups < LOOK_UPS_MAX {
-                    load.look_ups += 1;
-                    memory.begin(name, Doing::Dns);
+                } else if *look_ups < LOOK_UPS_MAX {
+                    *look_ups += 1;
+                    memory.begin(name, Doing::Dns { again });
                     begun.look_ups.push(start);
                 } else {
-                    self.due.push_front(name);
+                    let queue = if again { &mut self.again } else { &mut self.due };
+                    queue.names.push_front(name);
                     break;
                 }
                 continue;
@@ -228,15 +271,6 @@ impl Agenda {
             memory.begin_order(name, start.account.clone(), (start.goal == Goal::Fresh).then_some(start.kind));
             begun.orders.push(start);
         }
-        while load.windows < WINDOWS_MAX {
-            let Some(name) = self.windows.pop_front() else { break };
-            if self.is_to_be_asked(&name, memory, snapshot, config, now_ms) {
-                load.windows += 1;
-                memory.begin(name.clone(), Doing::Window);
-                begun.windows.push(name);
-            }
-        }
-        begun
     }
 
     /// Whether and where a name is ordered now; much may have happened since it was put into the queue.
@@ -266,8 +300,9 @@ impl Agenda {
         }
     }
 
+    /// Whether a name's renewal window is asked for now.
     fn is_to_be_asked(
-        &self,
+        &mut self,
         name: &ServerName,
         memory: &Memory,
         snapshot: &Snapshot,
@@ -277,9 +312,36 @@ impl Agenda {
         let nothing = NameState::default();
         let state = memory.names.get(name).unwrap_or(&nothing);
         let subject = Subject { name, rank: 0, present: present(snapshot, name, now_ms), state, busy: false };
-        self.names.get(name).is_some()
-            && !memory.is_busy(name)
-            && look_at(&subject, config, now_ms).is_some_and(|at| at <= now_ms)
+        if self.names.get(name).is_none() || memory.is_busy(name) {
+            return false;
+        }
+        let at = look_at(&subject, config, &memory.budgets, now_ms);
+        if let Some(at) = at.filter(|at| *at > now_ms) {
+            self.wake(in_company(at, config));
+        }
+        at.is_some_and(|at| at <= now_ms)
+    }
+}
+
+// === impl Queue ===
+
+impl Queue {
+    /// Puts a name at the end, as long as there is room.
+    fn put(&mut self, name: &ServerName) {
+        if self.is_full() {
+            self.more = true;
+        } else {
+            self.names.push_back(name.clone());
+        }
+    }
+
+    fn is_full(&self) -> bool {
+        self.names.len() >= QUEUE_MAX
+    }
+
+    /// Whether it is worked off, and there were more.
+    fn is_spent(&self) -> bool {
+        self.more && self.names.is_empty()
     }
 }
 

@@ -34,6 +34,8 @@ pub(super) struct Memory {
     pub(super) budgets: Budgets,
     /// Names whose DNS led here, and when that was seen. Unix milliseconds.
     pub(super) looked_up: HashMap<ServerName, i64>,
+    /// How often in a row the DNS servers of a name did not answer.
+    silences: HashMap<ServerName, u32>,
     /// How often in a row the DNS server did not answer, and until when it is left alone. Unix milliseconds.
     resolver: (u32, i64),
     /// Names with something under way: nothing else begins for them.
@@ -48,7 +50,10 @@ pub(super) enum Doing {
     /// A question after its renewal window.
     Window,
     /// A question after its DNS.
-    Dns,
+    Dns {
+        /// It failed the last time.
+        again: bool,
+    },
 }
 
 /// What an order costs.
@@ -162,7 +167,8 @@ impl Memory {
             match doing {
                 Doing::Order(bill) => load.orders.push(bill.account.name.as_str().into()),
                 Doing::Window => load.windows += 1,
-                Doing::Dns => load.look_ups += 1,
+                Doing::Dns { again: false } => load.look_ups += 1,
+                Doing::Dns { again: true } => load.look_ups_again += 1,
             }
         }
         load
@@ -184,6 +190,17 @@ impl Memory {
             self.resolver = (failures.saturating_add(1), now_ms.saturating_add(millis(wait)));
         }
         answers == (failures > 0)
+    }
+
+    /// The DNS servers of a name answered, or did not: says how often in a row they did not.
+    pub(super) fn dns_answers(&mut self, name: &ServerName, answers: bool) -> u32 {
+        if answers {
+            self.silences.remove(name);
+            return 0;
+        }
+        let silences = self.silences.entry(name.clone()).or_default();
+        *silences = silences.saturating_add(1);
+        *silences
     }
 
     /// Something begins.
@@ -236,6 +253,7 @@ impl Memory {
     /// Forgets a name that is not asked for any more.
     pub(super) fn forget(&mut self, name: &ServerName) {
         self.looked_up.remove(name);
+        self.silences.remove(name);
         if self.names.remove(name).is_some() {
             self.changed.insert(name.clone());
         }

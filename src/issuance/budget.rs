@@ -21,6 +21,11 @@ pub(super) const TROUBLE_MIN: Duration = Duration::from_secs(5);
 /// Longest wait after a CA could not be reached.
 const TROUBLE_MAX: Duration = Duration::from_secs(30 * 60);
 
+/// Cells that are remembered before it is worth looking for some to forget.
+const SWEPT_FROM: usize = 1_024;
+/// How long a cell must have been of no use: the clock may have been set.
+const SWEPT_AFTER: Duration = PAUSE_MAX;
+
 /// What was taken of all budgets.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Budgets {
@@ -33,6 +38,8 @@ pub(super) struct Budgets {
     blamed: HashMap<Arc<str>, Box<str>>,
     /// Cells that changed since they were last written to disk.
     changed: Vec<Key>,
+    /// Cells from which on those of no use are forgotten: names come and go.
+    sweep_at: usize,
 }
 
 /// One cell.
@@ -264,6 +271,12 @@ impl Budgets {
     /// The cells that changed since the last call, and what they hold now; `None` = nothing that would limit anybody.
     pub(super) fn take_changed(&mut self, now_ms: i64) -> Vec<(Key, Option<i64>)> {
         let mut keys = std::mem::take(&mut self.changed);
+        if self.cells.len() >= self.sweep_at {
+            let long_ago = now_ms.saturating_sub(millis(SWEPT_AFTER));
+            let before = keys.len();
+            keys.extend(self.cells.iter().filter(|(_, paid)| **paid < long_ago).map(|(key, _)| key.clone()));
+            self.sweep_at = SWEPT_FROM.max(2 * self.cells.len().saturating_sub(keys.len() - before));
+        }
         keys.sort();
         keys.dedup();
         let state = |key: Key| {

@@ -1,36 +1,14 @@
-//! Questions that cost nothing: whether a name's DNS leads here, and when its CA wants its certificate renewed.
+//! A question that costs nothing: whether a name's DNS leads here.
 
-use std::sync::Arc;
 use std::time::Duration;
 
-use instant_acme::Error;
-
-use crate::account::ServerName;
 use crate::clock::now_ms;
-use crate::config::{AcmeAccount, AcmeConfig, GatewayConfig};
+use crate::config::GatewayConfig;
 use crate::issuance::Shared;
-use crate::issuance::budget::millis;
 use crate::issuance::dns::Dns;
 use crate::issuance::schedule::Start;
 use crate::issuance::settle::LOOK_AGAIN_MAX;
-use crate::issuance::state::{NameState, Renewal};
-use crate::issuance::store::KeyKind;
 use crate::issuance::trouble::Trouble;
-
-/// The shortest time between two questions after a renewal window, whatever the CA says (RFC 9773, 4.3.2).
-const WINDOW_EVERY_MIN: Duration = Duration::from_secs(60);
-/// After a question that was not answered (RFC 9773, 4.3.3).
-const WINDOW_AGAIN: Duration = Duration::from_secs(6 * 60 * 60);
-
-/// The account whose CA knows a name's certificate; an imported one may be of any, and the first is asked.
-pub(super) fn asked<'a>(state: &NameState, config: &'a AcmeConfig) -> Option<&'a Arc<AcmeAccount>> {
-    let Some(directory) = state.issued_in.as_deref() else { return config.accounts.first() };
-    let mut there = config.accounts.iter().filter(|account| account.directory == directory);
-    let first = there.next()?;
-    let issuer =
-        std::iter::once(first).chain(there).find(|account| Some(account.name.as_str()) == state.issued_by.as_deref());
-    Some(issuer.unwrap_or(first))
-}
 
 // === impl Shared ===
 
@@ -44,11 +22,14 @@ impl Shared {
         let news = self.book.with(|memory| {
             let news = memory.resolver_answers(!matches!(result, Err(Trouble::Resolver(_))), now_ms);
             match &result {
-                Ok(()) => drop(memory.looked_up.insert(name.clone(), now_ms)),
+                Ok(()) => {
+                    memory.dns_answers(name, true);
+                    memory.looked_up.insert(name.clone(), now_ms);
+                }
                 Err(Trouble::Resolver(_)) => {}
                 Err(trouble) => {
-                    // Whoever mends a record waits for it: a look costs nothing.
-                    let waits = (acme.retry_min, acme.retry_max.min(LOOK_AGAIN_MAX));
+                    let silences = memory.dns_answers(name, !matches!(trouble, Trouble::Silent(_)));
+                    let waits = (acme.retry_min, longest_wait(silences, acme.retry_max));
                     let state = memory.change(name);
                     state.failed(&trouble.reason(), waits, rand::random(), now_ms);
                     state.failed_of = served;
@@ -81,53 +62,46 @@ impl Shared {
         match report.unanswered {
             Some(why) if !dns.answers(&gateway.host.domain).await => Err(Trouble::Resolver(why)),
             _ if told.is_empty() => Ok(()),
-            _ => Err(Trouble::Dns(told.join(". "))),
+            Some(_) => Err(Trouble::Silent(told.join(". "))),
+            None => Err(Trouble::Dns(told.join(". "))),
         }
-    }
-
-    /// Asks the CA when a certificate is to be renewed; `of` is its last second of validity.
-    pub(super) async fn ask_window(
-        &self,
-        name: ServerName,
-        of: i64,
-        account: Arc<AcmeAccount>,
-        interval_max: Duration,
-    ) {
-        let asked = async {
-            let id = self.identifier(&name, KeyKind::Ecdsa).await?;
-            let account = self.accounts.get(&account).await.ok()?;
-            Some(account.renewal_info(&id).await)
-        };
-        let answer = asked.await;
-        let now_ms = now_ms();
-        self.book.with(|memory| {
-            let known = memory.names.get(&name).and_then(|state| state.renewal.clone());
-            let known = known.filter(|known| known.of == of);
-            let nothing = Renewal { of, offered: false, at_ms: i64::MAX, window: (0, 0), look_ms: 0 };
-            let (mut renewal, wait) = match answer {
-                Some(Ok((info, wait))) => {
-                    let window = (info.suggested_window.start, info.suggested_window.end);
-                    let window = (window.0.unix_timestamp() * 1_000, window.1.unix_timestamp() * 1_000);
-                    let same = known.filter(|known| known.offered && known.window == window);
-                    let at_ms = same.map_or_else(|| draw(window, rand::random()), |known| known.at_ms);
-                    (Renewal { offered: true, at_ms, window, ..nothing }, wait.max(WINDOW_EVERY_MIN))
-                }
-                Some(Err(Error::Unsupported(_))) => (nothing, interval_max),
-                // Another CA's certificate.
-                Some(Err(Error::Api(problem))) if problem.status == Some(404) && known.is_none() => {
-                    (nothing, interval_max)
-                }
-                _ => (known.unwrap_or(nothing), WINDOW_AGAIN),
-            };
-            renewal.look_ms = now_ms.saturating_add(millis(wait.min(interval_max)));
-            memory.change(&name).renewal = Some(renewal);
-            self.let_go(memory, &name);
-        });
     }
 }
 
-/// A moment in a window (RFC 9773, 4.2); `share` from 0 to 1.
-fn draw((start, end): (i64, i64), share: f64) -> i64 {
-    let width = end.saturating_sub(start).max(0);
-    start.saturating_add((width as f64 * share) as i64)
+/// The longest wait until a name's DNS is asked for again. Whoever mends a record waits for it, and a look costs nothing;
+/// but servers that are silent keep others waiting, so each time in a row that they are makes it longer.
+fn longest_wait(silences: u32, retry_max: Duration) -> Duration {
+    LOOK_AGAIN_MAX.saturating_mul(2u32.saturating_pow(silences.saturating_sub(1))).min(retry_max)
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use crate::account::ServerName;
+    use crate::issuance::book::Memory;
+    use crate::issuance::tests::NOW_MS;
+
+    /// Looks of a week at a name that leads elsewhere, or whose DNS servers answer nothing.
+    fn looks_in_a_week(answers: bool) -> usize {
+        let (name, mut memory, mut now_ms): (ServerName, _, _) =
+            ("a.example".parse().unwrap(), Memory::default(), NOW_MS);
+        let mut looks = 0;
+        while now_ms < NOW_MS + 7 * 86_400_000 {
+            looks += 1;
+            let silences = memory.dns_answers(&name, answers);
+            let waits = (Duration::from_secs(60), longest_wait(silences, Duration::from_secs(12 * 60 * 60)));
+            memory.change(&name).failed("why", waits, 0.0, now_ms);
+            now_ms = memory.change(&name).not_before_ms;
+        }
+        looks
+    }
+
+    #[test]
+    fn dns_that_is_silent_is_asked_less_and_less_and_a_record_that_can_be_mended_is_not() {
+        assert!((600..700).contains(&looks_in_a_week(true)), "{}", looks_in_a_week(true));
+        assert!((15..30).contains(&looks_in_a_week(false)), "{}", looks_in_a_week(false));
+        // Once is no habit, however long the name has led elsewhere.
+        assert_eq!(longest_wait(1, Duration::from_secs(12 * 60 * 60)), LOOK_AGAIN_MAX);
+    }
 }

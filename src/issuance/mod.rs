@@ -11,8 +11,8 @@
 //!   each CA, all pure; `agenda` — what is begun next;
 //! * `work` — one name's way; `order` — one order at a CA; `show` — whether clients see what came; `settle` — what is
 //!   learnt, by `trouble`, whose trouble it is, and `limited`, of what a CA has had enough;
-//! * `looks` — questions that cost nothing: a name's DNS (`dns`, `caa`), the renewal window of its certificate;
-//! * `account` — the accounts at the CAs, `directory` — what a CA says of itself, `transport` — HTTP under both;
+//! * `looks`, `windows` — questions that cost nothing: a name's DNS (`dns`, `caa`), the renewal window of its certificate;
+//! * `account` — the accounts at the CAs, `directory` — what a CA says to anybody, `transport` — HTTP under both;
 //! * `store` — the files of certificates, `prune` — what is left of names that are gone; `book` — what is known of
 //!   names (`state`) and budgets, and `state_file` — the same on disk;
 //! * `outlook` — the plan played through in time, pure; `view` — what an operator sees;
@@ -47,6 +47,7 @@ mod tests;
 mod transport;
 mod trouble;
 mod view;
+mod windows;
 mod work;
 
 use std::net::SocketAddr;

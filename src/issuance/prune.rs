@@ -1,6 +1,6 @@
 //! What is left of names that are not in the configuration any more: removed once it is of no use to anybody.
 
-use std::fs;
+use std::fs::{self, DirEntry};
 use std::io;
 use std::path::Path;
 use std::time::{Duration, UNIX_EPOCH};
@@ -13,25 +13,35 @@ const KEPT: Duration = Duration::from_secs(7 * 24 * 60 * 60);
 
 /// Removes the folders of names that nobody wants and whose certificate has ended. Wildcards are nobody's name, and
 /// left alone. Says how many. `is_wanted` is asked again of each name when it is about to go.
+///
+/// # Errors
+/// What was wrong first: a folder that cannot be read or removed keeps no other.
 pub(super) fn prune(certs_dir: &Path, is_wanted: impl Fn(&str) -> bool, now_ms: i64) -> io::Result<usize> {
-    let mut pruned = 0;
     let entries = match fs::read_dir(certs_dir) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(0),
         entries => entries?,
     };
+    let (mut pruned, mut wrong) = (0, Ok(()));
     for entry in entries {
-        let entry = entry?;
-        let name = entry.file_name();
-        let Some(name) = name.to_str().filter(|name| !name.starts_with(['_', '.'])) else { continue };
-        if !entry.file_type()?.is_dir() || is_wanted(name) {
-            continue;
-        }
-        if remove_if(certs_dir, name, |folder| Ok(has_ended(folder, now_ms)? && !is_wanted(name)))? {
-            tracing::info!(name, "the certificate and the key of a name that left the configuration were removed");
-            pruned += 1;
+        match entry.and_then(|entry| prune_one(certs_dir, &entry, &is_wanted, now_ms)) {
+            Ok(is_gone) => pruned += usize::from(is_gone),
+            Err(error) => wrong = wrong.and(Err(error)),
         }
     }
-    Ok(pruned)
+    wrong.map(|()| pruned)
+}
+
+fn prune_one(certs_dir: &Path, entry: &DirEntry, is_wanted: impl Fn(&str) -> bool, now_ms: i64) -> io::Result<bool> {
+    let name = entry.file_name();
+    let Some(name) = name.to_str().filter(|name| !name.starts_with(['_', '.'])) else { return Ok(false) };
+    if !entry.file_type()?.is_dir() || is_wanted(name) {
+        return Ok(false);
+    }
+    let is_gone = remove_if(certs_dir, name, |folder| Ok(has_ended(folder, now_ms)? && !is_wanted(name)))?;
+    if is_gone {
+        tracing::info!(name, "the certificate and the key of a name that left the configuration were removed");
+    }
+    Ok(is_gone)
 }
 
 /// Whether nothing in a name's folder is of use any more: what is live has ended long ago, or there is nothing live and
@@ -60,6 +70,7 @@ mod tests {
     use std::time::SystemTime;
 
     use super::*;
+    use crate::issuance::store::{KeyKind, Store};
     use crate::tls::testing::Issued;
 
     #[test]
@@ -70,6 +81,51 @@ mod tests {
         let comes_back = |_: &str| asked.replace(asked.get() + 1) > 0;
         assert_eq!(prune(dir.path(), comes_back, i64::MAX).unwrap(), 0);
         assert!(dir.path().join("a.example/live/chain.pem").exists());
+    }
+
+    #[test]
+    fn what_is_begun_while_the_rest_is_removed_stays() {
+        let dir = tempfile::tempdir().unwrap();
+        let (store, name) = (Store::new(dir.path().to_owned()), "a.example".parse().unwrap());
+        Issued::valid(&["a.example"], 2020, 2022).write(&dir.path().join("a.example"), "live");
+        let begin = || {
+            let stage = store.stage(&name).unwrap();
+            stage.put_key(KeyKind::Ecdsa, "key").unwrap();
+            stage
+        };
+        std::thread::scope(|scope| {
+            let begun = std::cell::Cell::new(None);
+            let asked = std::cell::Cell::new(0);
+            // It comes back, and is begun, right after the last question.
+            let is_wanted = |_: &str| {
+                if asked.replace(asked.get() + 1) > 0 {
+                    let beginning = scope.spawn(begin);
+                    for _ in 0..1_000 {
+                        std::thread::yield_now();
+                    }
+                    begun.set(Some(beginning));
+                }
+                false
+            };
+            assert_eq!(prune(dir.path(), is_wanted, i64::MAX).unwrap(), 1);
+            let stage = begun.take().unwrap().join().unwrap();
+            assert_eq!(stage.key(KeyKind::Ecdsa).unwrap().as_deref(), Some("key"));
+        });
+    }
+
+    #[test]
+    fn a_folder_that_cannot_be_read_keeps_no_other() {
+        let dir = tempfile::tempdir().unwrap();
+        let gone = Issued::valid(&["a.example"], 2020, 2022);
+        // The system lists them in an order of its own.
+        for n in 0..12 {
+            fs::create_dir_all(dir.path().join(format!("unreadable{n}.example/live/chain.pem"))).unwrap();
+            gone.write(&dir.path().join(format!("gone{n}.example")), "live");
+        }
+        assert_eq!(prune(dir.path(), |_| false, i64::MAX).unwrap_err().kind(), io::ErrorKind::IsADirectory);
+        let left = fs::read_dir(dir.path()).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
+        let left: Vec<_> = left.collect();
+        assert!(left.len() == 12 && left.iter().all(|name| name.starts_with("unreadable")), "{left:?}");
     }
 
     #[test]

@@ -11,9 +11,9 @@ use crate::account::ServerName;
 use crate::clock::now_ms;
 use crate::issuance::agenda::{Agenda, Begun};
 use crate::issuance::names::{is_listed, present};
-use crate::issuance::schedule::Present;
+use crate::issuance::schedule::{Present, asked};
 use crate::issuance::work::Work;
-use crate::issuance::{Issuance, Shared, looks, prune};
+use crate::issuance::{Issuance, Shared, prune};
 
 /// How often the configuration is looked at, and the clock, which may have been set.
 const LOOK_INTERVAL: Duration = Duration::from_secs(1);
@@ -48,6 +48,10 @@ impl Issuance {
             let spent = agenda.is_spent(&shared.reloader.published().load(), now_ms());
             if spent.is_ok() {
                 agenda = shared.look_at_all(&agenda).await;
+                // It takes a while.
+                if stop.is_cancelled() {
+                    break;
+                }
             }
             shared.begin(&mut agenda, &mut tasks);
             chores.due(&shared);
@@ -130,7 +134,7 @@ impl Shared {
             let (busy, shared) = (self.busy(&name), self.clone());
             let asked = match present(&snapshot, &name, now_ms()) {
                 Present::Issued { not_after, .. } => {
-                    looks::asked(&state, &gateway.acme).map(|account| (not_after, account.clone()))
+                    asked(&state, &gateway.acme).map(|account| (not_after, account.clone()))
                 }
                 Present::Nothing | Present::Operators => None,
             };

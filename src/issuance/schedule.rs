@@ -85,6 +85,8 @@ pub(super) struct Load {
     pub(super) windows: usize,
     /// Questions after names' DNS.
     pub(super) look_ups: usize,
+    /// The same for names that failed the last time.
+    pub(super) look_ups_again: usize,
 }
 
 /// What a name waits for, whatever the budgets allow.
@@ -176,6 +178,16 @@ pub(super) fn all_full_until(config: &AcmeConfig, budgets: &Budgets, now_ms: i64
 pub(super) fn issuer<'a>(state: &NameState, config: &'a AcmeConfig) -> Option<&'a Arc<AcmeAccount>> {
     let (by, at) = (state.issued_by.as_deref()?, state.issued_in.as_deref()?);
     config.accounts.iter().find(|account| account.name == by && account.directory == at)
+}
+
+/// The account whose CA knows a name's certificate; an imported one may be of any, and the first is asked.
+pub(super) fn asked<'a>(state: &NameState, config: &'a AcmeConfig) -> Option<&'a Arc<AcmeAccount>> {
+    let Some(directory) = state.issued_in.as_deref() else { return config.accounts.first() };
+    let mut there = config.accounts.iter().filter(|account| account.directory == directory);
+    let first = there.next()?;
+    let issuer =
+        std::iter::once(first).chain(there).find(|account| Some(account.name.as_str()) == state.issued_by.as_deref());
+    Some(issuer.unwrap_or(first))
 }
 
 /// The account with which an order that was begun goes on, and when it can; `None` = there is none to go on with.

@@ -14,10 +14,11 @@ use crate::issuance::trouble::Trouble;
 use crate::issuance::work::Work;
 
 /// How long a CA is left alone that asks for it and does not say how long.
-const PAUSE: Duration = Duration::from_secs(60 * 60);
+pub(super) const PAUSE: Duration = Duration::from_secs(60 * 60);
 /// The same for one name. Let's Encrypt lifts some only when a person says so at its portal.
 const PAUSE_OF_NAME: Duration = Duration::from_secs(24 * 60 * 60);
-/// Longest wait until it is looked again whether clients see a certificate, or whether a name leads here.
+/// Longest wait until it is looked again whether clients see a certificate, or whether a name leads here of which DNS says
+/// where it leads.
 pub(super) const LOOK_AGAIN_MAX: Duration = Duration::from_secs(15 * 60);
 
 // === impl Work ===
@@ -102,7 +103,7 @@ impl Work {
                     memory.budgets.pause(&account.name, name, until, now_ms);
                 }
             }
-            Trouble::Dns(_) | Trouble::Resolver(_) | Trouble::Local(_) | Trouble::Lost => {
+            Trouble::Dns(_) | Trouble::Silent(_) | Trouble::Resolver(_) | Trouble::Local(_) | Trouble::Lost => {
                 memory.change(&start.name).drop_order();
                 failed(memory, waits);
             }

@@ -100,6 +100,11 @@ impl NameState {
         (self.error, self.failures, self.not_before_ms, self.failed_of) = (None, 0, 0, 0);
     }
 
+    /// Whether the last try failed, and nobody asked for another since.
+    pub(super) fn is_tried_again(&self) -> bool {
+        self.failures > 0 && self.not_before_ms > 0
+    }
+
     /// Until when nothing is ordered after a failure. A clock that went back must not lock a name out.
     pub(super) fn waits_until(&self, retry_max: Duration, now_ms: i64) -> i64 {
         believed(self.not_before_ms, millis(retry_max), now_ms)

@@ -4,13 +4,13 @@
 //! that is killed in the middle of an order goes on with it, and nothing that is half written is ever served: a serial's
 //! folder appears by a rename, and is served by another.
 
-use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::fs::{self, File, OpenOptions};
 use std::io::{self, ErrorKind, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use crate::account::ServerName;
-use crate::tls::keep::{FILES, LIVE, keep};
+use crate::tls::keep::{FILES, LIVE, keep, make_beside};
 
 /// What is being had.
 const PENDING: &str = "pending";
@@ -44,11 +44,9 @@ impl Store {
         Self { dir }
     }
 
-    /// What is in the making for a name, as far as it came.
+    /// What is in the making for a name, as far as it came. It stays as long as the name has something under way.
     pub(super) fn stage(&self, name: &ServerName) -> io::Result<Stage> {
-        let folder = self.dir.join(name.as_str()).join(PENDING);
-        DirBuilder::new().recursive(true).mode(0o700).create(&folder)?;
-        Ok(Stage { folder })
+        Ok(Stage { folder: make_beside(&self.dir, name.as_str(), PENDING)? })
     }
 
     /// Gives up what is in the making.

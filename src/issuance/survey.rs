@@ -1,11 +1,12 @@
 //! All names in one look: which are due, in which order, and when the next will be. Pure.
 //!
-//! What was begun goes on first. Renewals go before first orders, the nearest end first; among first orders each account
-//! of ours has its turn, so that one with 5,000 names does not keep another's single name waiting.
+//! What was begun goes on first. Renewals go before first orders, the nearest end first; those that failed the last time
+//! after all others, or domains that nobody uses any more would. Among these and among first orders each account of ours has
+//! its turn, so that one with 5,000 names does not keep another's single name waiting.
 
 use crate::config::AcmeConfig;
-use crate::issuance::budget::{Kind, millis};
-use crate::issuance::schedule::{Next, Present, Subject, is_moved, next, usual_at};
+use crate::issuance::budget::{Budgets, Kind, millis};
+use crate::issuance::schedule::{Next, Present, Subject, asked, is_moved, next, usual_at};
 use crate::issuance::state::believed;
 
 /// Of the longest time between two questions after a renewal window, the part by which one may come late: so that
@@ -33,6 +34,8 @@ pub(super) enum Class {
     Begun,
     /// By the end of the certificate.
     Renewal,
+    /// A renewal that failed the last time; by the rank among the account's names.
+    Again,
     /// By the rank among the account's names.
     New,
     /// There is a certificate, of a CA that is not in the configuration any more.
@@ -43,14 +46,21 @@ pub(super) enum Class {
 
 impl Survey {
     /// Takes a name into account, unless something is under way for it.
-    pub(super) fn see(&mut self, index: usize, subject: &Subject<'_>, config: &AcmeConfig, now_ms: i64) {
+    pub(super) fn see(
+        &mut self,
+        index: usize,
+        subject: &Subject<'_>,
+        config: &AcmeConfig,
+        budgets: &Budgets,
+        now_ms: i64,
+    ) {
         if subject.busy {
             return;
         }
         if is_forgiven(subject) {
             self.forgiven.push(index);
         }
-        match look_at(subject, config, now_ms) {
+        match look_at(subject, config, budgets, now_ms) {
             Some(at) if at > now_ms => self.wake(in_company(at, config)),
             Some(_) => self.looks.push(index),
             None => {}
@@ -92,12 +102,15 @@ pub(super) fn in_company(at_ms: i64, config: &AcmeConfig) -> i64 {
     at_ms.saturating_add(millis(config.renewal_info_interval_max) / LOOK_SLACK)
 }
 
-/// When the renewal window of a name's certificate is to be asked for; `None` = never.
-pub(super) fn look_at(subject: &Subject<'_>, config: &AcmeConfig, now_ms: i64) -> Option<i64> {
+/// When the renewal window of a name's certificate is to be asked for: not while its CA account is left alone; `None` =
+/// never, as where no CA of the configuration issued it.
+pub(super) fn look_at(subject: &Subject<'_>, config: &AcmeConfig, budgets: &Budgets, now_ms: i64) -> Option<i64> {
     let Present::Issued { not_after, .. } = subject.present else { return None };
+    let account = asked(subject.state, config)?;
     let renewal = subject.state.renewal.as_ref().filter(|renewal| renewal.of == not_after);
     let farthest = millis(config.renewal_info_interval_max);
-    Some(renewal.map_or(now_ms, |renewal| believed(renewal.look_ms, farthest, now_ms)))
+    let at = renewal.map_or(now_ms, |renewal| believed(renewal.look_ms, farthest, now_ms));
+    Some(budgets.paused(account, now_ms).map_or(at, |until| at.max(until)))
 }
 
 /// Whether a name is served with another certificate than when its last order failed.
@@ -117,14 +130,16 @@ pub(super) fn urgency(subject: &Subject<'_>, config: &AcmeConfig, kind: Kind, no
     let rank = i64::try_from(subject.rank).unwrap_or(i64::MAX);
     let state = subject.state;
     match subject.present {
-        _ if state.forced => (Class::Asked, rank),
+        _ if state.forced && !state.is_tried_again() => (Class::Asked, rank),
         _ if state.order.is_some() || state.unseen => (Class::Begun, rank),
         Present::Issued { not_before, not_after }
             if is_moved(state, config) && usual_at(subject.name, not_before, not_after, config) > now_ms =>
         {
             (Class::Moved, rank)
         }
+        Present::Issued { .. } if state.is_tried_again() => (Class::Again, rank),
         Present::Issued { not_after, .. } => (Class::Renewal, not_after),
+        _ if kind == Kind::Renewal && state.is_tried_again() => (Class::Again, rank),
         // It has expired: nothing is nearer to its end.
         _ if kind == Kind::Renewal => (Class::Renewal, i64::MIN.saturating_add(rank)),
         // A visitor waits.

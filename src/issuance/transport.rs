@@ -37,8 +37,17 @@ struct Heard {
 }
 
 /// Speaks to one CA.
+#[derive(Clone)]
 pub(super) struct Transport {
     client: Client,
+}
+
+/// What a CA answers to a question that needs no signature.
+pub(super) struct Answer {
+    pub(super) status: StatusCode,
+    pub(super) body: Bytes,
+    /// When it wants to be asked again. Unix milliseconds.
+    pub(super) again_ms: Option<i64>,
 }
 
 /// A CA's answer is larger than any should be.
@@ -106,16 +115,23 @@ impl Transport {
         builder.build().map(|client| Self { client }).map_err(|error| chain(&error))
     }
 
-    /// Fetches a document that needs no signature, such as the directory.
+    /// Fetches what needs no signature, such as the directory.
     ///
     /// # Errors
-    /// Why there is none, for a person to read.
-    pub(super) async fn get(&self, url: &str) -> Result<Bytes, String> {
-        let mut response = self.client.get(url).send().await.map_err(|error| chain(&error))?;
-        if !response.status().is_success() {
-            return Err(format!("{url} answers {}", response.status()));
-        }
-        whole(&mut response).await.map_err(|error| chain(&error))
+    /// Why there is no answer, for a person to read.
+    pub(super) async fn get(&self, url: &str) -> Result<Answer, String> {
+        let request = self.client.get(url).build().map_err(|error| chain(&error))?;
+        let mut response = self.execute(request).await.map_err(|error| chain(&error))?;
+        let body = whole(&mut response).await.map_err(|error| chain(&error))?;
+        let again_ms = retry_after(response.headers(), now_ms());
+        Ok(Answer { status: response.status(), body, again_ms })
+    }
+
+    async fn execute(&self, request: reqwest::Request) -> Result<reqwest::Response, reqwest::Error> {
+        let response = self.client.execute(request).await?;
+        let _outside_of_a_conversation =
+            HEARD.try_with(|heard| heard.borrow_mut().note(response.status(), response.headers()));
+        Ok(response)
     }
 }
 
@@ -124,16 +140,12 @@ impl HttpClient for Transport {
         &self,
         request: Request<BodyWrapper<Bytes>>,
     ) -> Pin<Box<dyn Future<Output = Result<BytesResponse, Error>> + Send>> {
-        let client = self.client.clone();
+        let transport = self.clone();
         Box::pin(async move {
             let (parts, body) = request.into_parts();
             let Ok(body) = body.collect().await.map(Collected::to_bytes);
             let request = reqwest::Request::try_from(Request::from_parts(parts, body));
-            let response = client.execute(request.map_err(other)?).await.map_err(other)?;
-            let status = response.status();
-            let _outside_of_a_conversation =
-                HEARD.try_with(|heard| heard.borrow_mut().note(status, response.headers()));
-            answer(response).await
+            answer(transport.execute(request.map_err(other)?).await.map_err(other)?).await
         })
     }
 }

@@ -12,6 +12,8 @@ const TEXT_MAX: usize = 1_000;
 pub(super) enum Trouble {
     /// The name leads elsewhere, or its DNS forbids this CA; the CA was not asked.
     Dns(String),
+    /// The DNS servers of the name do not answer; the CA was not asked.
+    Silent(String),
     /// The DNS server that we ask does not answer: whatever the name.
     Resolver(String),
     /// The CA looked, and did not find what it should.
@@ -47,7 +49,7 @@ impl Trouble {
     /// As the label of a metric.
     pub(super) fn label(&self) -> &'static str {
         match self {
-            Self::Dns(_) | Self::Resolver(_) => "dns",
+            Self::Dns(_) | Self::Silent(_) | Self::Resolver(_) => "dns",
             Self::Validation(_) => "validation",
             Self::Refused(_) => "refused",
             Self::RateLimited(_) => "rate_limited",
@@ -62,7 +64,7 @@ impl Trouble {
     /// What a person reads.
     pub(super) fn reason(&self) -> String {
         match self {
-            Self::Dns(text) => text.clone(),
+            Self::Dns(text) | Self::Silent(text) => text.clone(),
             Self::Resolver(text) => format!("[acme] resolver does not answer: {text}"),
             Self::Validation(text) => format!("the CA could not validate the name: {text}"),
             Self::Refused(text) => format!("the CA refuses the order: {text}"),
@@ -111,6 +113,14 @@ impl Trouble {
             _ if status >= 500 => Self::Broken(text),
             _ => Self::Refused(text),
         }
+    }
+
+    /// What the CA says with a status that is no success, to a question that needs no signature.
+    pub(super) fn of_status(status: u16, body: &[u8]) -> Self {
+        let detail = Some(format!("it answers {status}"));
+        let nothing = Problem { r#type: None, detail, status: None, subproblems: Vec::new() };
+        let problem = serde_json::from_slice(body).unwrap_or(nothing);
+        Self::of_problem(&Problem { status: Some(status), ..problem })
     }
 
     /// What the CA says of a challenge.
@@ -177,6 +187,13 @@ mod tests {
         {
             assert_eq!(Trouble::of_challenge(&problem(kind, 0)).label(), label, "{kind}");
         }
+    }
+
+    #[test]
+    fn an_answer_without_a_problem_is_judged_by_its_status() {
+        assert_eq!(Trouble::of_status(503, b"<html>"), Trouble::Broken("it answers 503".to_owned()));
+        let told = br#"{ "type": "urn:ietf:params:acme:error:rateLimited", "detail": "busy" }"#;
+        assert_eq!(Trouble::of_status(503, told), Trouble::RateLimited("busy".to_owned()));
     }
 
     #[test]

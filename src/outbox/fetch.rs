@@ -74,7 +74,7 @@ fn from_memory(entry: Entry, recent: RecentEvent) -> (Entry, Leased, Arc<str>) {
     (entry, leased, event.envelope)
 }
 
-/// Reads neighbours of one segment.
+/// Reads neighbours of one segment; if that fails, each by itself: one bad sector costs no more than its events.
 fn read_run(
     shared: &Shared,
     lane: LaneNo,
@@ -88,8 +88,11 @@ fn read_run(
     let len = usize::try_from(end(last) - begin).unwrap_or(0);
     let bytes = match segment.read(begin, len) {
         Ok(bytes) => Bytes::from(bytes),
+        Err(_) if run.len() > 1 => {
+            return run.chunks(1).for_each(|one| read_run(shared, lane, one, found, unreadable));
+        }
         Err(error) => {
-            tracing::error!(segment = segment.id, at = begin, %error, "events cannot be read; it is tried again");
+            tracing::error!(segment = segment.id, at = begin, %error, "an event cannot be read; it is set aside and tried again");
             return unreadable.extend_from_slice(run);
         }
     };

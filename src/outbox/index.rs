@@ -121,18 +121,18 @@ impl Index {
         }
     }
 
-    /// Ends what a start found: lanes in order, backlogs counted. Gives older copies of what is there twice, and of what a
-    /// copy is settled of.
-    pub(crate) fn all_found(&mut self, settled_copies: &HashSet<u64>) -> Vec<Entry> {
-        let mut older = Vec::new();
+    /// Ends what a start found: lanes in order, backlogs counted. Gives the copies that do not count, see
+    /// [`Lane::put_in_order`].
+    pub(crate) fn all_found(&mut self, settled_copies: &HashSet<u64>, unconfirmed: &HashSet<u32>) -> Vec<Entry> {
+        let mut others = Vec::new();
         for lane in &mut self.lanes {
-            older.extend(lane.put_in_order(settled_copies));
+            others.extend(lane.put_in_order(settled_copies, unconfirmed));
             *self.backlog.entry(lane.key.account.clone()).or_default() += lane.bytes;
         }
-        for entry in &older {
+        for entry in &others {
             self.segments.remove_live(entry);
         }
-        older
+        others
     }
 
     /// Puts a lane among those that are to be served, if it has work; `true` if that is news.
@@ -140,7 +140,8 @@ impl Index {
         let leases_max = self.leases_per_lane_max;
         match self.lanes.get_mut(number.0 as usize) {
             Some(lane) if lane.has_work(leases_max) => {
-                self.due.list(number, &mut lane.listed, lane.state.not_before_ms)
+                let due_ms = lane.due_ms();
+                self.due.list(number, &mut lane.listed, due_ms)
             }
             _ => false,
         }
@@ -164,7 +165,7 @@ impl Index {
         while let Some(number) = self.due.pop_ready() {
             let Some(lane) = self.lane_mut(number) else { continue };
             lane.listed = Listed::No;
-            if lane.has_work(leases_max) && lane.state.not_before_ms <= now_ms {
+            if lane.has_work(leases_max) && lane.due_ms() <= now_ms {
                 return Due::Lane(lane.key.clone());
             }
             self.list(number);
@@ -184,6 +185,10 @@ impl Index {
     ) -> Option<(LaneNo, Vec<Entry>, u32)> {
         let number = *self.numbers.get(key)?;
         let (leases_max, closed) = (self.leases_per_lane_max, self.closed);
+        self.take_up(
+            number,
+            |lane| if lane.aside_until_ms <= now_ms { std::mem::take(&mut lane.aside) } else { Vec::new() },
+        );
         let lane = self.lane_mut(number)?;
         if closed || !lane.has_work(leases_max) || lane.state.not_before_ms > now_ms {
             return None;
@@ -212,6 +217,10 @@ impl Index {
     ) -> Option<(LaneNo, Vec<Entry>)> {
         let number = *self.numbers.get(key)?;
         let closed = self.closed;
+        self.take_up(number, |lane| {
+            let is_aged = |entry: &mut Entry| entry.seq > after_seq && entry.accepted_s < before_s;
+            lane.aside.extract_if(.., is_aged).collect()
+        });
         let lane = self.lane_mut(number).filter(|_| !closed)?;
         let taken = lane.take_aged(after_seq, before_s, max);
         lane.in_flight += taken.len() as u64;
@@ -227,7 +236,7 @@ impl Index {
         entries.iter().map(|entry| self.recent.take(entry.seq)).collect()
     }
 
-    /// Puts leased events back in their place.
+    /// Puts leased events back in their place, the oldest first.
     pub(crate) fn put_back(&mut self, number: LaneNo, entries: &[Entry]) {
         for entry in entries {
             self.segments.release_hold(entry);
@@ -236,6 +245,24 @@ impl Index {
             lane.in_flight -= entries.len() as u64;
             lane.put_back(entries);
         }
+    }
+
+    /// Sets leased events aside until a time, Unix milliseconds: the disk would not give them, and others are not to wait for
+    /// them. They count as waiting, and keep their segment from being emptied.
+    pub(crate) fn set_aside(&mut self, number: LaneNo, entries: &[Entry], until_ms: i64) {
+        let Some(lane) = self.lane_mut(number).filter(|_| !entries.is_empty()) else { return };
+        lane.in_flight -= entries.len() as u64;
+        lane.aside.extend_from_slice(entries);
+        lane.aside.sort_unstable_by_key(|entry| entry.seq);
+        lane.aside_until_ms = until_ms;
+    }
+
+    /// Puts those that were set aside and are taken from there back in their place.
+    fn take_up(&mut self, number: LaneNo, take: impl FnOnce(&mut Lane) -> Vec<Entry>) {
+        let Some(lane) = self.lane_mut(number) else { return };
+        let back = take(lane);
+        lane.in_flight += back.len() as u64;
+        self.put_back(number, &back);
     }
 
     /// Forgets leased events whose end is marked.
@@ -298,14 +325,23 @@ impl Index {
         Some(taken)
     }
 
-    /// Puts an event back that is in another place now, no longer or shorter there; the old one is no longer needed.
-    pub(crate) fn moved(&mut self, number: LaneNo, old: Entry, new: Entry) {
-        self.segments.release_hold(&old);
-        self.segments.remove_live(&old);
-        self.segments.add_live(&new);
-        self.segments.hold(&new);
-        self.segments.set_has_copies(new.segment);
-        self.put_back(number, &[new]);
+    /// Puts events of a lane back that are in another place now, no longer or shorter there, each with its old entry, which is
+    /// no longer needed.
+    pub(crate) fn moved(&mut self, number: LaneNo, moved: &[(Entry, Entry)]) {
+        for (old, new) in moved {
+            self.segments.release_hold(old);
+            self.segments.remove_live(old);
+            self.segments.add_live(new);
+            self.segments.hold(new);
+            self.segments.set_has_copies(new.segment);
+        }
+        let new: Vec<_> = moved.iter().map(|(_, new)| *new).collect();
+        self.put_back(number, &new);
+    }
+
+    /// Events of which the marks may say that they may have been sent, though they were not.
+    pub(crate) fn doubted(&self) -> Vec<Entry> {
+        self.lanes.iter().flat_map(Lane::waiting).filter(|entry| entry.is_doubted()).copied().collect()
     }
 
     /// Nothing is leased from now on.

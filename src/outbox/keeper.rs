@@ -11,7 +11,7 @@ use tokio::sync::oneshot;
 use super::dead::DeadLetter;
 use super::index::End;
 use super::lane::LaneNo;
-use super::log::Entry;
+use super::log::{Entry, MarkKind};
 use super::shared::Shared;
 use super::state::StateFile;
 use super::writer::Job;
@@ -78,6 +78,7 @@ impl Keeper {
             // A part, then whoever came meanwhile, then the next part.
             moving = moving && reclaim::copy_forward(&self.shared, &self.writer);
         }
+        self.mark_doubted();
         self.sync_marks();
         if let Err(error) = self.save_lanes() {
             tracing::warn!(%error, "the lanes' last counters and waits are not saved");
@@ -184,6 +185,14 @@ impl Keeper {
             tracing::warn!(%error, "the lanes' state cannot be saved; it is tried again");
         }
         reclaim::give_back(&self.shared);
+    }
+
+    /// Says of events that they were surely not sent where that was not worth a mark each time.
+    fn mark_doubted(&self) {
+        let doubted = locked(&self.shared.index).doubted();
+        let (never, refused): (Vec<_>, Vec<_>) = doubted.into_iter().partition(|entry| entry.attempts == 0);
+        self.shared.mark(MarkKind::NotSent, &never);
+        self.shared.mark(MarkKind::Refused, &refused);
     }
 
     fn sync_marks(&self) {

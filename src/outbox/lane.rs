@@ -16,6 +16,9 @@ pub(crate) struct Lane {
     pub(crate) key: LaneKey,
     /// What waits, by seq.
     queue: VecDeque<Entry>,
+    /// What the disk would not give, by seq, and when that is tried again, Unix milliseconds.
+    pub(super) aside: Vec<Entry>,
+    pub(super) aside_until_ms: i64,
     /// For each lease that is out: when its oldest event was accepted, Unix seconds.
     pub(crate) out: Vec<u32>,
     /// Events that are leased, or on their way to the dead letters.
@@ -81,6 +84,8 @@ impl Lane {
         Self {
             key,
             queue: VecDeque::new(),
+            aside: Vec::new(),
+            aside_until_ms: 0,
             out: Vec::new(),
             in_flight: 0,
             bytes: 0,
@@ -92,44 +97,59 @@ impl Lane {
 
     /// Adds what was accepted last.
     pub(crate) fn push(&mut self, entry: Entry) {
-        self.grow();
+        self.grow(1);
         self.queue.push_back(entry);
     }
 
     /// Adds what a start found; [`Lane::put_in_order`] follows.
     pub(crate) fn push_found(&mut self, entry: Entry) {
-        self.grow();
+        self.grow(1);
         self.queue.push_back(entry);
         self.bytes += u64::from(entry.len);
     }
 
-    /// Sorts what a start found by age. Of an event that is there twice the newer copy stays, and none if a copy is settled;
-    /// the others are given back.
-    pub(crate) fn put_in_order(&mut self, settled_copies: &HashSet<u64>) -> Vec<Entry> {
+    /// Sorts what a start found by age. Of an event that is there twice the newest copy stays, the oldest if all are in
+    /// segments that may be in memory only, and none if a copy is settled; the others are given back.
+    pub(crate) fn put_in_order(&mut self, settled_copies: &HashSet<u64>, unconfirmed: &HashSet<u32>) -> Vec<Entry> {
         let queue = self.queue.make_contiguous();
         if settled_copies.is_empty() && queue.is_sorted_by(|a, b| a.seq < b.seq) {
             return Vec::new();
         }
-        queue.sort_unstable_by_key(|entry| (entry.seq, std::cmp::Reverse(entry.segment)));
-        let mut older = Vec::new();
+        queue.sort_unstable_by_key(|entry| {
+            let (segment, is_unconfirmed) = (i64::from(entry.segment), unconfirmed.contains(&entry.segment));
+            (entry.seq, is_unconfirmed, if is_unconfirmed { segment } else { -segment })
+        });
+        let mut others = Vec::new();
         let mut last = None;
         self.queue.retain(|entry| {
             let first = last.replace(entry.seq) != Some(entry.seq);
             let stays = first && !settled_copies.contains(&entry.seq);
             if !stays {
-                older.push(*entry);
+                others.push(*entry);
             }
             stays
         });
-        self.bytes -= older.iter().map(|entry| u64::from(entry.len)).sum::<u64>();
-        older
+        self.bytes -= others.iter().map(|entry| u64::from(entry.len)).sum::<u64>();
+        others
     }
 
-    /// Puts events back to where their age places them.
+    /// Puts events back, in the order of their seqs, to where their age places them: one merge with what lies on the shorter
+    /// side of the queue, however many they are.
     pub(crate) fn put_back(&mut self, entries: &[Entry]) {
-        for entry in entries.iter().rev() {
-            let place = self.queue.partition_point(|other| other.seq < entry.seq);
-            self.queue.insert(place, *entry);
+        let (Some(first), Some(last)) = (entries.first(), entries.last()) else { return };
+        let begin = self.queue.partition_point(|other| other.seq < first.seq);
+        let end = self.queue.partition_point(|other| other.seq < last.seq);
+        let is_front = end <= self.queue.len() - begin;
+        let side = if is_front { 0..end } else { begin..self.queue.len() };
+        let mut merged: Vec<Entry> = self.queue.drain(side).collect();
+        merged.extend_from_slice(entries);
+        // Two runs: it takes one pass.
+        merged.sort_by_key(|entry| entry.seq);
+        self.grow(merged.len());
+        if is_front {
+            merged.into_iter().rev().for_each(|entry| self.queue.push_front(entry));
+        } else {
+            self.queue.extend(merged);
         }
     }
 
@@ -186,17 +206,29 @@ impl Lane {
 
     /// Whether it has something to lease once its time has come.
     pub(crate) fn has_work(&self, leases_max: usize) -> bool {
-        !self.queue.is_empty() && self.state.paused.is_none() && self.out.len() < leases_max
+        let waits = !self.queue.is_empty() || !self.aside.is_empty();
+        waits && self.state.paused.is_none() && self.out.len() < leases_max
+    }
+
+    /// When that time is, Unix milliseconds; 0 for now.
+    pub(crate) fn due_ms(&self) -> i64 {
+        let only_aside = self.queue.is_empty() && !self.aside.is_empty();
+        self.state.not_before_ms.max(if only_aside { self.aside_until_ms } else { 0 })
+    }
+
+    /// What waits, and what was set aside.
+    pub(crate) fn waiting(&self) -> impl Iterator<Item = &Entry> {
+        self.queue.iter().chain(&self.aside)
     }
 
     /// Events that wait.
     pub(crate) fn pending(&self) -> u64 {
-        self.queue.len() as u64
+        (self.queue.len() + self.aside.len()) as u64
     }
 
     /// How it stands.
     pub(crate) fn status(&self) -> LaneStatus {
-        let waiting = self.queue.front().map(|entry| entry.accepted_s);
+        let waiting = self.queue.front().into_iter().chain(self.aside.first()).map(|entry| entry.accepted_s);
         let oldest = self.out.iter().copied().chain(waiting).min();
         LaneStatus {
             lane: self.key.clone(),
@@ -211,10 +243,10 @@ impl Lane {
         }
     }
 
-    /// Makes room by a quarter and not by doubling: a backlog's memory is what its events need.
-    fn grow(&mut self) {
-        if self.queue.len() == self.queue.capacity() {
-            self.queue.reserve_exact((self.queue.len() / 4).max(8));
+    /// Makes room for so many more, by a quarter and not by doubling: a backlog's memory is what its events need.
+    fn grow(&mut self, more: usize) {
+        if self.queue.capacity() - self.queue.len() < more {
+            self.queue.reserve_exact((self.queue.len() / 4).max(8).max(more));
         }
     }
 
@@ -251,7 +283,7 @@ mod tests {
     }
 
     fn entry(seq: u64, segment: u32, envelope: u32) -> Entry {
-        Entry { seq, segment, at: 0, len: 100, envelope, accepted_s: 0, attempts: 0, maybe_sent: false }
+        Entry { seq, segment, at: 0, len: 100, envelope, accepted_s: 0, attempts: 0, maybe_sent: false, marks: 0 }
     }
 
     fn seqs(entries: &[Entry]) -> Vec<u64> {
@@ -293,14 +325,53 @@ mod tests {
     }
 
     #[test]
+    fn what_comes_back_is_in_order_wherever_it_belongs() {
+        let seqs_back: [&[u64]; 6] = [&[2], &[4, 8], &[14], &[12, 14, 30], &[1, 30], &[6, 10]];
+        for back in seqs_back {
+            let mut lane = lane();
+            let wait: Vec<_> = (1..=30).filter(|seq| !back.contains(seq)).collect();
+            wait.iter().for_each(|&seq| lane.push(entry(seq, 1, 0)));
+            lane.put_back(&back.iter().map(|&seq| entry(seq, 2, 0)).collect::<Vec<_>>());
+            let all = lane.take(None, 99, u64::MAX);
+            assert_eq!(seqs(&all), (1..=30).collect::<Vec<_>>());
+            assert!(all.iter().all(|entry| (entry.segment == 2) == back.contains(&entry.seq)));
+        }
+    }
+
+    /// One by one, each of these would move half a million others.
+    #[test]
+    fn many_come_back_into_a_long_queue_at_once() {
+        const LEN: u64 = 1_000_000;
+        let mut lane = lane();
+        (0..LEN).for_each(|seq| lane.push(entry(seq, (seq % 100 == 0).into(), 0)));
+        let taken = lane.take_segment(1, u64::MAX);
+        assert_eq!(taken.len(), 10_000);
+        let begun = std::time::Instant::now();
+        lane.put_back(&taken);
+        assert!(begun.elapsed().as_secs() < 3, "{:?}", begun.elapsed());
+        assert!(lane.queue.iter().map(|entry| entry.seq).eq(0..LEN));
+    }
+
+    #[test]
     fn of_two_copies_the_newer_stays() {
         let mut lane = lane();
         for (seq, segment) in [(3, 1), (4, 1), (5, 1), (3, 2), (9, 2)] {
             lane.push_found(entry(seq, segment, 0));
         }
-        assert_eq!(lane.put_in_order(&HashSet::from([5])), [entry(3, 1, 0), entry(5, 1, 0)]);
+        assert_eq!(lane.put_in_order(&HashSet::from([5]), &HashSet::new()), [entry(3, 1, 0), entry(5, 1, 0)]);
         assert_eq!(lane.bytes, 300);
         assert_eq!(lane.take(None, 9, 1_000), [entry(3, 2, 0), entry(4, 1, 0), entry(9, 2, 0)]);
+    }
+
+    #[test]
+    fn a_copy_that_may_be_in_memory_only_counts_instead_of_no_other() {
+        let mut lane = lane();
+        for (seq, segment) in [(3, 1), (4, 1), (3, 2), (5, 3), (3, 3), (4, 4), (5, 4), (6, 4)] {
+            lane.push_found(entry(seq, segment, 0));
+        }
+        let others = lane.put_in_order(&HashSet::new(), &HashSet::from([3, 4]));
+        assert_eq!(others, [entry(3, 1, 0), entry(3, 3, 0), entry(4, 4, 0), entry(5, 4, 0)]);
+        assert_eq!(lane.take(None, 9, 1_000), [entry(3, 2, 0), entry(4, 1, 0), entry(5, 3, 0), entry(6, 4, 0)]);
     }
 
     #[test]

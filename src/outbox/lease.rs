@@ -82,8 +82,12 @@ pub enum Sent {
     Maybe,
 }
 
-/// How long a lane waits whose events the disk would not give.
-const READ_AGAIN_MS: i64 = 10_000;
+/// How long a lane waits of which the disk gave nothing.
+const NOTHING_READ_MS: i64 = 10_000;
+/// How long an event is set aside that the disk would not give.
+const READ_AGAIN_MS: i64 = 600_000;
+/// For so long it is tried again; Meta takes no older ones.
+const READ_MAX_MS: i64 = 7 * 86_400_000;
 
 // === impl Outbox ===
 
@@ -124,9 +128,15 @@ impl Outbox {
         now_ms: i64,
     ) -> Option<Lease> {
         let before_s = u32::try_from(before_ms.div_euclid(1_000)).ok()?;
-        let taken = locked(&self.inner.shared.index).take_aged(lane, after_seq, before_s, max_events);
-        let (number, taken) = taken?;
-        self.read(lane, number, taken, 0, now_ms)
+        let mut after_seq = after_seq;
+        loop {
+            let taken = locked(&self.inner.shared.index).take_aged(lane, after_seq, before_s, max_events);
+            let (number, taken) = taken?;
+            after_seq = taken.last()?.seq;
+            if let Some(lease) = self.read(lane, number, taken, 0, now_ms) {
+                return Some(lease);
+            }
+        }
     }
 
     /// Reads what was taken from a lane; `None` if none of it could be read.
@@ -134,15 +144,18 @@ impl Outbox {
         let oldest = taken.first()?.accepted_s;
         let fetched = fetch::fetch(&self.inner.shared, number, taken);
         let nothing = fetched.entries.is_empty();
+        let is_old = |entry: &Entry| now_ms - i64::from(entry.accepted_s) * 1_000 > READ_MAX_MS;
+        let (old, unreadable): (Vec<_>, Vec<_>) = fetched.unreadable.into_iter().partition(is_old);
+        self.inner.shared.lost(number, &old);
         let mut index = locked(&self.inner.shared.index);
-        index.put_back(number, &fetched.unreadable);
+        index.set_aside(number, &unreadable, now_ms + READ_AGAIN_MS);
         index.lease_over(number, oldest);
         if let Some(first) = fetched.entries.first() {
             index.lease_began(number, first.accepted_s);
         }
-        if nothing && !fetched.unreadable.is_empty() {
+        if nothing && !unreadable.is_empty() {
             index.change_state(number, |state| {
-                state.not_before_ms = state.not_before_ms.max(now_ms + READ_AGAIN_MS);
+                state.not_before_ms = state.not_before_ms.max(now_ms + NOTHING_READ_MS);
             });
         }
         drop(index);
@@ -185,10 +198,9 @@ impl Lease {
     /// synced: a killed process loses nothing of it, a power cut may.
     pub fn mark_sent(&mut self) {
         self.sent = true;
-        for entry in &mut self.entries {
-            entry.attempts = entry.attempts.saturating_add(1);
-        }
-        self.inner.shared.mark(MarkKind::Sent, &self.entries);
+        let marked = self.entries.iter_mut().filter_map(|entry| entry.sends().then_some(*entry));
+        let marked: Vec<Entry> = marked.collect();
+        self.inner.shared.mark(MarkKind::Sent, &marked);
     }
 
     /// Makes two of it: the first `count` events, and the others. Each is then settled by itself.
@@ -241,12 +253,11 @@ impl Lease {
                 }
                 Some(Settlement::Retry(sent)) => {
                     entry.maybe_sent |= sent == Sent::Maybe;
-                    match sent {
-                        _ if !self.sent || entry.maybe_sent => {}
-                        Sent::No => not_sent.push(entry),
-                        Sent::Refused | Sent::Maybe => refused.push(entry),
-                    }
                     entry.attempts -= u16::from(self.sent && sent == Sent::No).min(entry.attempts);
+                    if self.sent && entry.comes_back() {
+                        let marked = if sent == Sent::No { &mut not_sent } else { &mut refused };
+                        marked.push(entry);
+                    }
                     back.push(entry);
                 }
                 None => back.push(self.unsettled(entry)),

@@ -1,6 +1,6 @@
 //! The outbox's dead letters as seen from outside: hold, look, replay, drop.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 
 use bytes::Bytes;
 use tokio::sync::oneshot;
@@ -8,7 +8,7 @@ use tokio::sync::oneshot;
 use super::dead::DeadLetter;
 use super::keeper::Task;
 use super::{NewEvent, Outbox, Unavailable};
-use crate::account::AccountId;
+use crate::account::{AccountId, LaneKey};
 
 /// Why dead letters could not be stored or removed.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -43,6 +43,11 @@ impl Outbox {
     /// The newest dead letters, of one account or of all, the newest first. Reads the disk.
     pub fn dead_letters(&self, account: Option<&AccountId>, limit: usize) -> Vec<DeadLetter> {
         self.inner.shared.dead.list(account, limit)
+    }
+
+    /// How many dead letters there are of each lane that has any.
+    pub fn dead_letter_counts(&self) -> HashMap<LaneKey, u64> {
+        self.inner.shared.dead.counts()
     }
 
     /// The numbers of all dead letters, of one account or of all, the oldest first.

@@ -48,6 +48,7 @@ pub use self::dead::DeadLetter;
 pub use self::lane::Counts;
 pub use self::lease::{Lease, Leased, Sent, Settlement};
 pub use self::letters::{ClaimedLetters, DeadLetterError};
+pub use self::log::recovery::Cut;
 pub use self::open::{OpenError, Recovered};
 
 use self::keeper::Task;
@@ -237,7 +238,7 @@ pub enum Health {
 /// What an outbox takes of its volume, bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Stats {
-    /// Segments.
+    /// Segments, and what became of their events.
     pub log_bytes: u64,
     /// Dead letters.
     pub dead_letter_bytes: u64,
@@ -281,7 +282,7 @@ impl Outbox {
     pub fn stats(&self) -> Stats {
         let segments = locked(&self.inner.shared.index).segments.all();
         Stats {
-            log_bytes: segments.iter().map(|segment| segment.file_bytes()).sum(),
+            log_bytes: segments.iter().map(|segment| segment.file_bytes() + segment.mark_bytes()).sum(),
             dead_letter_bytes: self.inner.shared.dead.file_bytes(),
             free_bytes: self.inner.shared.log.space().map_or(0, |space| space.free),
         }

@@ -14,7 +14,7 @@ use super::dead::DeadLetters;
 use super::index::Index;
 use super::keeper::Keeper;
 use super::log::file::{Disk, RealDisk};
-use super::log::recovery::{Found, LoadError, Report};
+use super::log::recovery::{Cut, Found, LoadError, Report};
 use super::log::{Entry, LogDir, MarkKind};
 use super::shared::{Limits, Shared};
 use super::state::StateFile;
@@ -26,9 +26,8 @@ use super::{Inner, Options, Outbox, Threads};
 pub struct Recovered {
     /// Events that wait for delivery.
     pub pending: u64,
-    /// Segments with a write at their end that never came to be (and was never confirmed): the segment, and the offset that
-    /// it was cut at.
-    pub cut: Vec<(u32, u64)>,
+    /// Segments with a write at their end that never came to be (and was never confirmed).
+    pub cut: Vec<Cut>,
     /// Files that damaged bytes were put into, and how many. These may be events that were accepted.
     pub quarantined: Vec<(PathBuf, u64)>,
 }
@@ -141,10 +140,16 @@ impl Outbox {
 
 /// Reads the log into the index.
 fn load(log: &LogDir, index: &mut Index) -> Result<Report, OpenError> {
-    let mut settled_copies = HashSet::new();
-    let found = log.load(|Found { segment, summary, marked }| {
+    let (mut settled_copies, mut unconfirmed) = (HashSet::new(), HashSet::new());
+    let found = log.load(|Found { segment, summary, marked, durable, stays }| {
         let (segment, first_seq) = (Arc::new(segment), summary.first_seq);
         index.segments.add(Arc::clone(&segment), summary.end, true);
+        if stays {
+            index.segments.set_stays(segment.id);
+        }
+        if !durable {
+            unconfirmed.insert(segment.id);
+        }
         let lanes: Vec<_> = summary.lanes.iter().map(|key| index.number(key)).collect();
         for (lane, entry) in summary.entries {
             let is_copy = entry.seq < first_seq;
@@ -164,11 +169,10 @@ fn load(log: &LogDir, index: &mut Index) -> Result<Report, OpenError> {
         }
     });
     let report = found?;
-    for older in index.all_found(&settled_copies) {
-        let marked =
-            index.segments.get(older.segment).map(|segment| segment.mark(MarkKind::Moved, [older.seq].into_iter()));
+    for copy in index.all_found(&settled_copies, &unconfirmed) {
+        let marked = index.segments.get(copy.segment).map(|segment| segment.mark(MarkKind::Moved, &[copy]));
         if let Some(Err(error)) = marked {
-            tracing::warn!(segment = older.segment, %error, "an event that was moved cannot be marked; it may be sent again");
+            tracing::warn!(segment = copy.segment, %error, "an event that was moved cannot be marked; it may be sent again");
         }
     }
     Ok(report)

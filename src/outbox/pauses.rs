@@ -126,6 +126,9 @@ impl Index {
 
     /// Changes the times that lanes wait for.
     pub(crate) fn move_waits(&mut self, to: impl Fn(i64) -> i64) {
+        for lane in &mut self.lanes {
+            lane.aside_until_ms = to(lane.aside_until_ms);
+        }
         for lane in self.lanes.iter_mut().filter(|lane| lane.state.not_before_ms > 0) {
             lane.state.not_before_ms = to(lane.state.not_before_ms).max(1);
             lane.changed = true;

@@ -20,8 +20,11 @@ pub(crate) struct RecentEvent {
     pub(crate) accepted_ms: i64,
 }
 
-/// Slots, also those of events that are gone: an old one that stays must not make the rest grow.
-const SLOTS_MAX: usize = 65_536;
+/// Slots, also those of events that are gone: an old one that stays must not make the rest grow. One more, which is there for
+/// a moment, needs no larger buffer.
+const SLOTS_MAX: usize = 65_535;
+/// Slots whose memory is kept, though they are not in use.
+const SLOTS_KEPT: usize = 1_024;
 
 /// What an event costs beside its body.
 const OVERHEAD: usize = 256;
@@ -50,6 +53,9 @@ impl Recent {
             let Some(slot) = self.slots.pop_front() else { break };
             self.first_seq += 1;
             self.bytes -= slot.map_or(0, |event| event.cost());
+        }
+        if self.slots.capacity() > SLOTS_KEPT && self.slots.len() < self.slots.capacity() / 4 {
+            self.slots.shrink_to(SLOTS_KEPT.max(2 * self.slots.len()));
         }
     }
 
@@ -120,6 +126,15 @@ mod tests {
             recent.push(seq, event(0));
             recent.take(seq);
         }
-        assert!(recent.slots.len() <= SLOTS_MAX);
+        assert!(recent.slots.len() <= SLOTS_MAX && recent.slots.capacity() <= SLOTS_MAX + 1);
+    }
+
+    #[test]
+    fn what_a_backlog_took_is_given_back() {
+        let mut recent = Recent::new(usize::MAX);
+        (0..50_000).for_each(|seq| recent.push(seq, event(0)));
+        (0..50_000).for_each(|seq| drop(recent.take(seq)));
+        recent.push(50_000, event(0));
+        assert!(recent.slots.capacity() <= SLOTS_KEPT && recent.take(50_000).is_some());
     }
 }

@@ -1,8 +1,9 @@
 //! Getting space back: segments of which nothing is needed are given back, and one that a few old events keep is emptied
 //! by writing those again.
 //!
-//! A copy keeps its event's seq. The order: the copy is durable; the old one is marked as moved, durable too; only then the
-//! event may be leased again, from its new place. A crash between the first two leaves both, and a start takes the newer.
+//! A copy keeps its event's seq. The order: the copy is durable, with what marks say of its event's requests; the old one is
+//! marked as moved, durable too; only then the event may be leased again, from its new place. A crash between the first two
+//! leaves both, and a start takes the newer, if the disk takes that again.
 
 use std::io;
 use std::sync::mpsc::Sender;
@@ -70,46 +71,71 @@ fn move_part(shared: &Shared, writer: &Sender<Job>, old: &Segment, entries: Vec<
     let is_moved = copied.is_ok();
     match copied {
         Ok(Copied { moved, forgotten }) => {
-            let seqs = moved.iter().map(|(_, old, _)| old.seq);
-            if let Err(error) = old.mark(MarkKind::Moved, seqs).and_then(|()| old.sync_marks()) {
+            mark_copies(shared, &moved);
+            let places: Vec<_> = moved.iter().map(|&(_, old, _)| old).collect();
+            if let Err(error) = old.mark(MarkKind::Moved, &places).and_then(|()| old.sync_marks()) {
                 tracing::warn!(segment = old.id, %error, "moved events cannot be marked; after a power cut they may be sent again");
             }
-            let mut index = locked(&shared.index);
             if moved.is_empty() && forgotten == 0 {
                 // It would be the oldest again, and no other's turn ever come.
-                index.segments.set_stuck(old.id);
+                locked(&shared.index).segments.set_stuck(old.id);
             }
-            // The last first: each then goes to the front of its lane.
-            for (lane, old, new) in moved.into_iter().rev() {
-                index.moved(lane, old, new);
+            // Lane by lane: requests wait for the lock, and a long queue takes its time.
+            for of_lane in moved.chunk_by(|(one, ..), (other, ..)| one == other) {
+                let Some(&(lane, ..)) = of_lane.first() else { continue };
+                let places: Vec<_> = of_lane.iter().map(|&(_, old, new)| (old, new)).collect();
+                locked(&shared.index).moved(lane, &places);
             }
         }
         Err(error) => {
             tracing::warn!(segment = old.id, %error, "a segment's last events cannot be moved on; they stay");
-            let mut index = locked(&shared.index);
-            for (lane, entry) in entries.into_iter().rev() {
-                index.put_back(lane, &[entry]);
+            for of_lane in entries.chunk_by(|(one, _), (other, _)| one == other) {
+                let Some(&(lane, _)) = of_lane.first() else { continue };
+                let back: Vec<_> = of_lane.iter().map(|&(_, entry)| entry).collect();
+                locked(&shared.index).put_back(lane, &back);
             }
-            index.segments.set_stuck(old.id);
+            locked(&shared.index).segments.set_stuck(old.id);
         }
     }
     lanes.into_iter().for_each(|lane| shared.list(lane));
     is_moved
 }
 
+/// Says beside the copies which requests their events were in, durable before the old marks count no more.
+fn mark_copies(shared: &Shared, moved: &[(LaneNo, Entry, Entry)]) {
+    let tried = moved.iter().map(|&(.., new)| new).filter(|new| new.attempts > 0 || new.maybe_sent);
+    let (maybe, refused): (Vec<_>, Vec<_>) = tried.partition(|new| new.maybe_sent);
+    shared.mark(MarkKind::Sent, &maybe);
+    shared.mark(MarkKind::Refused, &refused);
+    // The copies of one job are in one segment.
+    let Some(first) = maybe.first().or(refused.first()) else { return };
+    let segment = locked(&shared.index).segments.get(first.segment);
+    if let Some(Err(error)) = segment.map(|segment| segment.sync_marks()) {
+        tracing::warn!(segment = first.segment, %error, "marks of moved events cannot be synced; after a power cut they count as never sent");
+    }
+}
+
 /// What became of events that were to be written again.
 struct Copied {
     /// Those that were readable, with their old and their new entries.
     moved: Vec<(LaneNo, Entry, Entry)>,
-    /// How many were damaged, and are in quarantine; others that were stay where they are.
+    /// How many were damaged, and are in quarantine; others that were, or that the disk would not give, stay where they are.
     forgotten: usize,
 }
 
 /// Has the writer write events of a segment again.
 fn copy(shared: &Shared, writer: &Sender<Job>, old: &Segment, entries: &[(LaneNo, Entry)]) -> io::Result<Copied> {
-    let (mut moved, mut records, mut damaged) = (Vec::new(), Vec::new(), Vec::new());
+    let (mut moved, mut records) = (Vec::new(), Vec::new());
+    let (mut damaged, mut unreadable) = (Vec::new(), Vec::new());
     for (lane, entry) in entries {
-        let frame = old.read(u64::from(entry.at), entry.len as usize)?;
+        let frame = match old.read(u64::from(entry.at), entry.len as usize) {
+            Ok(frame) => frame,
+            Err(error) => {
+                tracing::error!(segment = old.id, at = entry.at, %error, "an event cannot be read, and stays");
+                unreadable.push((*lane, *entry));
+                continue;
+            }
+        };
         match old.unseal(&frame) {
             Some(payload) => {
                 moved.push((*lane, *entry));
@@ -123,6 +149,9 @@ fn copy(shared: &Shared, writer: &Sender<Job>, old: &Segment, entries: &[(LaneNo
     let ended = || io::Error::other("the writer has ended");
     writer.send(Job::Copy(Copy { records, bytes, reply })).map_err(|_| ended())?;
     let new = answer.blocking_recv().map_err(|_| ended())??;
+    for (lane, entry) in unreadable {
+        locked(&shared.index).put_back(lane, &[entry]);
+    }
     let mut forgotten = 0;
     for (lane, entry, frame) in damaged {
         if shared.damaged(lane, &entry, &frame) {

@@ -27,6 +27,8 @@ struct SegmentUse {
     has_copies: bool,
     /// Its last events could not be copied elsewhere; that is tried again once there is a new segment.
     stuck: bool,
+    /// What is damaged in it is nowhere else: the next start puts that aside.
+    stays: bool,
 }
 
 // === impl Segments ===
@@ -34,8 +36,8 @@ struct SegmentUse {
 impl Segments {
     /// Takes a segment into account.
     pub(crate) fn add(&mut self, segment: Arc<Segment>, bytes: u64, closed: bool) {
-        let usage =
-            SegmentUse { bytes, live: 0, live_bytes: 0, out: 0, closed, has_copies: false, stuck: false, segment };
+        let (has_copies, stuck, stays) = (false, false, false);
+        let usage = SegmentUse { bytes, live: 0, live_bytes: 0, out: 0, closed, has_copies, stuck, stays, segment };
         self.by_id.insert(usage.segment.id, usage);
     }
 
@@ -59,7 +61,8 @@ impl Segments {
 
     /// All segments, the oldest first, and of each whether nothing in it is needed any more and whether there are copies in it.
     pub(crate) fn uses(&self) -> Vec<(Arc<Segment>, bool, bool)> {
-        let one = |usage: &SegmentUse| (Arc::clone(&usage.segment), usage.closed && usage.live == 0, usage.has_copies);
+        let is_settled = |usage: &SegmentUse| usage.closed && usage.live == 0 && !usage.stays;
+        let one = |usage: &SegmentUse| (Arc::clone(&usage.segment), is_settled(usage), usage.has_copies);
         self.by_id.values().map(one).collect()
     }
 
@@ -67,6 +70,13 @@ impl Segments {
     pub(crate) fn set_has_copies(&mut self, id: u32) {
         if let Some(usage) = self.by_id.get_mut(&id) {
             usage.has_copies = true;
+        }
+    }
+
+    /// A segment is not given back before the next start.
+    pub(crate) fn set_stays(&mut self, id: u32) {
+        if let Some(usage) = self.by_id.get_mut(&id) {
+            usage.stays = true;
         }
     }
 

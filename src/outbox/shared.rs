@@ -74,8 +74,8 @@ impl Shared {
     /// Marks what became of events. A mark that cannot be written is kept for later: without it an event is sent again
     /// after a restart, which is better than not to go on.
     pub(crate) fn mark(&self, kind: MarkKind, entries: &[Entry]) {
-        for (segment, seqs) in self.by_segment(entries) {
-            if let Err(error) = segment.mark(kind, seqs.into_iter()) {
+        for (segment, entries) in self.by_segment(entries) {
+            if let Err(error) = segment.mark(kind, &entries) {
                 tracing::warn!(segment = segment.id, %error, "what became of events cannot be written; it is tried again");
             }
         }
@@ -96,17 +96,25 @@ impl Shared {
         match &kept {
             Ok(path) => {
                 tracing::error!(segment = entry.segment, at = entry.at, kept = %path.display(), "an event in the log is damaged");
-                self.settle(lane, &[*entry], End::Damaged);
-                let key = locked(&self.index).key(lane);
-                if let Some(key) = key {
-                    (self.on_lost)(&key, Lost::Damaged, 1);
-                }
+                self.lost(lane, &[*entry]);
             }
             Err(error) => {
                 tracing::error!(segment = entry.segment, at = entry.at, %error, "an event in the log is damaged and stays");
             }
         }
         kept.is_ok()
+    }
+
+    /// Forgets events that will never be readable, and tells of them.
+    pub(crate) fn lost(&self, lane: LaneNo, entries: &[Entry]) {
+        if entries.is_empty() {
+            return;
+        }
+        self.settle(lane, entries, End::Damaged);
+        let key = locked(&self.index).key(lane);
+        if let Some(key) = key {
+            (self.on_lost)(&key, Lost::Damaged, entries.len() as u64);
+        }
     }
 
     /// Counts dead letters that were dropped for their age.
@@ -130,12 +138,12 @@ impl Shared {
         self.waiting_bytes.fetch_sub(bytes, Ordering::Relaxed);
     }
 
-    fn by_segment(&self, entries: &[Entry]) -> Vec<(Arc<Segment>, Vec<u64>)> {
-        let mut seqs = BTreeMap::<u32, Vec<u64>>::new();
+    fn by_segment(&self, entries: &[Entry]) -> Vec<(Arc<Segment>, Vec<Entry>)> {
+        let mut of_each = BTreeMap::<u32, Vec<Entry>>::new();
         for entry in entries {
-            seqs.entry(entry.segment).or_default().push(entry.seq);
+            of_each.entry(entry.segment).or_default().push(*entry);
         }
         let index = locked(&self.index);
-        seqs.into_iter().filter_map(|(id, seqs)| Some((index.segments.get(id)?, seqs))).collect()
+        of_each.into_iter().filter_map(|(id, entries)| Some((index.segments.get(id)?, entries))).collect()
     }
 }

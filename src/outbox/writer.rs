@@ -372,6 +372,7 @@ impl Active {
         for (entry, payload) in &mut records {
             entry.segment = self.segment.id;
             entry.at = self.place(buffer);
+            entry.marks = 0;
             reseal(payload, self.segment.id, buffer);
         }
         Staged::Copy { records, reply }

@@ -5,12 +5,13 @@
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use tempfile::TempDir;
 
 use super::*;
 use crate::account::AccountId;
+use crate::filter::testing::{PATIENCE, guest_with};
 use crate::filter::{self, Compiler};
 use crate::parallel;
 use crate::snapshot::Route;
@@ -19,7 +20,6 @@ use crate::tls::testing::Issued;
 const NAME: &str = "events.shoes.example";
 /// Some day of 2026.
 const NOW_MS: i64 = 1_784_000_000_000;
-const PATIENCE: Duration = Duration::from_secs(30);
 
 /// A configuration's folder, with a compiler of filters that takes as long as the test wants.
 struct Site {
@@ -62,7 +62,7 @@ impl Site {
 
     /// Gives the shoes a filter that was never compiled.
     fn write_slow_filter(&self) {
-        self.write("filter.wasm", component(""));
+        self.write("filter.wasm", guest_with(""));
         let filter = "[[filters]]\nname = \"slow\"\ncomponent = \"../filter.wasm\"\n";
         self.write("accounts/shoes.toml", format!("domains = [\"{NAME}\"]\n{filter}"));
     }
@@ -73,15 +73,9 @@ impl Site {
 
     fn start(&self) -> Arc<Reloader> {
         let options = filter::Options {
-            deadline: Duration::from_millis(250),
-            memory_bytes_max: 16 << 20,
-            file_bytes_max: 4 << 20,
-            threads: 2,
-            wait_max: PATIENCE,
-            compile_timeout: PATIENCE,
             cache_dir: None,
-            script_runner: self.path("none"),
             compiler: Compiler::Child(self.path("compiler")),
+            ..filter::testing::options(self.dir.path())
         };
         let filters = Arc::new(FilterHost::start(options, Arc::new(Nobody)).unwrap());
         let (metrics, last_good) = (Arc::new(Metrics::new().unwrap()), LastGood::open(&self.path("data")));
@@ -102,17 +96,6 @@ impl Site {
     fn go_on(&self) {
         self.write("compiler.go", "");
     }
-}
-
-/// A good filter, with more in it.
-fn component(more: &str) -> Vec<u8> {
-    let mut resolve = wit_component::metadata::Bindgen::default().resolve;
-    let (package, _) = resolve.push_path(concat!(env!("CARGO_MANIFEST_DIR"), "/plugins/wit")).unwrap();
-    let world = resolve.select_world(&[package], Some("filter")).unwrap();
-    let guest = include_str!("../filter/tests/guest.wat").trim_end().strip_suffix(')').unwrap();
-    let mut core = wat::parse_str(format!("{guest} {more})")).unwrap();
-    wit_component::embed_component_metadata(&mut core, &resolve, world, wit_component::StringEncoding::UTF8).unwrap();
-    wit_component::ComponentEncoder::default().module(&core).unwrap().encode().unwrap()
 }
 
 fn until(what: &str, mut happened: impl FnMut() -> bool) {
@@ -177,7 +160,7 @@ fn filters_of_several_accounts_are_compiled_at_one_time() {
     let site = Site::new();
     let reloader = site.start();
     for (account, more) in [("hats", ""), ("shoes", "(func)")] {
-        site.write(&format!("{account}.wasm"), component(more));
+        site.write(&format!("{account}.wasm"), guest_with(more));
         let filter = format!("[[filters]]\nname = \"f\"\ncomponent = \"../{account}.wasm\"\n");
         site.write(&format!("accounts/{account}.toml"), filter);
     }

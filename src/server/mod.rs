@@ -34,7 +34,7 @@ use crate::server::desk::Desk;
 use crate::server::life::Signals;
 use crate::server::listen::Listeners;
 use crate::server::observers::Counting;
-use crate::server::ready_file::ReadyFile;
+use crate::server::ready_file::Claim;
 use crate::snapshot::{self, Before, Inputs};
 use crate::telemetry::{LogError, Metrics, start_log};
 use crate::tls::{Challenges, OwnConnections, Wanted};
@@ -93,9 +93,7 @@ pub enum RunError {
 /// # Errors
 /// What kept it from starting, or which part of it broke off.
 pub fn run(options: &RunOptions) -> Result<(), RunError> {
-    if let Some(path) = &options.ready_file {
-        ReadyFile::remove(path).map_err(|error| RunError::File { path: path.clone(), error })?;
-    }
+    let claim = options.ready_file.as_ref().map(|path| Claim::take(path).map_err(file_error(path))).transpose()?;
     let mut source = Source::new(&options.config_dir);
     let mut reading = source.read();
     let Some(config) = reading.gateway.clone() else {
@@ -117,7 +115,7 @@ pub fn run(options: &RunOptions) -> Result<(), RunError> {
             () = signals.stop() => return Ok(()),
             built = building => built.map_err(|error| RunError::Process(error.into()))??,
         };
-        gateway.serve(options, &config, signals).await
+        gateway.serve(options, &config, signals, claim).await
     });
     // Filters that are still being compiled hold nobody up.
     runtime.shutdown_background();
@@ -196,7 +194,13 @@ impl Gateway {
 
     /// Serves until a signal says stop, and then ends what was begun: first issuance, while the edge still answers CAs, then
     /// the edge, then delivery, then the outbox.
-    async fn serve(self, options: &RunOptions, config: &GatewayConfig, signals: Signals) -> Result<(), RunError> {
+    async fn serve(
+        self,
+        options: &RunOptions,
+        config: &GatewayConfig,
+        signals: Signals,
+        mut claim: Option<Claim>,
+    ) -> Result<(), RunError> {
         let listeners = Listeners::open(&config.listen)?;
         let ready_file = listeners.ready_file(self.reloader.published().load().revision);
         let ready_file = ready_file.map_err(|error| RunError::Process(error.into()))?;
@@ -216,7 +220,7 @@ impl Gateway {
             config_dir,
             reloader: self.reloader.clone(),
             reload: Arc::new(move || life::take_up(&reloading)),
-            ingest: self.ingest,
+            ingest: self.ingest.clone(),
             outbox: self.outbox.clone(),
             metrics: self.metrics,
             readiness: Readiness::new(followed),
@@ -232,9 +236,9 @@ impl Gateway {
         tokio::spawn(housekeeping::run(self.outbox.clone(), self.reloader.clone(), stop_console.clone()));
 
         phase.send_replace(Phase::Serving);
-        let write =
-            |path: &PathBuf| ready_file.write(path).map_err(|error| RunError::File { path: path.clone(), error });
-        let _written = options.ready_file.as_ref().map(write).transpose()?;
+        if let Some((path, claim)) = options.ready_file.as_ref().zip(claim.as_mut()) {
+            claim.write(&ready_file).map_err(file_error(path))?;
+        }
         systemd::ready();
         tracing::info!(https = ?ready_file.https, http = ?ready_file.http, ops = %ready_file.ops, "serving");
         let started = self.reloader.clone();
@@ -253,6 +257,9 @@ impl Gateway {
         phase.send_replace(Phase::Stopping);
         systemd::stopping();
         tracing::info!("stopping");
+        // What is put into its lane must not stay a dead letter too.
+        let ingest = self.ingest;
+        let replaying = tokio::spawn(async move { ingest.stop_replays().await });
         stop_issuance.cancel();
         if let Ok(issuing) = issuing {
             let _ = issuing.await;
@@ -266,6 +273,7 @@ impl Gateway {
             let _ = delivery.await;
         }
         stop_console.cancel();
+        let _ = replaying.await;
         let reloader = self.reloader;
         let closed = tokio::task::spawn_blocking(move || {
             // Waits for what is being kept.
@@ -282,8 +290,9 @@ impl Gateway {
 /// What a start found in the outbox.
 fn log_recovery(recovered: &outbox::Recovered) {
     tracing::info!(pending = recovered.pending, "outbox opened");
-    for (segment, bytes) in &recovered.cut {
-        tracing::warn!(segment, bytes, "the end of a segment was not whole and was cut: it was never answered");
+    for outbox::Cut { segment, at, kept } in &recovered.cut {
+        let kept = kept.as_ref().map(|path| tracing::field::display(path.display()));
+        tracing::warn!(segment, at, kept, "the end of a segment was not whole and was cut: it was never answered");
     }
     for (path, bytes) in &recovered.quarantined {
         tracing::error!(path = %path.display(), bytes, "damage in the outbox was put aside; events in it are lost");
@@ -303,7 +312,12 @@ fn private_folder(path: &Path) -> Result<(), RunError> {
     let made = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(path);
     let private = made.and_then(|()| std::fs::set_permissions(path, Permissions::from_mode(0o700)));
     let durable = private.and_then(|()| new.into_iter().filter_map(Path::parent).try_for_each(sync_folder));
-    durable.map_err(|error| RunError::File { path: path.to_owned(), error })
+    durable.map_err(file_error(path))
+}
+
+fn file_error(path: &Path) -> impl FnOnce(std::io::Error) -> RunError {
+    let path = path.to_owned();
+    move |error| RunError::File { path, error }
 }
 
 /// Makes the names in a folder durable.

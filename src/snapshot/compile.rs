@@ -293,7 +293,7 @@ fn stage(filter: &FilterConfig) -> Stage {
 fn reason_of(filter: Option<&FilterConfig>, error: &LoadError) -> String {
     match (filter.map(|filter| &filter.program), error) {
         (Some(FilterProgram::Script(path, _)), LoadError::Refused(_) | LoadError::InitFault { .. }) => {
-            format!("{}: {error}", path.display())
+            format!("{}: {error}", config::tidy(path).display())
         }
         _ => error.to_string(),
     }

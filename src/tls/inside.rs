@@ -3,33 +3,60 @@
 //! Root, who imports certificates, writes into folders of the gateway's user, who could put links in their places.
 
 use std::ffi::{CStr, CString};
-use std::fs::File;
-use std::io::{self, Write};
+use std::fs::{DirBuilder, File};
+use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::path::Path;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
 
 use rustix::fs::{
     AtFlags, CWD, Dir, FlockOperation, Gid, Mode, OFlags, Uid, fchown, flock, fstat, fsync, mkdirat, openat,
     readlinkat, renameat, statat, symlinkat, unlinkat,
 };
 use rustix::io::Errno;
+use rustix::process::geteuid;
+
+use crate::tls::way::walk;
 
 /// The folder, and whom belongs what is made in it, if not to us.
 pub(super) struct Inside {
     folder: OwnedFd,
+    /// By which it was entered, for messages.
+    path: PathBuf,
     owner: Option<(Uid, Gid)>,
 }
+
+/// Bytes of a file that are read; a longer one is neither certificate nor key.
+const FILE_BYTES_MAX: u64 = 256 * 1024;
 
 // === impl Inside ===
 
 impl Inside {
-    /// Opens a folder. As root: all that is made in it, and in folders in it, belongs to its owner.
+    /// Opens a folder. As root: by a way on which nobody else leads it elsewhere, and all that is made in the folder, and in
+    /// folders in it, belongs to its owner.
     pub(super) fn open(path: &Path) -> io::Result<Self> {
-        let folder = openat(CWD, path, folder_flags(), Mode::empty())?;
+        Self::at(path, false)
+    }
+
+    /// The same of a folder that is made if it is not there, with those above it.
+    pub(super) fn make(path: &Path) -> io::Result<Self> {
+        if !geteuid().is_root() {
+            DirBuilder::new().recursive(true).mode(0o700).create(path)?;
+        }
+        Self::at(path, true)
+    }
+
+    fn at(path: &Path, make: bool) -> io::Result<Self> {
+        let is_root = geteuid().is_root();
+        let folder = match is_root {
+            // The way there needs no right to list folders; what is done in this one does.
+            true => openat(walk(path, make)?, ".", folder_flags(), Mode::empty())?,
+            false => openat(CWD, path, folder_flags(), Mode::empty())?,
+        };
         let owner = fstat(&folder)?;
-        let is_others = rustix::process::geteuid().is_root() && owner.st_uid != 0;
+        let is_others = is_root && owner.st_uid != 0;
         let owner = is_others.then(|| (Uid::from_raw(owner.st_uid), Gid::from_raw(owner.st_gid)));
-        Ok(Self { folder, owner })
+        Ok(Self { folder, path: path.to_owned(), owner })
     }
 
     /// Whether what is in it is another user's, and so not to be trusted.
@@ -38,21 +65,36 @@ impl Inside {
     }
 
     /// Opens a folder in it, which is made if it is not there; `None` = somebody removed it meanwhile.
-    pub(super) fn enter(&self, name: &Path, follow_link: bool) -> io::Result<Option<Self>> {
-        let made = match mkdirat(&self.folder, name, Mode::RWXU) {
-            Err(Errno::EXIST) => false,
-            made => made.map(|()| true)?,
-        };
-        let flags = if follow_link { folder_flags() } else { folder_flags() | OFlags::NOFOLLOW };
-        let folder = match openat(&self.folder, name, flags, Mode::empty()) {
-            Err(Errno::NOENT) => return Ok(None),
-            folder => folder?,
-        };
-        // One that root made by hand, or did not come to give away, would be of no use to its owner.
-        if made || self.is_others() && fstat(&folder)?.st_uid == 0 {
-            self.give(folder.as_fd())?;
+    ///
+    /// # Errors
+    /// What the operating system says; or root has something in it. The owner of the folder around it can rename any folder
+    /// of root's to this name, also in place of one that was just made: only an empty one is given to him.
+    pub(super) fn enter(&self, name: &Path) -> io::Result<Option<Self>> {
+        match mkdirat(&self.folder, name, Mode::RWXU) {
+            Err(Errno::EXIST) => {}
+            made => made?,
         }
-        Ok(Some(Self { folder, owner: self.owner }))
+        let Some(entered) = self.find(name)? else { return Ok(None) };
+        if let Some((user, group)) = self.owner
+            && fstat(&entered.folder)?.st_uid == 0
+        {
+            if !entered.names()?.is_empty() {
+                let (path, user, group) = (entered.path.display(), user.as_raw(), group.as_raw());
+                return Err(io::Error::other(format!(
+                    "{path} is root's, and there is something in it: if that may be the gateway's, `chown -R {user}:{group} {path}`"
+                )));
+            }
+            self.give(entered.folder.as_fd())?;
+        }
+        Ok(Some(entered))
+    }
+
+    /// Opens a folder in it, if it is there.
+    pub(super) fn find(&self, name: &Path) -> io::Result<Option<Self>> {
+        match openat(&self.folder, name, folder_flags() | OFlags::NOFOLLOW, Mode::empty()) {
+            Err(Errno::NOENT) => Ok(None),
+            folder => Ok(Some(Self { folder: folder?, path: self.path.join(name), owner: self.owner })),
+        }
     }
 
     /// Waits until nobody else has its lock, which ends with this.
@@ -84,6 +126,19 @@ impl Inside {
         self.give(file.as_fd())?;
         file.write_all(content)?;
         file.sync_all()
+    }
+
+    /// Reads a file, if it is there.
+    pub(super) fn read(&self, name: &str) -> io::Result<Option<Vec<u8>>> {
+        // It could be a pipe, on which nobody ever writes.
+        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+        let file = match openat(&self.folder, name, flags, Mode::empty()) {
+            Err(Errno::NOENT) => return Ok(None),
+            file => File::from(file?),
+        };
+        let mut content = Vec::new();
+        file.take(FILE_BYTES_MAX).read_to_end(&mut content)?;
+        Ok(Some(content))
     }
 
     pub(super) fn sync(&self) -> io::Result<()> {
@@ -124,7 +179,7 @@ impl Inside {
     /// Removes a folder of files and links.
     pub(super) fn remove_folder(&self, name: &CStr) -> io::Result<()> {
         let folder = openat(&self.folder, name, folder_flags() | OFlags::NOFOLLOW, Mode::empty())?;
-        let folder = Self { folder, owner: None };
+        let folder = Self { folder, path: PathBuf::new(), owner: None };
         for file in folder.names()? {
             unlinkat(&folder.folder, &file, AtFlags::empty())?;
         }

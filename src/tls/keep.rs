@@ -1,11 +1,12 @@
 //! Putting a certificate where the store reads those that are not the operator's own:
 //! `<issued dir>/<name>/<serial>/`, and `live`, a link to the serial that is served, switched by one rename.
 
-use std::ffi::CStr;
-use std::fs::{self, DirBuilder};
+use std::collections::BTreeMap;
+use std::ffi::{CStr, OsStr};
+use std::fs;
 use std::io;
-use std::os::unix::fs::DirBuilderExt;
-use std::path::Path;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Component, Path, PathBuf};
 
 use crate::tls::inside::Inside;
 
@@ -23,8 +24,9 @@ const UNFINISHED: &str = ".";
 /// ones, and never half of them, also after a power cut. What was live before stays beside them; older serials go. Others
 /// who put something in place for the same name, in other processes too, wait until this is done.
 ///
-/// Run by root, all that is made belongs to the owner of the folder above `issued_dir`, so that the gateway can read it,
-/// and no link that this owner may have put there is followed.
+/// Run by root, all that is made belongs to the owner of the folder above `issued_dir`, or if that is root to its own, so
+/// that the gateway can read it, and no link is followed that somebody else can have put there, or on the way to there. Nobody
+/// is given a folder in which root has something.
 ///
 /// # Errors
 /// What the operating system says; what was live still is.
@@ -35,7 +37,7 @@ pub fn keep(issued_dir: &Path, name: &str, serial: &str, files: &[(&str, &[u8])]
         folder.remove(left)?;
     }
     let part = format!("{UNFINISHED}{serial}.{}", std::process::id());
-    let made = folder.enter(Path::new(&part), false)?.ok_or(io::ErrorKind::NotFound)?;
+    let made = folder.enter(Path::new(&part))?.ok_or(io::ErrorKind::NotFound)?;
     files.iter().try_for_each(|(file, content)| made.write(file, content))?;
     made.sync()?;
     let before = folder.link_of(LIVE);
@@ -51,6 +53,41 @@ pub fn keep(issued_dir: &Path, name: &str, serial: &str, files: &[(&str, &[u8])]
     let kept = [serial.as_bytes(), before.as_ref().map_or(b"", |before| before.to_bytes())];
     remove_older(&folder, &kept);
     Ok(())
+}
+
+/// What is live of a name, by the files of [`FILES`] that there are, read while nobody puts something else in place.
+///
+/// # Errors
+/// What the operating system says. No link is followed but the one to what is live, and that no further than beside itself.
+pub fn live(issued_dir: &Path, name: &str) -> io::Result<BTreeMap<&'static str, Vec<u8>>> {
+    let mut files = BTreeMap::new();
+    let folder = match Inside::open(issued_dir) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+        all => all?.find(Path::new(name))?,
+    };
+    let Some(folder) = folder else { return Ok(files) };
+    folder.lock()?;
+    let link = folder.link_of(LIVE);
+    let serial = Path::new(link.as_ref().map_or(OsStr::new(LIVE), |link| OsStr::from_bytes(link.to_bytes())));
+    if !matches!(serial.components().collect::<Vec<_>>().as_slice(), [Component::Normal(_)]) {
+        return Err(io::Error::other(format!("{LIVE} is a link to elsewhere, {}", serial.display())));
+    }
+    let Some(serial) = folder.find(serial)? else { return Ok(files) };
+    for file in FILES.into_iter().flatten() {
+        files.extend(serial.read(file)?.map(|content| (file, content)));
+    }
+    Ok(files)
+}
+
+/// Makes a folder beside a name's certificates, also if all of the name is being removed: then once that is done.
+///
+/// # Errors
+/// What the operating system says.
+pub fn make_beside(issued_dir: &Path, name: &str, folder: &str) -> io::Result<PathBuf> {
+    // Its lock ends with this.
+    let of_name = enter_alone(&open(issued_dir)?, name)?;
+    of_name.enter(Path::new(folder))?.ok_or(io::ErrorKind::NotFound)?;
+    Ok(issued_dir.join(name).join(folder))
 }
 
 /// Removes all of a name if it is of no use, and nobody is putting something in place for it. Says whether it did.
@@ -78,10 +115,11 @@ fn open(issued_dir: &Path) -> io::Result<Inside> {
     let (Some(above), Some(own)) = (issued_dir.parent(), issued_dir.file_name()) else {
         return Err(io::ErrorKind::InvalidInput.into());
     };
-    let above = if above.as_os_str().is_empty() { Path::new(".") } else { above };
-    DirBuilder::new().recursive(true).mode(0o700).create(above)?;
-    let above = Inside::open(above)?;
-    Ok(above.enter(Path::new(own), !above.is_others())?.ok_or(io::ErrorKind::NotFound)?)
+    let above = Inside::make(if above.as_os_str().is_empty() { Path::new(".") } else { above })?;
+    if above.is_others() {
+        return Ok(above.enter(Path::new(own))?.ok_or(io::ErrorKind::NotFound)?);
+    }
+    Inside::make(issued_dir)
 }
 
 /// The folder of a name, once nobody else puts something in place there.
@@ -89,7 +127,7 @@ fn enter_alone(all: &Inside, name: &str) -> io::Result<Inside> {
     let name = Path::new(name);
     loop {
         // Who had it before may have removed it.
-        let Some(folder) = all.enter(name, false)? else { continue };
+        let Some(folder) = all.enter(name)? else { continue };
         folder.lock()?;
         if all.leads_to(name, &folder)? {
             return Ok(folder);
@@ -115,7 +153,7 @@ fn is_unfinished(name: &CStr) -> bool {
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used, clippy::panic)]
+    #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing)]
     use std::os::unix::fs::{MetadataExt, PermissionsExt, chown, symlink};
 
     use super::*;
@@ -176,6 +214,86 @@ mod tests {
         symlink(dir.path().join("disk"), &issued).unwrap();
         put().unwrap();
         assert!(dir.path().join("disk/a.example/0a-1").exists());
+    }
+
+    /// As root only, like the one before.
+    #[test]
+    fn root_is_not_led_elsewhere_on_the_way_to_the_folder() {
+        if !rustix::process::geteuid().is_root() {
+            return;
+        }
+        let dir = tempfile::tempdir().unwrap();
+        let (theirs, elsewhere) = (dir.path().join("theirs"), dir.path().join("elsewhere"));
+        fs::create_dir(&theirs).unwrap();
+        fs::create_dir(&elsewhere).unwrap();
+        chown(&theirs, Some(65_534), Some(65_533)).unwrap();
+        let issued = theirs.join("data/certs");
+        let put = || keep(&issued, "a.example", "0a", &[("chain.pem", b"1")]);
+        symlink(&elsewhere, theirs.join("data")).unwrap();
+        let error = put().unwrap_err().to_string();
+        assert!(error.contains("theirs/data is a link"), "{error}");
+        assert!(live(&issued, "a.example").is_err());
+        assert_eq!(fs::read_dir(&elsewhere).unwrap().count(), 0);
+        fs::remove_file(theirs.join("data")).unwrap();
+        put().unwrap();
+        let made = fs::metadata(issued.join("a.example/0a/chain.pem")).unwrap();
+        assert_eq!((made.uid(), made.gid()), (65_534, 65_533));
+    }
+
+    #[test]
+    fn what_is_live_is_read_and_no_link_of_others_followed() {
+        let dir = tempfile::tempdir().unwrap();
+        let issued = dir.path().join("certs");
+        assert!(live(&issued, "a.example").unwrap().is_empty(), "there is nothing at all");
+        keep(&issued, "a.example", "0a", &[("chain.pem", b"1"), ("key.pem", b"2")]).unwrap();
+        let (chain, key) = (("chain.pem", b"1".to_vec()), ("key.pem", b"2".to_vec()));
+        assert_eq!(live(&issued, "a.example").unwrap(), BTreeMap::from([chain.clone(), key]));
+        assert!(live(&issued, "b.example").unwrap().is_empty());
+        let at = |path: &str| issued.join(path);
+        fs::remove_file(at("a.example/0a/key.pem")).unwrap();
+        assert_eq!(live(&issued, "a.example").unwrap(), BTreeMap::from([chain]));
+
+        symlink(at("a.example/0a/chain.pem"), at("a.example/0a/key.pem")).unwrap();
+        assert!(live(&issued, "a.example").is_err(), "a file");
+        symlink(at("a.example"), at("c.example")).unwrap();
+        assert!(live(&issued, "c.example").is_err(), "the folder");
+        for (name, to) in [("d.example", "../a.example/0a"), ("e.example", ".."), ("f.example", "beside")] {
+            fs::create_dir(at(name)).unwrap();
+            symlink(at("a.example"), at(name).join("beside")).unwrap();
+            symlink(to, at(name).join("live")).unwrap();
+            assert!(live(&issued, name).is_err(), "{to}");
+        }
+        fs::create_dir_all(at("g.example/live")).unwrap();
+        let (here, pipe) = (rustix::fs::CWD, rustix::fs::FileType::Fifo);
+        rustix::fs::mknodat(here, at("g.example/live/chain.pem"), pipe, rustix::fs::Mode::RWXU, 0).unwrap();
+        assert_eq!(live(&issued, "g.example").unwrap()["chain.pem"], b"", "nobody waits for who writes into a pipe");
+    }
+
+    /// As root only.
+    #[test]
+    fn root_gives_no_folder_away_in_which_it_has_something() {
+        if !rustix::process::geteuid().is_root() {
+            return;
+        }
+        let dir = tempfile::tempdir().unwrap();
+        let issued = dir.path().join("data/certs");
+        fs::create_dir_all(&issued).unwrap();
+        chown(dir.path().join("data"), Some(65_534), Some(65_533)).unwrap();
+        let owner = |folder: &Path| fs::metadata(folder).unwrap().uid();
+        let put = || keep(&issued, "a.example", "0a", &[("chain.pem", b"1")]);
+        for folder in [issued.clone(), issued.join("a.example")] {
+            // As if its owner had renamed root's backup to it.
+            fs::create_dir_all(&folder).unwrap();
+            fs::write(folder.join("secret"), "root's").unwrap();
+            let told = put().unwrap_err().to_string();
+            assert!(told.contains(&format!("chown -R 65534:65533 {}", folder.display())), "{told}");
+            assert_eq!(owner(&folder), 0);
+            // An empty one, such as a process that was killed left, is of no use to root.
+            fs::remove_file(folder.join("secret")).unwrap();
+            put().unwrap();
+            assert_eq!(owner(&folder), 65_534);
+            fs::remove_dir_all(issued.join("a.example")).unwrap();
+        }
     }
 
     #[test]

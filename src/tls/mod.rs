@@ -11,8 +11,8 @@
 //! * `tickets` — the keys of session tickets; `challenges` — what an ACME server may ask for;
 //! * `wanted` — names that a visitor asked for before they had a certificate;
 //! * `chain` — certificates looked at for a person; `keep` — putting one in place, `inside` a
-//!   folder that others may write to; `probe` — what a client is served, and `own` — by which of its connections the gateway
-//!   itself looks.
+//!   folder that others may write to, by a `way` that root can trust; `probe` — what a client is served, and `own` — by which
+//!   of its connections the gateway itself looks.
 //!
 //! A name's certificate is `<certs_dir>/<name>/chain.pem` with `key.pem`, else what was issued in
 //! `<data_dir>/certs/<name>/live/`, else either's for the name with its first label replaced by `_` (the wildcard
@@ -44,6 +44,7 @@ mod store;
 pub(crate) mod testing;
 mod tickets;
 mod wanted;
+mod way;
 mod wildcards;
 
 pub use challenges::{Challenges, Offered};

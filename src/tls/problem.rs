@@ -7,7 +7,7 @@ use std::time::{Duration, UNIX_EPOCH};
 
 use crate::account::ServerName;
 use crate::tls::credential::CredentialError;
-use crate::tls::files::Cause;
+use crate::tls::files::{Cause, Part};
 
 /// The last second that X.509 and RFC 3339 can write.
 const YEAR_9999_ENDS: u64 = 253_402_300_799;
@@ -125,6 +125,9 @@ impl CertificateProblem {
     /// What to do about it.
     pub fn remedy(&self) -> &'static str {
         match self.fault {
+            CertificateFault::Missing if self.is_of_key() => {
+                "put the key of exactly this certificate there, as PEM without a passphrase, then reload"
+            }
             CertificateFault::Missing => "put the chain (leaf first) and its key there, both PEM, then reload",
             CertificateFault::Unreadable(io::ErrorKind::PermissionDenied) => {
                 "let the gateway's user read the file, then reload"
@@ -155,6 +158,11 @@ impl CertificateProblem {
         }
     }
 
+    /// Whether the file to look at is one with a key.
+    fn is_of_key(&self) -> bool {
+        [Part::Key, Part::RsaKey].iter().any(|part| self.file.ends_with(part.file()))
+    }
+
     fn until(&self) -> humantime::Rfc3339Timestamp {
         let not_after = self.not_after.and_then(|seconds| u64::try_from(seconds).ok()).unwrap_or_default();
         humantime::format_rfc3339_seconds(UNIX_EPOCH + Duration::from_secs(not_after.min(YEAR_9999_ENDS)))
@@ -165,6 +173,9 @@ impl fmt::Display for CertificateProblem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let name = &self.name;
         match &self.fault {
+            CertificateFault::Missing if self.is_of_key() => {
+                write!(f, "the key of the certificate for {name} is missing")?;
+            }
             CertificateFault::Missing => write!(f, "there is no certificate for {name}")?,
             CertificateFault::Unreadable(kind) => write!(f, "the certificate for {name} cannot be read: {kind}")?,
             CertificateFault::Malformed(error) => write!(f, "the certificate for {name} cannot be used: {error}")?,
@@ -189,5 +200,31 @@ impl From<Cause> for CertificateFault {
             Cause::Io(kind) => CertificateFault::Unreadable(kind),
             Cause::Content(error) => CertificateFault::Malformed(error),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn it_is_said_which_file_is_missing() {
+        let told = |file: &str| {
+            let problem = CertificateProblem {
+                name: "events.shoes.example".parse().unwrap(),
+                file: PathBuf::from("certs/events.shoes.example").join(file),
+                fault: CertificateFault::Missing,
+                not_after: None,
+                served_on: false,
+            };
+            (problem.to_string(), problem.remedy())
+        };
+        for key in ["key.pem", "key.rsa.pem"] {
+            let (reason, remedy) = told(key);
+            assert!(reason.starts_with("the key of the certificate for events.shoes.example is missing"), "{reason}");
+            assert!(remedy.starts_with("put the key"), "{remedy}");
+        }
+        assert!(told("chain.pem").0.starts_with("there is no certificate for events.shoes.example"));
     }
 }

@@ -305,7 +305,7 @@ async fn what_is_imported_without_a_gateway_is_served_by_the_next_one() {
     let check = gateway.command(&["cert", "check", NAME, "--resolver", "127.0.0.1:9"]);
     let text = String::from_utf8(check.stdout).unwrap();
     assert!(text.contains("chain.rsa.pem: for events.shoes.example, RSA 2048"), "{text}");
-    assert!(text.contains("that knows RSA only gets 1 certificates"), "{text}");
+    assert!(text.contains("that knows RSA only gets 1 certificate,"), "{text}");
 
     let nothing = tempfile::tempdir().unwrap();
     std::fs::write(
@@ -320,7 +320,7 @@ async fn what_is_imported_without_a_gateway_is_served_by_the_next_one() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_import_goes_on_after_a_folder_that_cannot_be_written() {
+async fn an_import_goes_on_after_a_folder_that_cannot_be_had() {
     let names = ["a.example.org", "b.example.org", "c.example.org"];
     let site = bare_site("http://127.0.0.1:9", &names);
     let gateway = Gateway::start(&site).await;
@@ -338,7 +338,7 @@ async fn an_import_goes_on_after_a_folder_that_cannot_be_written() {
     assert_eq!(result(0), (json!("imported"), json!(["a.example.org"])));
     assert_eq!(result(1), (json!("failed"), json!([])));
     assert_eq!(result(2), (json!("imported"), json!(["c.example.org"])));
-    assert!(results[1]["notes"].to_string().contains("cannot be written"), "{results}");
+    assert!(results[1]["notes"].to_string().contains("b.example.org cannot be read"), "{results}");
 }
 
 #[test]
@@ -481,9 +481,11 @@ async fn certificates_are_listed_by_need_and_counted_in_the_status() {
     );
     let text = String::from_utf8(gateway.command(&["status"]).stdout).unwrap();
     assert!(
-        text.contains("1 expired, 1 missing") && text.contains("1 certificates expire soon: soon.example.org"),
+        text.contains("(1 expired, 1 missing)") && text.contains("1 certificate expires soon: soon.example.org"),
         "{text}"
     );
+    assert_eq!(text.matches("missing.example.org: there is no certificate").count(), 1, "{text}");
+    assert!(text.contains("\n2 problems:") && !text.contains("warning: certificates:"), "{text}");
     assert_eq!(gateway.metric("pixelgate_certificates", "expired").await, 1.0);
     let (_, metrics) = gateway.ops("/metrics").await;
     assert!(!metrics.contains("example.org"), "no series of a name");
@@ -545,11 +547,10 @@ async fn a_name_is_checked_from_dns_to_handshake() {
     );
     assert_eq!(level("served")[0], "error", "{text}");
     let (code, level, text) = check("nobody.example.org");
-    assert_eq!(
-        (code, level("configuration"), level("gateway")),
-        (Some(1), vec!["error".to_owned()], vec!["error".to_owned()]),
-        "{text}"
-    );
+    assert_eq!((code, level("configuration")), (Some(1), vec!["error".to_owned()]), "{text}");
+    for about in ["certificate", "gateway", "served"] {
+        assert_eq!(level(about), ["skipped"], "{about}: {text}");
+    }
 
     // A certificate that is put into place but not taken up.
     let authority = Authority::new();
@@ -559,5 +560,12 @@ async fn a_name_is_checked_from_dns_to_handshake() {
     assert!(gateway.stop().await.success());
     let plain = pixelgate(site.dir(), &["cert", "check", NAME, "--resolver", &resolver]);
     let text = String::from_utf8(plain.stdout).unwrap();
-    assert!(text.contains("ok       configuration a name of the account shoes") && text.contains("→"), "{text}");
+    assert!(text.contains("ok            configuration a name of the account shoes") && text.contains("→"), "{text}");
+    assert!(text.contains("\nnot looked at gateway       no gateway answers"), "{text}");
+    // A DNS server that answers nothing says nothing of the name.
+    let deaf = pixelgate(site.dir(), &["cert", "check", NAME, "--resolver", "127.0.0.1:9"]);
+    let text = String::from_utf8(deaf.stdout).unwrap();
+    assert_eq!(deaf.status.code(), Some(0), "{text}");
+    assert!(text.contains("not looked at dns           where the name leads: no DNS server answers"), "{text}");
+    assert!(text.contains("events.shoes.example: 0 errors, 1 warning, 3 not looked at"), "{text}");
 }

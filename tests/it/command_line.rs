@@ -19,6 +19,11 @@ fn usage_errors_exit_with_2_and_nothing_unbuilt_is_offered() {
     {
         assert_eq!(run(arguments).status.code(), Some(2), "{arguments:?}");
     }
+    // What was given does not look as if it had to be.
+    let mut command = Command::new(built("pixelgate"));
+    let output = command.env("PIXELGATE_CONFIG", "/nonexistent").args(["dead-letters", "drop"]).output().unwrap();
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert!(said.contains("Usage: pixelgate dead-letters drop [OPTIONS] <") && !said.contains("--config"), "{said}");
     let help = run(&["--help"]);
     assert_eq!(help.status.code(), Some(0));
     let text = String::from_utf8_lossy(&help.stdout).into_owned();
@@ -91,11 +96,40 @@ async fn accounts_and_dead_letters_are_listed_shown_and_dropped() {
     assert_eq!(shown["event"]["event_name"], "PageView");
     assert!(gateway.command(&["dead-letters", "drop", id]).status.success());
     assert_eq!(gateway.json(&["dead-letters", "list", "--json"]).as_array().unwrap().len(), 1);
+    // How many were buried so far, and how many letters are there now, are two numbers.
+    let pixel = &gateway.json(&["accounts", "show", "shoes", "--json"])["pixels"][0];
+    assert_eq!((&pixel["dead"], &pixel["dead_letters"]), (&json!(2), &json!(1)));
+    for command in [&["status"][..], &["accounts", "show", "shoes"]] {
+        let shown = String::from_utf8(gateway.command(command).stdout).unwrap();
+        assert!(shown.contains("2 dead · dead letters now: 1"), "{shown}");
+    }
+    let listed = String::from_utf8(gateway.command(&["accounts", "list"]).stdout).unwrap();
+    assert!(listed.contains("1 pixel · events: 0 pending, 0 delivered · dead letters now: 1 ·"), "{listed}");
+    assert_eq!(gateway.json(&["status", "--json"])["outbox"]["dead_letters"], 1);
     assert_eq!(gateway.command(&["dead-letters", "show", id]).status.code(), Some(1));
     standin.get("summary").await;
     assert!(gateway.command(&["dead-letters", "drop", "--all"]).status.success());
     assert_eq!(gateway.json(&["dead-letters", "list", "--json"]), json!([]));
     assert_eq!(gateway.command(&["dead-letters", "drop"]).status.code(), Some(2), "which ones must be said");
+}
+
+#[test]
+fn a_build_without_the_target_says_what_takes_so_long() {
+    use std::os::unix::fs::PermissionsExt;
+    let folder = tempfile::tempdir().unwrap();
+    // A toolchain that has the library for no target, and builds nothing.
+    for (name, script) in [("rustc", "#!/bin/sh\necho 'host: none'\n"), ("cargo", "#!/bin/sh\nexit 1\n")] {
+        std::fs::write(folder.path().join(name), script).unwrap();
+        std::fs::set_permissions(folder.path().join(name), std::fs::Permissions::from_mode(0o700)).unwrap();
+    }
+    let mut command = Command::new(built("pixelgate"));
+    command.env("PATH", format!("{}:/usr/bin:/bin", folder.path().display()));
+    let output = command.args(["filter", "build"]).arg(folder.path()).output().unwrap();
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert!(said.contains(": cargo builds it for wasm32-unknown-unknown\n"), "{said}");
+    assert!(said.contains("library for wasm32-unknown-unknown is not installed"), "{said}");
+    assert!(said.contains("rustup target add wasm32-unknown-unknown"), "{said}");
 }
 
 #[test]
@@ -127,6 +161,42 @@ fn filters_are_tried_without_a_gateway() {
     assert_eq!(dropped["verdict"], "drop");
     std::fs::write(&settings, "[1]").unwrap();
     assert_eq!(test(&settings).status.code(), Some(1), "settings that the filter refuses");
+}
+
+#[test]
+fn what_is_wrong_with_a_filter_is_told_once_with_its_limit_and_what_to_do_here() {
+    let folder = tempfile::tempdir().unwrap();
+    for (file, text) in [
+        ("note.txt", "a note"),
+        ("f.js", "exports.filter = () => true;"),
+        ("loop.json", r#"{ "do": "loop" }"#),
+        ("devour.json", r#"{ "do": "devour" }"#),
+        ("wrong.json", "{}"),
+    ] {
+        std::fs::write(folder.path().join(file), text).unwrap();
+    }
+    let (faulty, runner) = (plugin("faulty.wasm"), folder.path().join("none.wasm"));
+    let (faulty, runner) = (faulty.to_str().unwrap(), runner.to_str().unwrap());
+    for (arguments, words) in [
+        (&[faulty][..], &["missing field", "→ give it the settings that it wants", "--settings"][..]),
+        (&[faulty, "--settings", "wrong.json"], &["missing field", "→ correct wrong.json as it says"]),
+        (&["note.txt"], &["not a Wasm file", "→ name a component (.wasm), or a script: its name ends in .js"]),
+        (&[faulty, "--settings", "loop.json"], &["fault: deadline: took longer than 5ms, [filters] deadline"]),
+        (
+            &[faulty, "--settings", "devour.json"],
+            &["fault: out of memory: wanted more than 16777216 bytes, [filters] mem"],
+        ),
+        (&["f.js", "--script-runner", "none.wasm"], &[runner, "--script-runner", "PIXELGATE_SCRIPT_RUNNER"]),
+    ] {
+        let mut command = Command::new(built("pixelgate"));
+        let output = command.current_dir(folder.path()).args(["filter", "test"]).args(arguments).output().unwrap();
+        assert_eq!(output.status.code(), Some(1), "{output:?}");
+        let said = String::from_utf8([output.stdout, output.stderr].concat()).unwrap();
+        for word in words {
+            assert_eq!(said.matches(word).count(), 1, "{word}: {said}");
+        }
+        assert!(said.lines().count() <= 2, "{said}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -169,7 +239,11 @@ async fn each_command_that_changes_something_leaves_one_line_with_its_user() {
         (&["accounts", "pause", "shoes", "--reason", "for now"][..], 0, &["accounts pause", "shoes", "for now"][..]),
         (&["accounts", "resume", "shoes"], 0, &["accounts resume", "shoes"]),
         (&["accounts", "pause", "nobody"], 1, &["accounts pause", "nobody", "refused"]),
-        (&["dead-letters", "replay", "--account", "shoes"], 0, &["dead-letters replay", "account shoes"]),
+        (
+            &["dead-letters", "replay", "--account", "shoes"],
+            0,
+            &["dead-letters replay", "account shoes", "0 dropped, 0 held, 0 replayed"],
+        ),
         (&["dead-letters", "drop", "--all"], 0, &["dead-letters drop", "of=all"]),
         (&["cert", "reload", NAME], 0, &["cert reload", NAME, "1 served"]),
         (&["cert", "reload"], 0, &["cert reload", "all names", "2 served"]),
@@ -183,6 +257,7 @@ async fn each_command_that_changes_something_leaves_one_line_with_its_user() {
         assert_eq!(output.status.code(), Some(code), "{arguments:?}: {output:?}");
         let log = gateway.log();
         let lines: Vec<_> = log.lines().skip(before).filter(|line| line.contains("uid=")).collect();
+        assert!(!lines.concat().contains('\\'), "nothing is escaped: {lines:#?}");
         assert_eq!(lines.len(), usize::from(!words.is_empty()), "{arguments:?}: {lines:#?}");
         assert!(
             words.iter().chain([&uid.as_str()]).all(|word| words.is_empty() || lines[0].contains(word)),
@@ -201,6 +276,22 @@ fn a_folder_that_is_not_utf_8_is_judged_alone() {
     let said = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(0), "{output:?}");
     assert!(said.contains("not UTF-8") && said.contains("alone"), "{said}");
+}
+
+#[test]
+fn a_check_sums_up_and_a_start_that_failed_says_so() {
+    let site = Site::new("http://127.0.0.1:9").account(Account::new("shoes", PIXEL).domain(NAME));
+    let check = pixelgate(site.dir(), &["check"]);
+    assert_eq!(String::from_utf8(check.stdout).unwrap(), "checked: 0 errors, 0 warnings\n");
+    site.write("accounts/hats.toml", "name = 3\n");
+    let check = pixelgate(site.dir(), &["check"]);
+    let said = String::from_utf8(check.stdout).unwrap();
+    assert!(said.ends_with("\nchecked: 1 error, 1 warning\n"), "{said}");
+    site.write("pixelgate.toml", "[host]\n");
+    let run = pixelgate(site.dir(), &["run"]);
+    let said = String::from_utf8(run.stderr).unwrap();
+    assert_eq!(run.status.code(), Some(1), "{said}");
+    assert!(said.ends_with("pixelgate: did not start: 2 errors, 1 warning in the configuration\n"), "{said}");
 }
 
 #[test]

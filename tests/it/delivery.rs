@@ -118,6 +118,27 @@ async fn a_refused_token_pauses_the_lane_until_a_reload_brings_another() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_meta_wrote_about_an_event_is_shown_and_not_logged() {
+    let standin = Standin::start().await;
+    let error = json!({ "code": 100, "message": "Invalid value 'Anna Q' for custom_data[name]", "fbtrace_id": "Atr9" });
+    standin.fault(json!({ "pixel": PIXEL, "status": 400, "body": { "error": error } })).await;
+    let (_site, gateway) = shop(&standin).await;
+    send(&gateway, &["a"]).await;
+    let reason = eventually("the lane is paused", async || {
+        let pixel = gateway.json(&["accounts", "show", "shoes", "--json"])["pixels"][0].clone();
+        (pixel["state"] == "paused").then(|| pixel["reason"].as_str().unwrap().to_owned())
+    })
+    .await;
+    assert!(reason.contains("Anna Q") && reason.contains("code 100"), "{reason}");
+    let line = eventually("it is logged", async || {
+        gateway.log().lines().find(|line| line.contains("delivery of this pixel is paused")).map(str::to_owned)
+    })
+    .await;
+    assert!(line.contains("code 100, fbtrace_id Atr9"), "{line}");
+    assert!(!gateway.log().contains("Anna Q"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn troubles_are_retried_and_a_pause_asked_for_is_kept() {
     let standin = Standin::start().await;
     let (_site, gateway) = shop(&standin).await;

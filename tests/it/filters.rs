@@ -1,3 +1,4 @@
+use std::io::Write;
 use std::time::Instant;
 
 use serde_json::{Value, json};
@@ -93,6 +94,8 @@ async fn what_a_broken_filter_fails_on_is_held_and_the_next_event_is_served() {
         assert_eq!(gateway.browser().send("events.hats.example", &page_view(5002, mood)).await.0, 200);
         standin.took(5002, &[mood]).await;
         assert_eq!(gateway.metric("pixelgate_events_held_total", "shoes").await, held.len() as f64, "{mood}");
+        let pixel = &gateway.json(&["accounts", "show", "shoes", "--json"])["pixels"][0];
+        assert_eq!((&pixel["dead"], &pixel["dead_letters"]), (&json!(0), &json!(held.len())), "{mood}");
     }
 }
 
@@ -177,6 +180,39 @@ async fn an_account_with_all_the_dead_letters_it_may_have_can_replay_them() {
     assert_eq!((&said["replayed"], &said["held"]), (&json!(1), &json!(1)), "{said}");
     standin.took(PIXEL, &["held"]).await;
     assert_eq!(gateway.browser().send(NAME, &page_view(PIXEL, "room-again")).await.0, 200);
+    assert_eq!(dead_letters(&gateway).len(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_replay_whose_client_leaves_ends_in_order_and_is_in_the_log() {
+    let standin = Standin::start().await;
+    let moody = |id: &str, pixel, name: &str, mood: &str| {
+        Account::new(id, pixel).domain(name).filter("moody", "faulty.wasm", "hold", &format!("do = \"{mood}\""))
+    };
+    let site = Site::new(&standin.url)
+        .with("[filters]\ndeadline = \"3s\"\n")
+        .account(moody("hats", 5002, "events.hats.example", "panic"))
+        .account(moody("shoes", PIXEL, NAME, "panic"));
+    let gateway = Gateway::start(&site).await;
+    for (pixel, name) in [(5002, "events.hats.example"), (PIXEL, NAME)] {
+        assert_eq!(gateway.browser().send(name, &page_view(pixel, "held")).await.0, 200);
+    }
+    site.write_account(&Account::new("hats", 5002).domain("events.hats.example"));
+    site.write_account(&moody("shoes", PIXEL, NAME, "loop"));
+    assert!(gateway.command(&["reload"]).status.success());
+    // The letters of the hats are replayed while those of the shoes take their time; then the client is gone.
+    let mut client = std::os::unix::net::UnixStream::connect(site.path("data/control.sock")).unwrap();
+    let body = json!({ "ids": [], "account": null, "all": true }).to_string();
+    let head = "POST /dead-letters/replay HTTP/1.1\r\nhost: pixelgate\r\ncontent-type: application/json";
+    client.write_all(format!("{head}\r\ncontent-length: {}\r\n\r\n{body}", body.len()).as_bytes()).unwrap();
+    standin.took(5002, &["held"]).await;
+    drop(client);
+    let said = eventually("it is in the log", async || {
+        let log = gateway.log();
+        log.lines().find(|line| line.contains("dead-letters replay")).map(str::to_owned)
+    });
+    let said = said.await;
+    assert!(said.contains("uid=") && said.contains("1 replayed"), "{said}");
     assert_eq!(dead_letters(&gateway).len(), 1);
 }
 

@@ -43,8 +43,41 @@ pub(crate) async fn warnings(gateway: &Gateway, name: &str) -> Vec<String> {
     problems.map(|problem| problem["reason"].as_str().unwrap().to_owned()).collect()
 }
 
-pub(crate) async fn issued(gateway: &Gateway) -> f64 {
+async fn issued(gateway: &Gateway) -> f64 {
     gateway.metric("pixelgate_certificate_orders_total", "issued").await
+}
+
+/// Waits until so many certificates were counted.
+pub(crate) async fn counted(gateway: &Gateway, certificates: u32) {
+    let all = async || (issued(gateway).await == f64::from(certificates)).then_some(());
+    eventually(&format!("{certificates} certificates are counted"), all).await;
+}
+
+/// Waits for a warning of a name in the status with these words, and gives it.
+pub(crate) async fn told(gateway: &Gateway, name: &str, words: &str) -> String {
+    let find = async || warnings(gateway, name).await.into_iter().find(|warning| warning.contains(words));
+    eventually(&format!("the status says {words}"), find).await
+}
+
+/// What `cert list` says of a name.
+pub(crate) fn view(gateway: &Gateway, name: &str) -> Option<Value> {
+    let list = gateway.json(&["cert", "list", "--json"]);
+    list.as_array()?.iter().find(|view| view["name"] == name).cloned()
+}
+
+/// Waits until another certificate of a name is live than that of a serial.
+pub(crate) async fn replaced(site: &Site, name: &str, serial: &Path) {
+    let other = async || (std::fs::read_link(live(site, name)).ok()? != serial).then_some(());
+    eventually("another one is live", other).await;
+}
+
+/// Has the CA want a name's certificate renewed, and waits for the new one.
+pub(crate) async fn renewed(site: &Site, pebble: &Pebble, name: &str) {
+    let live = live(site, name);
+    let serial = std::fs::read_link(&live).unwrap();
+    let window = json!({ "suggestedWindow": { "start": "2026-01-01T00:00:00Z", "end": "2026-01-02T00:00:00Z" } });
+    pebble.set_renewal_info(&std::fs::read_to_string(live.join("chain.pem")).unwrap(), &window).await;
+    replaced(site, name, &serial).await;
 }
 
 /// Orders that were ever begun at the CA.
@@ -58,7 +91,7 @@ async fn a_name_is_issued_served_and_kept() {
     let site = Site::issuing(&pebble, "").account(shoes());
     let mut gateway = Gateway::start(&site).await;
     served(&gateway, &pebble, NAME).await;
-    eventually("it is counted", async || (issued(&gateway).await == 1.0).then_some(())).await;
+    counted(&gateway, 1).await;
     assert_eq!(warnings(&gateway, NAME).await, Vec::<String>::new());
 
     let live = live(&site, NAME);
@@ -98,7 +131,7 @@ async fn both_keys_are_issued() {
     let gateway = Gateway::start(&site).await;
     served(&gateway, &pebble, NAME).await;
     // The first key is served as soon as it is there.
-    eventually("it is counted", async || (issued(&gateway).await == 1.0).then_some(())).await;
+    counted(&gateway, 1).await;
     let live = live(&site, NAME);
     for (file, bits) in [("chain.pem", 256), ("chain.rsa.pem", 2048)] {
         let pem = std::fs::read(live.join(file)).unwrap();
@@ -140,11 +173,7 @@ async fn a_name_that_leads_elsewhere_is_told_and_issued_once_it_leads_here() {
     let site = Site::issuing(&pebble, "").account(shoes().bare_domain("shop.shoes.example"));
     let gateway = Gateway::start(&site).await;
     served(&gateway, &pebble, "shop.shoes.example").await;
-    let told = eventually("the status tells why", async || {
-        let warnings = warnings(&gateway, NAME).await;
-        warnings.into_iter().find(|warning| warning.contains("could not validate"))
-    });
-    assert!(told.await.contains("127.0.0.1"));
+    assert!(told(&gateway, NAME, "could not validate").await.contains("127.0.0.1"));
     pebble.set_a(NAME, &[&pebble.address().to_string()]).await;
     gateway.json(&["reload", "--json"]);
     served(&gateway, &pebble, NAME).await;
@@ -157,11 +186,11 @@ async fn a_revoked_certificate_is_replaced_at_once() {
     let site = Site::issuing(&pebble, "renewal_info_interval_max = \"1s\"\nreissue_min = \"1s\"").account(shoes());
     let gateway = Gateway::start(&site).await;
     served(&gateway, &pebble, NAME).await;
-    eventually("it is counted", async || (issued(&gateway).await == 1.0).then_some(())).await;
+    counted(&gateway, 1).await;
     let (live, read) = (live(&site, NAME), |path: PathBuf| std::fs::read_to_string(path).unwrap());
     let (chain, serial) = (read(live.join("chain.pem")), std::fs::read_link(&live).unwrap());
     pebble.revoke(&chain, &read(live.join("key.pem"))).await;
-    eventually("another one is live", async || (std::fs::read_link(&live).ok()? != serial).then_some(())).await;
+    replaced(&site, NAME, &serial).await;
     served(&gateway, &pebble, NAME).await;
     assert!(live.with_file_name(&serial).join("chain.pem").exists(), "the one before is kept");
 }
@@ -172,12 +201,8 @@ async fn a_certificate_is_renewed_when_the_ca_wants_it() {
     let site = Site::issuing(&pebble, "renewal_info_interval_max = \"1s\"\nreissue_min = \"1s\"").account(shoes());
     let gateway = Gateway::start(&site).await;
     served(&gateway, &pebble, NAME).await;
-    eventually("it is counted", async || (issued(&gateway).await == 1.0).then_some(())).await;
-    let live = live(&site, NAME);
-    let serial = std::fs::read_link(&live).unwrap();
-    let window = json!({ "suggestedWindow": { "start": "2026-01-01T00:00:00Z", "end": "2026-01-02T00:00:00Z" } });
-    pebble.set_renewal_info(&std::fs::read_to_string(live.join("chain.pem")).unwrap(), &window).await;
-    eventually("another one is live", async || (std::fs::read_link(&live).ok()? != serial).then_some(())).await;
+    counted(&gateway, 1).await;
+    renewed(&site, &pebble, NAME).await;
     assert_eq!(orders_at(&pebble), 2);
 }
 
@@ -189,10 +214,10 @@ async fn without_port_80_the_other_challenge_is_tried() {
     served(&gateway, &pebble, NAME).await;
     let failed = gateway.metric("pixelgate_certificate_orders_total", "validation").await;
     assert_eq!((failed, orders_at(&pebble)), (1.0, 2), "HTTP-01 first, then TLS-ALPN-01");
-    eventually("it is counted", async || (issued(&gateway).await == 1.0).then_some(())).await;
+    counted(&gateway, 1).await;
     let ordered = gateway.command(&["cert", "issue", NAME]);
     assert!(ordered.status.success(), "{ordered:?}");
-    eventually("another one is issued", async || (issued(&gateway).await == 2.0).then_some(())).await;
+    counted(&gateway, 2).await;
     let failed = gateway.metric("pixelgate_certificate_orders_total", "validation").await;
     assert_eq!(failed, 1.0, "what worked is tried first");
 }
@@ -202,11 +227,7 @@ async fn on_demand_a_visitor_brings_the_order_and_a_stranger_does_not() {
     let pebble = Pebble::start().await;
     let site = Site::issuing(&pebble, "on_demand = true").account(shoes().bare_domain("shop.shoes.example"));
     let gateway = Gateway::start(&site).await;
-    let next = |name: &str| {
-        let list = gateway.json(&["cert", "list", "--json"]);
-        let found = list.as_array().unwrap().iter().find(|view| view["name"] == name).cloned();
-        found.unwrap()["next_action"].clone()
-    };
+    let next = |name: &str| view(&gateway, name).unwrap()["next_action"].clone();
     assert_eq!(next(NAME), "wait for a visitor");
     let root = pebble.root().await;
     assert!(!is_served(&gateway, &root, "events.stranger.example").await);
@@ -220,11 +241,9 @@ async fn an_operator_orders_and_sees_what_comes_next() {
     let site = Site::issuing(&pebble, "").account(shoes());
     let gateway = Gateway::start(&site).await;
     served(&gateway, &pebble, NAME).await;
-    eventually("it is counted", async || (issued(&gateway).await == 1.0).then_some(())).await;
+    counted(&gateway, 1).await;
     let view = eventually("the renewal is planned", async || {
-        let list = gateway.json(&["cert", "list", "--json"]);
-        let view = list.as_array()?.iter().find(|view| view["name"] == NAME)?.clone();
-        (view["next_action"] == "renew").then_some(view)
+        view(&gateway, NAME).filter(|view| view["next_action"] == "renew")
     })
     .await;
     assert_eq!(
@@ -236,8 +255,7 @@ async fn an_operator_orders_and_sees_what_comes_next() {
     let ordered = gateway.command(&["cert", "issue", NAME]);
     assert!(ordered.status.success(), "{ordered:?}");
     assert!(String::from_utf8_lossy(&ordered.stdout).contains("is being ordered"), "{ordered:?}");
-    eventually("another one is live", async || (std::fs::read_link(live(&site, NAME)).ok()? != before).then_some(()))
-        .await;
+    replaced(&site, NAME, &before).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -248,9 +266,8 @@ async fn what_holds_an_order_back_is_said_to_who_asks_for_it() {
         .account(Account::new("hats", 9002).bare_domain("events.hats.example").top("active = false"));
     let gateway = Gateway::start(&site).await;
     served(&gateway, &pebble, NAME).await;
-    eventually("it is counted", async || (issued(&gateway).await == 1.0).then_some(())).await;
-    let list = gateway.json(&["cert", "list", "--json"]);
-    let view = list.as_array().unwrap().iter().find(|view| view["name"] == "shop.shoes.example").unwrap();
+    counted(&gateway, 1).await;
+    let view = view(&gateway, "shop.shoes.example").unwrap();
     let check = gateway.command(&["cert", "check", "shop.shoes.example"]);
     let said = String::from_utf8_lossy(&check.stdout).into_owned();
     assert!(said.contains(view["next_action_reason"].as_str().unwrap()), "one name as among all: {view} {said}");
@@ -290,10 +307,7 @@ async fn no_order_is_spent_on_a_name_whose_dns_leads_elsewhere() {
     pebble.set_a(NAME, &["192.0.2.1"]).await;
     let site = Site::issuing(&pebble, "").host(&format!("addresses = [\"{}\"]", pebble.address())).account(shoes());
     let gateway = Gateway::start(&site).await;
-    let told = eventually("the status tells why", async || {
-        warnings(&gateway, NAME).await.into_iter().find(|warning| warning.contains("192.0.2.1"))
-    });
-    told.await;
+    told(&gateway, NAME, "192.0.2.1").await;
     assert_eq!(orders_at(&pebble), 0);
     let check = gateway.command(&["cert", "check", NAME]);
     let said = String::from_utf8_lossy(&check.stdout).into_owned();

@@ -3,10 +3,10 @@
 use std::path::Path;
 
 use rusqlite::{Connection, OpenFlags};
-use serde_json::{Value, json};
+use serde_json::json;
 
-use crate::issuance::{NAME, is_served, issued, live, orders_at, served, shoes, warnings};
-use crate::util::gate::{AUTHORISATIONS, CERTIFICATES, ORDERS, Refusal};
+use crate::issuance::{NAME, counted, is_served, live, orders_at, renewed, served, shoes, told, view, warnings};
+use crate::util::gate::{ACCOUNTS, AUTHORISATIONS, CERTIFICATES, ORDERS, Refusal, WINDOWS};
 use crate::util::pebble::Manners;
 use crate::util::{Account, Gate, Gateway, Pebble, Site, eventually};
 
@@ -65,7 +65,7 @@ async fn a_gateway_killed_after_the_order_was_kept_makes_no_other() {
     gate.hold(None);
     let gateway = Gateway::start(&site).await;
     served(&gateway, &pebble, NAME).await;
-    eventually("it is counted", async || (issued(&gateway).await == 1.0).then_some(())).await;
+    counted(&gateway, 1).await;
     assert_eq!(orders_at(&pebble), 1, "{url}");
     eventually("nothing is left under way", async || order_on_disk(&site, NAME).is_none().then_some(())).await;
 }
@@ -79,12 +79,8 @@ async fn a_ca_that_does_not_answer_is_waited_for() {
     pebble.sleep();
     site.write_account(&hats());
     gateway.json(&["reload", "--json"]);
-    eventually("an order is under way", async || {
-        let list = gateway.json(&["cert", "list", "--json"]);
-        let view = list.as_array()?.iter().find(|view| view["name"] == OTHER)?.clone();
-        (view["next_action"] == "ordering").then_some(())
-    })
-    .await;
+    eventually("an order is under way", async || (view(&gateway, OTHER)?["next_action"] == "ordering").then_some(()))
+        .await;
     pebble.wake();
     served(&gateway, &pebble, OTHER).await;
     assert_eq!(orders_at(&pebble), 2);
@@ -97,10 +93,7 @@ async fn a_ca_in_trouble_is_left_alone_and_then_all_goes_on() {
     gate.refuse(Refusal { times: usize::MAX, ..refused("", 503, "serverInternal", "down for maintenance".to_owned()) });
     let site = Site::issuing_at(&gate.directory(), &pebble, "").account(shoes());
     let gateway = Gateway::start(&site).await;
-    let told = eventually("the status tells why", async || {
-        warnings(&gateway, NAME).await.into_iter().find(|warning| warning.contains("maintenance"))
-    });
-    told.await;
+    told(&gateway, NAME, "maintenance").await;
     gate.open();
     served(&gateway, &pebble, NAME).await;
     assert_eq!(orders_at(&pebble), 1);
@@ -116,10 +109,7 @@ async fn a_limit_of_one_name_keeps_no_other_name_waiting() {
     gate.refuse(Refusal { times: usize::MAX, retry_after: Some(600), ..refusal.clone() });
     let site = Site::issuing_at(&gate.directory(), &pebble, "").account(shoes());
     let gateway = Gateway::start(&site).await;
-    eventually("the status tells why", async || {
-        warnings(&gateway, NAME).await.into_iter().find(|warning| warning.contains("exact set"))
-    })
-    .await;
+    told(&gateway, NAME, "exact set").await;
     site.write_account(&hats());
     gateway.json(&["reload", "--json"]);
     served(&gateway, &pebble, OTHER).await;
@@ -149,7 +139,7 @@ async fn a_name_that_one_ca_refuses_is_ordered_at_the_other() {
     let site = Site::issuing(&first, &account).account(shoes());
     let gateway = Gateway::start(&site).await;
     served(&gateway, &second, NAME).await;
-    eventually("it is counted", async || (issued(&gateway).await == 1.0).then_some(())).await;
+    counted(&gateway, 1).await;
     assert_eq!((orders_at(&first), orders_at(&second)), (0, 1));
     assert_eq!(ordered(&gateway, "refused").await, 1.0);
     eventually("the warning goes", async || warnings(&gateway, NAME).await.is_empty().then_some(())).await;
@@ -173,12 +163,12 @@ async fn a_faulty_folder_of_the_operators_brings_one_order_and_no_more() {
     site.authority.issue(&site.path("certs"), NAME, -1);
     let gateway = Gateway::start(&site).await;
     served(&gateway, &pebble, NAME).await;
-    eventually("it is counted", async || (issued(&gateway).await == 1.0).then_some(())).await;
+    counted(&gateway, 1).await;
     // As long as another order takes there would be time for many.
     site.write_account(&hats());
     gateway.json(&["reload", "--json"]);
     served(&gateway, &pebble, OTHER).await;
-    eventually("it is counted", async || (issued(&gateway).await == 2.0).then_some(())).await;
+    counted(&gateway, 2).await;
     assert_eq!(orders_at(&pebble), 2);
 
     // A good one is the operator's to renew, and nothing else would be served.
@@ -198,15 +188,51 @@ async fn a_ca_that_does_not_say_what_an_order_replaces_still_renews() {
     let site = Site::issuing_at(&gate.directory(), &pebble, acme).account(shoes());
     let gateway = Gateway::start(&site).await;
     served(&gateway, &pebble, NAME).await;
-    eventually("it is counted", async || (issued(&gateway).await == 1.0).then_some(())).await;
-    let before = std::fs::read_link(live(&site, NAME)).unwrap();
-    let window = json!({ "suggestedWindow": { "start": "2026-01-01T00:00:00Z", "end": "2026-01-02T00:00:00Z" } });
-    let chain = std::fs::read_to_string(live(&site, NAME).join("chain.pem")).unwrap();
-    pebble.set_renewal_info(&chain, &window).await;
-    eventually("another one is live", async || (std::fs::read_link(live(&site, NAME)).ok()? != before).then_some(()))
-        .await;
-    eventually("it is counted", async || (issued(&gateway).await == 2.0).then_some(())).await;
+    counted(&gateway, 1).await;
+    renewed(&site, &pebble, NAME).await;
+    counted(&gateway, 2).await;
     assert_eq!(orders_at(&pebble), 2, "the order that was made is the one that is used");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_window_is_asked_for_without_an_account_and_a_ca_that_does_not_say_is_left_alone() {
+    let pebble = Pebble::start().await;
+    let gate = Gate::before(&pebble).await;
+    let site = Site::issuing_at(&gate.directory(), &pebble, "").account(shoes());
+    let mut gateway = Gateway::start(&site).await;
+    served(&gateway, &pebble, NAME).await;
+    counted(&gateway, 1).await;
+    gateway.stop().await;
+    let no_account = refused("", 403, "externalAccountRequired", "no account without a contract".to_owned());
+    let no_account = Refusal { path: ACCOUNTS, times: usize::MAX, ..no_account };
+    let busy = refused("", 503, "rateLimited", "Service busy; retry later.".to_owned());
+    let busy = Refusal { path: WINDOWS, times: usize::MAX, retry_after: Some(600), ..busy };
+    gate.refuse(no_account.clone());
+    gate.refuse(busy);
+    // Without what is known of it, it is as one that was imported.
+    std::fs::remove_dir_all(site.path("data/acme")).unwrap();
+    let account = |gateway: &Gateway| gateway.json(&["status", "--json"])["certificates"]["ca_accounts"][0].clone();
+    let mut gateway = Gateway::start(&site).await;
+    eventually("the status tells that it is left alone", async || {
+        let account = account(&gateway);
+        let is_told = account["reason"].as_str()?.contains("Service busy") && account["paused_until"].is_string();
+        is_told.then_some(())
+    })
+    .await;
+    gateway.stop().await;
+
+    gate.open();
+    gate.refuse(no_account);
+    std::fs::remove_dir_all(site.path("data/acme")).unwrap();
+    let gateway = Gateway::start(&site).await;
+    eventually("the CA says when", async || {
+        let list = gateway.json(&["cert", "list", "--json"]);
+        let view = list.as_array()?.iter().find(|view| view["name"] == NAME)?.clone();
+        (view["next_action_reason"] == "the CA wants it then").then_some(())
+    })
+    .await;
+    let account = account(&gateway);
+    assert!(account["reason"].is_null() && account["paused_until"].is_null(), "{account}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -221,7 +247,7 @@ async fn of_two_keys_the_first_is_served_while_the_other_waits_and_is_not_ordere
     let first = std::fs::read(live(&site, NAME).join("chain.pem")).unwrap();
     eventually("the other comes later", async || live(&site, NAME).join("chain.rsa.pem").exists().then_some(())).await;
     assert_eq!(std::fs::read(live(&site, NAME).join("chain.pem")).unwrap(), first);
-    eventually("it is counted", async || (issued(&gateway).await == 1.0).then_some(())).await;
+    counted(&gateway, 1).await;
     assert_eq!((orders_at(&pebble), ordered(&gateway, "unreachable").await), (2, 1.0));
 }
 
@@ -260,7 +286,7 @@ async fn a_name_that_leaves_before_its_certificate_comes_is_served_with_it_once_
     std::fs::remove_file(site.path("accounts/shoes.toml")).unwrap();
     gateway.json(&["reload", "--json"]);
     gate.hold(None);
-    eventually("it is counted", async || (issued(&gateway).await == 1.0).then_some(())).await;
+    counted(&gateway, 1).await;
     eventually("nothing is known of it any more", async || (!is_known(&site, NAME)).then_some(())).await;
     site.write_account(&shoes());
     gateway.json(&["reload", "--json"]);
@@ -297,10 +323,7 @@ async fn no_order_is_spent_on_a_name_whose_caa_forbids_the_ca() {
         .host(&format!("addresses = [\"{}\"]", pebble.address()))
         .account(shoes());
     let gateway = Gateway::start(&site).await;
-    eventually("the status tells why", async || {
-        warnings(&gateway, NAME).await.into_iter().find(|warning| warning.contains("do not allow pebble"))
-    })
-    .await;
+    told(&gateway, NAME, "do not allow pebble").await;
     assert_eq!(orders_at(&pebble), 0);
     let check = gateway.command(&["cert", "check", NAME]);
     let said = String::from_utf8_lossy(&check.stdout).into_owned();
@@ -316,10 +339,7 @@ async fn a_resolver_that_does_not_answer_is_no_fault_of_names() {
     pebble.set_servfail(NAME, true).await;
     let gateway = Gateway::start(&site).await;
     // Other names are answered: it is this one's.
-    eventually("the status tells why", async || {
-        warnings(&gateway, NAME).await.into_iter().find(|warning| warning.contains("cannot be resolved"))
-    })
-    .await;
+    told(&gateway, NAME, "cannot be resolved").await;
     drop(gateway);
     let toml = std::fs::read_to_string(site.dir().join("pixelgate.toml")).unwrap();
     let nobody = toml.replace(&format!("resolver = \"{}\"", pebble.dns()), "resolver = \"127.0.0.1:9\"");
@@ -349,7 +369,6 @@ async fn a_state_that_is_damaged_is_put_aside_and_all_goes_on() {
     assert!(is_served(&gateway, &pebble.root().await, NAME).await);
     assert!(Path::new(&site.path("data/acme/state.sqlite.damaged-1")).exists());
     assert!(gateway.log().contains("damaged"), "{}", gateway.log());
-    let view: Value = gateway.json(&["cert", "list", "--json"]);
-    assert!(view.as_array().unwrap().iter().any(|view| view["name"] == NAME && view["state"] == "valid"));
+    assert_eq!(view(&gateway, NAME).unwrap()["state"], "valid");
     assert_eq!(orders_at(&pebble), 1);
 }

@@ -3,10 +3,11 @@
 use std::collections::BTreeSet;
 use std::path::Path;
 
+use http::StatusCode;
 use serde::Serialize;
 
 use super::files::Configured;
-use super::{CheckArgs, Ended, GatewayArgs, client, say, say_json};
+use super::{CheckArgs, Ended, GatewayArgs, client, count, days, say, say_json};
 use crate::account::ServerName;
 use crate::cli::client::CallError;
 use crate::clock::now_ms;
@@ -27,7 +28,7 @@ struct Line {
     about: &'static str,
     level: Level,
     text: String,
-    /// What to do, unless all is well.
+    /// What to do, where there is something to do.
     remedy: Option<String>,
 }
 
@@ -45,7 +46,7 @@ enum Level {
     Ok,
     Warning,
     Error,
-    /// Could not be looked at.
+    /// Could not be looked at: says nothing of the name.
     Skipped,
 }
 
@@ -68,7 +69,8 @@ pub(super) fn run(gateway: &GatewayArgs, args: &CheckArgs) -> anyhow::Result<End
     let identities = findings.identities(&args.identities, told, &directories);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
-        let report = findings.dns(resolver, &here, &identities).await;
+        let known = written.map_or(&args.name, |config| &config.host.domain);
+        let report = findings.dns(resolver, known, &here, &identities).await;
         match &running {
             Some(detail) => {
                 findings.port_80(&detail.http, &report.addresses).await;
@@ -83,7 +85,7 @@ pub(super) fn run(gateway: &GatewayArgs, args: &CheckArgs) -> anyhow::Result<End
     } else {
         findings.print()?;
     }
-    Ok(if findings.lines.iter().any(|line| line.level == Level::Error) { Ended::Bad } else { Ended::Fine })
+    Ok(if findings.has(Level::Error) > 0 { Ended::Bad } else { Ended::Fine })
 }
 
 // === impl Findings ===
@@ -95,6 +97,11 @@ impl Findings {
 
     pub(super) fn skipped(&mut self, about: &'static str, text: &str) {
         self.lines.push(Line { about, level: Level::Skipped, text: text.to_owned(), remedy: None });
+    }
+
+    /// Could not be looked at, and what to do so that it can.
+    pub(super) fn prevented(&mut self, about: &'static str, text: impl Into<String>, remedy: impl Into<String>) {
+        self.lines.push(Line { about, level: Level::Skipped, text: text.into(), remedy: Some(remedy.into()) });
     }
 
     pub(super) fn warning(&mut self, about: &'static str, text: impl Into<String>, remedy: impl Into<String>) {
@@ -113,10 +120,16 @@ impl Findings {
                 Level::Error => "error",
                 Level::Skipped => "not looked at",
             };
-            say(format_args!("{level:<8} {:<13} {}", line.about, line.text))?;
-            line.remedy.iter().try_for_each(|remedy| say(format_args!("{:22} → {remedy}", "")))?;
+            say(format_args!("{level:<13} {:<13} {}", line.about, line.text))?;
+            line.remedy.iter().try_for_each(|remedy| say(format_args!("{:27} → {remedy}", "")))?;
         }
-        Ok(())
+        let (errors, warnings) = (count(self.has(Level::Error), "error"), count(self.has(Level::Warning), "warning"));
+        say(format_args!("{}: {errors}, {warnings}, {} not looked at", self.name, self.has(Level::Skipped)))
+    }
+
+    /// How many lines there are of a level.
+    fn has(&self, level: Level) -> usize {
+        self.lines.iter().filter(|line| line.level == level).count()
     }
 
     /// The name in the configuration, and its files; the leaves in them.
@@ -135,6 +148,8 @@ impl Findings {
             None => {
                 let remedy = "add it to `domains` of an account without errors, then `pixelgate reload`";
                 self.error("configuration", format!("{} is in no account's domains", self.name), remedy);
+                self.skipped("certificate", "its files: only names of the configuration have any");
+                return Leaves::default();
             }
         }
         self.files(&configured)
@@ -186,10 +201,10 @@ impl Findings {
                 "renew it; `pixelgate cert issue`, or `pixelgate cert import`",
             );
         } else if left < (leaf.not_after - leaf.not_before) / 4 {
-            let text = format!("ends at {until}, in {} days", left / 86_400);
+            let text = format!("ends at {until}, in {}", days(left));
             self.warning("expiry", text, "see that it is renewed: `pixelgate cert list` shows what comes next");
         } else {
-            self.ok("expiry", format!("valid until {until}, {} days", left / 86_400));
+            self.ok("expiry", format!("valid until {until}, {}", days(left)));
         }
     }
 
@@ -245,7 +260,7 @@ impl Findings {
             return given.to_vec();
         }
         let known: BTreeSet<&str> = directories.iter().copied().filter_map(known_identity).collect();
-        let whence = if told.is_empty() { "as [acme] directory says" } else { "as the CAs say themselves" };
+        let whence = whence(told, &known);
         // One of several CAs may not have answered.
         let identities: BTreeSet<&str> = told.iter().map(String::as_str).chain(known).collect();
         let identities: Vec<String> = identities.into_iter().map(str::to_owned).collect();
@@ -270,8 +285,12 @@ impl Findings {
                 Ok(Some(detail))
             }
             Ok(answer) => {
-                let error = answer.body.get("error").and_then(|text| text.as_str()).unwrap_or("it refuses to answer");
-                self.error("gateway", error, "`pixelgate reload` makes it take up the configuration");
+                let in_files = self.lines.iter().any(|line| line.about == "configuration" && line.level == Level::Ok);
+                if answer.status == StatusCode::NOT_FOUND && !in_files {
+                    self.skipped("gateway", "what it does with the name: it does not know it");
+                } else {
+                    self.error("gateway", answer.reason(), "`pixelgate reload` makes it take up the configuration");
+                }
                 Ok(None)
             }
             Err(CallError::Unreachable(socket, error)) => {
@@ -283,8 +302,32 @@ impl Findings {
     }
 }
 
+/// Who says what CAs call themselves: they did, and what is known of their directories may add to it.
+fn whence(told: &[String], known: &BTreeSet<&str>) -> &'static str {
+    let is_told = known.iter().all(|identity| told.iter().any(|told| told == identity));
+    match (told.is_empty(), is_told) {
+        (true, _) => "as [acme] directory says",
+        (false, true) => "as CAs say themselves",
+        (false, false) => "as CAs say themselves and [acme] directory says",
+    }
+}
+
 /// What the CA of a directory calls itself in CAA records, where that is known for good.
 fn known_identity(directory: &str) -> Option<&'static str> {
     let host = directory.strip_prefix("https://")?.split(['/', ':']).next()?;
     host.ends_with(".api.letsencrypt.org").then_some("letsencrypt.org")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn it_is_told_whether_a_ca_said_itself_what_it_is_called() {
+        let (told, known) = (["ca.example".to_owned()], BTreeSet::from(["letsencrypt.org"]));
+        assert_eq!(whence(&[], &known), "as [acme] directory says");
+        assert_eq!(whence(&told, &BTreeSet::new()), "as CAs say themselves");
+        assert_eq!(whence(&told, &BTreeSet::from(["ca.example"])), "as CAs say themselves");
+        assert_eq!(whence(&told, &known), "as CAs say themselves and [acme] directory says");
+    }
 }

@@ -12,7 +12,7 @@ use serde_json::json;
 
 use super::files::Configured;
 use super::found::{Choice, Found, Names};
-use super::{Ended, GatewayArgs, ImportArgs, client, say, say_json};
+use super::{Ended, GatewayArgs, ImportArgs, client, days, say, say_json};
 use crate::account::ServerName;
 use crate::cli::client::CallError;
 use crate::clock::now_ms;
@@ -28,7 +28,7 @@ const NAMES_AT_ONCE: usize = 5_000;
 struct Imported {
     /// The server name; `_.shop.example` for the wildcard `*.shop.example`.
     name: String,
-    /// `imported`, `unchanged`, `would_import`, `refused`, or `failed`: it could not be written
+    /// `imported`, `unchanged`, `would_import`, `refused`, or `failed`: what is in place could not be read or written
     result: &'static str,
     /// Last second of its validity, RFC 3339.
     not_after: Option<String>,
@@ -82,6 +82,16 @@ impl Imported {
     fn is_in_place(&self) -> bool {
         matches!(self.result, "imported" | "unchanged")
     }
+
+    fn failed(mut self, issued_dir: &Path, what: &str, error: &std::io::Error) -> Self {
+        self.result = "failed";
+        self.notes.push(format!(
+            "{} cannot be {what}: {error}; run this as root or as the gateway's user, and see that it is no link and the disk \
+             is not full",
+            issued_dir.join(&self.name).display()
+        ));
+        self
+    }
 }
 
 /// Judges one choice against what is in place, and puts it there.
@@ -111,13 +121,16 @@ fn put(
         files.push((key_file, bundle.key_pem().context("the key cannot be written as PEM")?));
     }
     let issued_dir = configured.issued_dir();
-    let live = issued_dir.join(folder).join(LIVE);
-    let in_place = std::fs::read(live.join("chain.pem")).ok();
-    if files.iter().all(|(file, content)| std::fs::read(live.join(file)).is_ok_and(|present| present == *content)) {
+    let in_place = match keep::live(&issued_dir, folder) {
+        Ok(in_place) => in_place,
+        Err(error) => return Ok(result.failed(&issued_dir, "read", &error)),
+    };
+    if files.iter().all(|(file, content)| in_place.get(file) == Some(content)) {
         result.result = "unchanged";
         return Ok(result);
     }
-    let until = in_place.and_then(|pem| Chain::from_pem(&pem)?.leaf()).map(|leaf| leaf.not_after);
+    let [[chain, _], _] = FILES;
+    let until = in_place.get(chain).and_then(|pem| Chain::from_pem(pem)?.leaf()).map(|leaf| leaf.not_after);
     if let Some(until) = until.filter(|until| *until > main.facts.not_after && !args.force) {
         result
             .notes
@@ -132,18 +145,9 @@ fn put(
     let files: Vec<(&str, &[u8])> = files.iter().map(|(file, content)| (*file, content.as_slice())).collect();
     // What is in place already is taken up all the same, and the next one may go.
     match keep::keep(&issued_dir, folder, &main.facts.serial, &files) {
-        Ok(()) => result.result = "imported",
-        Err(error) => {
-            result.result = "failed";
-            let folder = issued_dir.join(folder);
-            result.notes.push(format!(
-                "{} cannot be written: {error}; run this as root or as the gateway's user, and see that it is no link and \
-                 the disk is not full",
-                folder.display()
-            ));
-        }
+        Ok(()) => Ok(Imported { result: "imported", ..result }),
+        Err(error) => Ok(result.failed(&issued_dir, "written", &error)),
     }
-    Ok(result)
 }
 
 /// What a person should know of a certificate that goes into place.
@@ -165,7 +169,7 @@ fn notes(configured: &Configured, folder: &str, bundle: &Bundle) -> Vec<String> 
     }
     let (left, whole) = (bundle.facts.not_after - now_ms() / 1_000, bundle.facts.not_after - bundle.facts.not_before);
     if left < whole / 4 {
-        notes.push(format!("it ends soon, in {} days", left / 86_400));
+        notes.push(format!("it ends soon, in {}", days(left)));
     }
     notes
 }

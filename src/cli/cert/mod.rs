@@ -13,7 +13,7 @@ use std::path::PathBuf;
 use clap::Subcommand;
 
 use super::client;
-use super::{Ended, GatewayArgs, say, say_json};
+use super::{Ended, GatewayArgs, count, say, say_json};
 use crate::account::{AccountId, ServerName};
 use crate::console::{CertificateView, Ordered};
 
@@ -160,4 +160,9 @@ fn issue(gateway: &GatewayArgs, name: &ServerName, json: bool) -> anyhow::Result
     }
     say(format_args!("  `pixelgate cert list --problems` shows what comes of it"))?;
     Ok(Ended::Fine)
+}
+
+/// Seconds as whole days.
+fn days(seconds: i64) -> String {
+    count(usize::try_from(seconds / 86_400).unwrap_or_default(), "day")
 }

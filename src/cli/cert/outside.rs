@@ -10,6 +10,7 @@ use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 
 use super::check::{Findings, Leaves};
+use super::count;
 use crate::account::ServerName;
 use crate::console::Door;
 use crate::issuance::{Dns, DnsReport};
@@ -32,20 +33,30 @@ struct Answer {
 // === impl Findings ===
 
 impl Findings {
+    /// Where the name leads, and who may issue for it. Where `known` leads should be known, if anything is.
     pub(super) async fn dns(
         &mut self,
         resolver: Option<SocketAddr>,
+        known: &ServerName,
         here: &[IpAddr],
         identities: &[String],
     ) -> DnsReport {
+        let remedy = "name a DNS server that answers with --resolver or [acme] resolver";
         let dns = match Dns::new(resolver) {
             Ok(dns) => dns,
             Err(error) => {
-                self.error("dns", error.to_string(), "name a DNS server with --resolver or [acme] resolver");
+                self.prevented("dns", format!("where the name leads: {error}"), remedy);
                 return DnsReport::default();
             }
         };
         let report = dns.inspect(&self.name, here, identities).await;
+        // A server that answers nothing at all says nothing of this name.
+        if let Some(why) = &report.unanswered
+            && !dns.answers(known).await
+        {
+            self.prevented("dns", format!("where the name leads: no DNS server answers ({why})"), remedy);
+            return DnsReport::default();
+        }
         let mut path = vec![self.name.to_string()];
         path.extend(report.chain.iter().cloned());
         let addresses: Vec<_> = report.addresses.iter().map(ToString::to_string).collect();
@@ -172,8 +183,8 @@ impl Findings {
 
     fn compare(&mut self, at: &str, served: &Served, leaf: Option<&[u8]>) {
         let text = format!(
-            "{at} {} certificates, the first by {} until {}",
-            served.chain_der.len(),
+            "{at} {}, the first by {} until {}",
+            count(served.chain_der.len(), "certificate"),
             served.issuer,
             rfc3339(served.not_after)
         );

@@ -10,7 +10,7 @@ use crate::cli::{Ended, GatewayArgs, say, say_json};
 use crate::config::{self, FilterLimits, Surroundings};
 use crate::event::decode::{self, GraphRequest};
 use crate::event::{Arrival, Event, OnFault, Scalar};
-use crate::filter::{Chain, Context, FilterHost, Filtered, Program, Stage};
+use crate::filter::{Chain, Context, FilterHost, Filtered, LoadError, Program, Stage};
 use crate::telemetry::{LogStyle, start_log};
 
 /// An event for authors who have none at hand.
@@ -20,6 +20,11 @@ const SAMPLE: &str = r#"{
     "user_data": { "em": ["62a14e44f765419d10fea99367361a727c12365e2520f32218d505ed9aa0f62f"],
         "fbp": "fb.1.1677024568192.220088425", "client_user_agent": "Mozilla/5.0" },
     "custom_data": { "value": 19.5, "currency": "EUR", "content_ids": ["sku-1"], "content_type": "product" } }"#;
+
+/// What the filter is called here.
+const NAME: &str = "test";
+/// How the reason of a fault begins here.
+const FAULT_PREFIX: &str = "filter:test: ";
 
 #[derive(clap::Args)]
 pub(in crate::cli) struct Args {
@@ -43,12 +48,12 @@ pub(in crate::cli) struct Args {
 }
 
 pub(super) fn run(gateway: &GatewayArgs, args: Args) -> anyhow::Result<Ended> {
-    // What the filter itself logs, and what is said of its faults.
-    start_log(LogStyle::Text, "off,filter=debug")?;
+    // What the filter itself logs; its faults are in the verdict.
+    start_log(LogStyle::Text, "off,filter=debug,filter::fault=off")?;
     let written = config::filter_limits(&gateway.config, &Surroundings::of_process());
     let mut limits = FilterLimits { threads: 2, ..written };
-    if let Some(runner) = args.script_runner.clone() {
-        limits.script_runner = runner;
+    if let Some(runner) = &args.script_runner {
+        limits.script_runner = std::path::absolute(runner)?;
     }
     let host = FilterHost::start(crate::server::filter_options(&limits, None), Arc::new(Silent))?;
     let stage = stage(&args)?;
@@ -57,7 +62,7 @@ pub(super) fn run(gateway: &GatewayArgs, args: Args) -> anyhow::Result<Ended> {
         Ok(chain) => chain,
         Err(errors) => {
             for error in errors {
-                eprintln!("{}: {}\n  → {}", args.filter.display(), error.error, error.error.remedy());
+                eprintln!("{}: {}\n  → {}", args.filter.display(), error.error, remedy(&error.error, &args));
             }
             return Ok(Ended::Bad);
         }
@@ -75,15 +80,48 @@ pub(super) fn run(gateway: &GatewayArgs, args: Args) -> anyhow::Result<Ended> {
     print(filtered, &before, args.json)
 }
 
+// === impl Args ===
+
+impl Args {
+    fn is_script(&self) -> bool {
+        self.filter.extension().is_some_and(|extension| extension == "js")
+    }
+}
+
 /// Nobody counts here.
 struct Silent;
 
 impl crate::filter::Observer for Silent {}
 
+/// What to do here, where there is no configuration to correct.
+fn remedy(error: &LoadError, args: &Args) -> String {
+    match (error, &args.settings) {
+        (LoadError::NotWasm(_), _) => "name a component (.wasm), or a script: its name ends in .js".to_owned(),
+        (LoadError::Refused(_), None) if args.is_script() => {
+            "correct the script as it says, or give it settings: a file of JSON, with --settings".to_owned()
+        }
+        (LoadError::Refused(_), None) => {
+            "give it the settings that it wants: a file of JSON, with --settings".to_owned()
+        }
+        (LoadError::Refused(_), Some(settings)) if args.is_script() => {
+            format!("correct the script or {} as it says", settings.display())
+        }
+        (LoadError::Refused(_), Some(settings)) => format!("correct {} as it says", settings.display()),
+        (LoadError::InitFault { .. }, _) => {
+            "let `init` do less: it has the limits of a call, and 20 times its deadline".to_owned()
+        }
+        (LoadError::RunnerUnreadable { .. } | LoadError::Runner { .. }, _) => {
+            "name it with --script-runner, the environment's PIXELGATE_SCRIPT_RUNNER or [filters] script_runner; `make \
+             plugins` makes it"
+                .to_owned()
+        }
+        (error, _) => error.remedy().to_owned(),
+    }
+}
+
 fn stage(args: &Args) -> anyhow::Result<Stage> {
     let bytes = read(&args.filter)?;
-    let is_script = args.filter.extension().is_some_and(|extension| extension == "js");
-    let program = if is_script {
+    let program = if args.is_script() {
         Program::Script(String::from_utf8(bytes).context("a script is UTF-8")?.into())
     } else {
         Program::Component(bytes.into())
@@ -95,13 +133,14 @@ fn stage(args: &Args) -> anyhow::Result<Stage> {
         }
         None => "{}".to_owned(),
     };
-    Ok(Stage { name: "test".to_owned(), program, settings, on_fault: OnFault::Hold })
+    Ok(Stage { name: NAME.to_owned(), program, settings, on_fault: OnFault::Hold })
 }
 
 /// The event as the gateway would have decoded it.
 fn event(path: Option<&Path>) -> anyhow::Result<Event> {
     let text = path.map_or_else(|| Ok(SAMPLE.as_bytes().to_vec()), read)?;
-    let value: Value = serde_json::from_slice(&text).context("the event is not JSON")?;
+    let whose = || path.map_or_else(|| "the sample".to_owned(), |path| path.display().to_string());
+    let value: Value = serde_json::from_slice(&text).with_context(|| format!("{}: no JSON", whose()))?;
     let body = json!({ "data": [value] }).to_string();
     let request =
         GraphRequest { content_type: Some("application/json"), query: "", body: body.as_bytes(), bearer: None };
@@ -131,9 +170,10 @@ fn print(filtered: Filtered, before: &Value, as_json: bool) -> anyhow::Result<En
     if as_json {
         say_json(&document)?;
     } else {
-        let text = |key: &str| document.get(key).and_then(Value::as_str).unwrap_or_default().to_owned();
-        let line = format!("{} {} {}", text("verdict"), text("reason"), text("message"));
-        say(line.trim_end())?;
+        let text = |key: &str| document.get(key).and_then(Value::as_str).unwrap_or_default();
+        let reason = text("reason").strip_prefix(FAULT_PREFIX).unwrap_or(text("reason"));
+        let said = [text("verdict"), reason, text("message")];
+        say(said.into_iter().filter(|part| !part.is_empty()).collect::<Vec<_>>().join(": "))?;
         if let Some(event) = document.get("event") {
             say_json(event)?;
         }

@@ -117,11 +117,9 @@ impl Reader<'_, '_> {
             let test_event_code = table.value("test_event_code").and_then(|value| test_event_code(&value));
             Some(PixelConfig { id: id?, access_token, access_token_source, active, test_event_code })
         });
-        if pixels.is_empty() {
-            table
-                .place
-                .below("pixels", None)
-                .warning("the account has no pixel, so it takes no event", "add [[pixels]]");
+        let place = table.place.below("pixels", None);
+        if pixels.is_empty() && !place.is_refused() {
+            place.warning("the account has no pixel, so it takes no event", "add [[pixels]]");
         }
         pixels.into_iter().flatten().collect()
     }

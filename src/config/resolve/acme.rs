@@ -47,14 +47,15 @@ pub(super) fn acme(table: &mut Table<'_>, surroundings: &Surroundings) -> AcmeCo
     let enabled = table.flag("enabled", false);
     let agreed = table.flag("terms_agreed", false);
     let own = account(table, OWN.to_owned(), &Defaults::lets_encrypt(), surroundings);
-    if enabled && !agreed {
-        table.place.below("terms_agreed", table.place.at()).error(
+    let place = table.place.below("terms_agreed", table.place.at());
+    if enabled && !agreed && !place.is_refused() {
+        place.error(
             "certificates are ordered only from a CA whose terms of service were agreed to",
             "read the CA's terms, then write terms_agreed = true",
         );
     }
-    if enabled && own.email.is_empty() {
-        let place = table.place.below("email", table.place.at());
+    let place = table.place.below("email", table.place.at());
+    if enabled && own.email.is_empty() && !place.is_refused() {
         place.error(
             "the key is missing",
             "write the address at which the CA reaches you, such as \"ops@agency.example\"",

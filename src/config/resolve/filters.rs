@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use crate::config::disk::{Files, Program, ProgramKind};
+use crate::config::disk::{Files, Program, ProgramKind, tidy};
 use crate::config::file::{Table, Value};
 use crate::config::model::FilterConfig;
 use crate::event::OnFault;
@@ -78,7 +78,7 @@ fn program(table: &mut Table<'_>, files: &mut Files<'_>) -> Option<Named> {
         Err(error) => {
             let remedy =
                 "put the file there, readable for the gateway's user; its size is bounded by [filters] file_bytes_max";
-            value.place.error(format!("{} {error}", path.display()), remedy);
+            value.place.error(format!("{} {error}", tidy(&path).display()), remedy);
             None
         }
     }

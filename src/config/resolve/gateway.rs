@@ -8,7 +8,7 @@ use std::time::Duration;
 use ipnet::IpNet;
 
 use crate::account::ServerName;
-use crate::config::disk::read_file;
+use crate::config::disk::{read_file, tidy};
 use crate::config::file::{self, FILE_BYTES_MAX, Table, Value, nearest};
 use crate::config::findings::shown;
 use crate::config::model::{
@@ -146,8 +146,8 @@ fn listen(table: &mut Table<'_>) -> ListenConfig {
         Some(value) => address(&value, &mut taken),
         None => default_address(table, "ops", "127.0.0.1:9090", &mut taken),
     };
-    if https.is_empty() {
-        let place = table.place.below("https", table.place.at());
+    let place = table.place.below("https", table.place.at());
+    if https.is_empty() && !place.is_refused() {
         place.error("there is no address to take events at", "name at least one, such as \"0.0.0.0:443\"");
     }
     ListenConfig {
@@ -217,7 +217,7 @@ fn filters(table: &mut Table<'_>, surroundings: &Surroundings) -> FilterLimits {
         threads: table.count("threads", default.threads, 2..=1_024),
         wait_max: table.duration("wait_max", default.wait_max, Duration::from_millis(1)..=10 * SECOND),
         compile_timeout: table.duration("compile_timeout", default.compile_timeout, SECOND..=10 * MINUTE),
-        script_runner: table.path("script_runner").unwrap_or(default.script_runner),
+        script_runner: table.path("script_runner").map_or(default.script_runner, |path| tidy(&path)),
     }
 }
 
@@ -304,8 +304,8 @@ pub(super) fn ca_file(value: &Value<'_>) -> Option<PathBuf> {
     let remedy = "put the CA's certificates there, in PEM, readable for the gateway's user";
     match read_file(&path, FILE_BYTES_MAX) {
         Ok(pem) if pem.windows(27).any(|part| part == b"-----BEGIN CERTIFICATE-----") => return Some(path),
-        Ok(_) => value.place.error(format!("{} holds no certificate", path.display()), remedy),
-        Err(error) => value.place.error(format!("{} {error}", path.display()), remedy),
+        Ok(_) => value.place.error(format!("{} holds no certificate", tidy(&path).display()), remedy),
+        Err(error) => value.place.error(format!("{} {error}", tidy(&path).display()), remedy),
     }
     None
 }
@@ -369,7 +369,9 @@ impl Host {
 impl FilterLimits {
     /// The limits where nobody says otherwise.
     fn of(surroundings: &Surroundings) -> Self {
-        let moved = surroundings.environment.get(SCRIPT_RUNNER_VARIABLE).map(PathBuf::from);
+        // A message that names it must say where that is.
+        let absolute = |path: &String| std::path::absolute(path).unwrap_or_else(|_| PathBuf::from(path));
+        let moved = surroundings.environment.get(SCRIPT_RUNNER_VARIABLE).map(absolute);
         Self {
             deadline: Duration::from_millis(5),
             memory_bytes_max: 16 * MIB as usize,

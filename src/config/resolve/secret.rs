@@ -4,7 +4,7 @@ use std::fmt;
 use std::path::PathBuf;
 
 use crate::account::Secret;
-use crate::config::disk::{FileError, Files};
+use crate::config::disk::{FileError, Files, tidy};
 use crate::config::file::{Table, Value};
 use crate::config::resolve::Surroundings;
 
@@ -93,7 +93,7 @@ impl Origin {
 impl fmt::Display for Origin {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::File(path) => write!(f, "file {}", path.display()),
+            Self::File(path) => write!(f, "file {}", tidy(path).display()),
             Self::Environment(name) => write!(f, "environment variable {name}"),
             Self::Credential(name) => write!(f, "credential {name}"),
         }

@@ -56,7 +56,10 @@ fn settled(
         let claims: Vec<_> = domains.chain(config.pixels.iter().map(|pixel| pixel.id.to_string())).collect();
         format!("{}: {}", config.id, claims.join(" "))
     };
-    let problem = |problem: &Problem| format!("{} {}: {}", problem.file.display(), problem.key, problem.reason);
+    let problem = |problem: &Problem| {
+        let line = problem.line.map(|line| format!(":{line}")).unwrap_or_default();
+        format!("{}{line} {}: {}", problem.file.display(), problem.key, problem.reason)
+    };
     (settled.accounts.values().map(in_short).collect(), settled.problems.iter().map(problem).collect())
 }
 
@@ -81,7 +84,8 @@ fn the_present_owner_keeps_what_it_has_and_the_other_file_is_refused_whole() {
     let candidates = [written("a", &["x", "z"], &[1]), written("b", &["w", "x"], &[])];
     let (accounts, problems) = settled(&candidates, &owners, &[]);
     assert_eq!(accounts, ["a: y 1", "b: w x"]);
-    let expected = "accounts/a.toml domains[0]: x.example is also domains[1] of accounts/b.toml; account b has it now";
+    let expected =
+        "accounts/a.toml:1 domains[0]: x.example is also domains[1] of accounts/b.toml:1; account b has it now";
     assert_eq!(problems, [expected]);
 }
 
@@ -93,10 +97,24 @@ fn what_nobody_has_goes_to_nobody() {
     assert_eq!(
         problems,
         [
-            "accounts/a.toml pixels[0].id: pixel 1 is also pixels[1].id of accounts/b.toml; nobody has it yet",
-            "accounts/b.toml pixels[1].id: pixel 1 is also pixels[0].id of accounts/a.toml; nobody has it yet",
+            "accounts/a.toml:3 pixels[0].id: pixel 1 is also pixels[1].id of accounts/b.toml:6; nobody has it yet",
+            "accounts/b.toml:6 pixels[1].id: pixel 1 is also pixels[0].id of accounts/a.toml:3; nobody has it yet",
         ]
     );
+}
+
+#[test]
+fn it_is_said_what_becomes_of_the_account_until_then() {
+    let candidates: BTreeMap<_, _> =
+        [written("a", &["x"], &[]), written("b", &["x"], &[]), written("c", &["x", "w"], &[])]
+            .map(|(account, candidate)| (id(account), candidate))
+            .into();
+    let owners = accounts(&[config("b", &["x"], &[]), config("c", &["w"], &[])]);
+    let problems = settle(&gateway(), &candidates, &owners, &BTreeSet::new()).problems;
+    let remedies: Vec<_> = problems.iter().map(|problem| problem.remedy.as_str()).collect();
+    let expected = ["is not served", "stays as it was"]
+        .map(|becomes| format!("remove it from one of the two files; until then this account {becomes}"));
+    assert_eq!(remedies, expected, "a is new, c is not");
 }
 
 #[test]
@@ -113,7 +131,7 @@ fn what_a_bad_file_gives_up_it_keeps() {
     for (candidate, refused) in [(("a", Candidate::Bad), vec![]), (written("a", &["y"], &[]), vec!["a"])] {
         let (accounts, problems) = settled(&[candidate, written("b", &["x"], &[])], &owners, &refused);
         assert_eq!(accounts, ["a: x 1"]);
-        let expected = "accounts/b.toml domains[0]: x.example is also domains[0] of accounts/a.toml as it was before; account a has it now";
+        let expected = "accounts/b.toml:1 domains[0]: x.example is also domains[0] of accounts/a.toml as it was before; account a has it now";
         assert_eq!(problems, [expected]);
     }
 }
@@ -149,7 +167,7 @@ fn the_hosts_domain_is_no_accounts() {
     let (accounts, problems) = settled(&candidates, &[], &[]);
     assert_eq!(accounts, ["b: y"]);
     assert!(
-        problems[0].starts_with("accounts/a.toml domains[0]: gw.agency.example is host.domain of "),
+        problems[0].starts_with("accounts/a.toml:1 domains[0]: gw.agency.example is host.domain of "),
         "{problems:?}"
     );
 }
@@ -162,7 +180,7 @@ fn a_host_that_takes_an_accounts_domain_is_the_one_to_blame() {
     assert_eq!(problems.len(), 1);
     assert!(
         problems[0].contains(
-            "pixelgate.toml host.domain: gw.agency.example is domains[0] of accounts/a.toml, which has it now"
+            "pixelgate.toml host.domain: gw.agency.example is domains[0] of accounts/a.toml:1, which has it now"
         ),
         "{problems:?}"
     );

@@ -9,6 +9,7 @@ mod mistakes;
 mod ordering;
 mod reading;
 mod secrets;
+mod syntax;
 
 use std::collections::BTreeMap;
 use std::fs;

@@ -80,7 +80,7 @@ consent_sources = ["OptanonConsent"]
     let pixel = &shoes.pixels[0];
     assert_eq!(pixel.id.as_u64(), 1_234_567_890);
     assert_eq!(pixel.access_token.as_ref().unwrap().reveal(), "EAAtoken");
-    assert_eq!(pixel.access_token_source, format!("file {}", folder.path("accounts/../token").display()));
+    assert_eq!(pixel.access_token_source, format!("file {}", folder.path("token").display()));
     assert_eq!((pixel.active, pixel.test_event_code.as_deref()), (false, Some("TEST12345")));
     let filter = &shoes.filters[0];
     let FilterProgram::Component(path, bytes) = &filter.program else { panic!("a component") };
@@ -107,6 +107,10 @@ fn paths_begin_at_the_file_and_the_environment_moves_the_script_runner() {
     assert_eq!(config.filters.script_runner, Path::new("/opt/pixelgate/lib/pixelgate/script-runner.wasm"));
     folder.surroundings.environment = environment(&[("PIXELGATE_SCRIPT_RUNNER", "/moved.wasm")]);
     assert_eq!(folder.read().gateway.unwrap().filters.script_runner, Path::new("/moved.wasm"));
+    folder.surroundings.environment = environment(&[("PIXELGATE_SCRIPT_RUNNER", "moved.wasm")]);
+    let here = std::env::current_dir().unwrap();
+    assert_eq!(folder.read().gateway.unwrap().filters.script_runner, here.join("moved.wasm"));
+    folder.surroundings.environment = environment(&[("PIXELGATE_SCRIPT_RUNNER", "/moved.wasm")]);
     folder.write("pixelgate.toml", format!("{GATEWAY}[filters]\nscript_runner = \"named.wasm\"\n"));
     assert_eq!(folder.read().gateway.unwrap().filters.script_runner, folder.path("named.wasm"));
     let limits = |folder: &Folder| filter_limits(folder.dir.path(), &folder.surroundings);

@@ -38,8 +38,8 @@ fn a_secret_that_cannot_be_had_is_a_warning() {
     folder.surroundings.credentials_dir = Some(folder.path("credentials"));
     folder.surroundings.environment = environment(&[("EMPTY", "\n"), ("SPACED", "a b"), ("GOOD", "EAAgood")]);
     let origins = [
-        ("{ file = \"../none\" }", "file accounts/../none does not exist"),
-        ("{ file = \"..\" }", "file accounts/.. is no file"),
+        ("{ file = \"../none\" }", "file none does not exist"),
+        ("{ file = \"../accounts\" }", "file accounts is no file"),
         ("{ env = \"NONE\" }", "environment variable NONE is not set"),
         ("{ env = \"EMPTY\" }", "environment variable EMPTY is empty"),
         (

@@ -6,7 +6,6 @@
 use std::time::{Duration, SystemTime};
 
 use http::HeaderMap;
-use serde::Deserialize;
 use serde_json::Value;
 
 use crate::account::AccessToken;
@@ -63,13 +62,6 @@ pub(crate) struct GraphError {
     pub(crate) event_index: Option<usize>,
 }
 
-#[derive(Deserialize)]
-struct Envelope {
-    events_received: Option<u64>,
-    error: Option<Value>,
-    fbtrace_id: Option<String>,
-}
-
 // === impl Answer ===
 
 impl Answer {
@@ -93,19 +85,17 @@ impl Answer {
             answer.body = AnswerBody::Cut;
             return answer;
         };
-        match serde_json::from_slice::<Envelope>(body) {
-            Ok(Envelope { error: Some(error), .. }) => {
-                let trace = error.get("fbtrace_id").and_then(Value::as_str).and_then(trace_id);
-                answer.fbtrace_id = trace.or(answer.fbtrace_id);
-                answer.body = AnswerBody::Error(GraphError::read(&error, token));
-            }
-            Ok(Envelope { events_received: Some(count), fbtrace_id, .. }) => {
-                answer.fbtrace_id = fbtrace_id.as_deref().and_then(trace_id).or(answer.fbtrace_id);
-                answer.body = AnswerBody::Received(count);
-            }
-            _ if body.trim_ascii_start().starts_with(b"<") => answer.body = AnswerBody::Page,
-            _ => {}
-        }
+        // As loose a reading as can be: what is odd beside `events_received` must not have a success sent again.
+        let said: Value = serde_json::from_slice(body).unwrap_or_default();
+        let error = said.get("error").filter(|error| !error.is_null());
+        let trace = error.unwrap_or(&said).get("fbtrace_id").and_then(Value::as_str).and_then(trace_id);
+        answer.fbtrace_id = trace.or(answer.fbtrace_id);
+        answer.body = match (error, said.get("events_received").and_then(Value::as_u64)) {
+            (Some(error), _) => AnswerBody::Error(GraphError::read(error, token)),
+            (None, Some(count)) => AnswerBody::Received(count),
+            _ if body.trim_ascii_start().starts_with(b"<") => AnswerBody::Page,
+            _ => AnswerBody::Other,
+        };
         answer
     }
 }
@@ -220,6 +210,21 @@ mod tests {
             assert_eq!(read(200, &[], body).body, AnswerBody::Other, "{body}");
         }
         assert!(matches!(read(400, &[], r#"{"error":"no"}"#).body, AnswerBody::Error(e) if e.text == "no"));
+    }
+
+    #[test]
+    fn a_success_is_one_whatever_stands_beside_its_count() {
+        for beside in [
+            r#""fbtrace_id":7"#,
+            r#""fbtrace_id":null"#,
+            r#""fbtrace_id":{"id":"A1"}"#,
+            r#""fbtrace_id":"A1","fbtrace_id":"A2""#,
+            r#""error":null,"messages":"none","messages":[]"#,
+        ] {
+            let answer = read(200, &[], &format!(r#"{{"events_received":3,{beside}}}"#));
+            assert_eq!(answer.body, AnswerBody::Received(3), "{beside}");
+        }
+        assert_eq!(read(200, &[], r#"{"events_received":3,"fbtrace_id":"A1"}"#).fbtrace_id.as_deref(), Some("A1"));
     }
 
     #[test]

@@ -4,6 +4,7 @@
 
 mod client;
 mod doubt;
+mod failing;
 mod graph;
 mod reload;
 mod rig;

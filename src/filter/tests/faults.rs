@@ -28,14 +28,14 @@ fn no_filters_cost_nothing() {
 fn whatever_a_filter_does_the_event_is_held_and_the_next_one_served() {
     let fixture = Fixture::new();
     for (name, kind, said) in [
-        ("loop", "deadline", "interrupt"),
+        ("loop", "deadline", "took longer than 250ms, [filters] deadline: wasm trap: interrupt"),
         ("trap", "trap", "unreachable"),
         ("recursion", "trap", "stack"),
-        ("eats", "out of memory", "unreachable"),
+        ("eats", "out of memory", "wanted more than 16777216 bytes, [filters] memory_bytes_max: "),
         ("fail", "error", "told to fail"),
         ("says", "trap", "it had logged: told to fail"),
         ("many", "bad verdict", "edits"),
-        ("huge", "bad verdict", "fuel"),
+        ("huge", "bad verdict", "more than 524288 bytes in one call"),
         ("garbage", "bad verdict", "utf-8"),
     ] {
         let chain = fixture.chain("shop", OnFault::Hold);
@@ -68,6 +68,12 @@ fn a_flood_of_lines_is_no_fault() {
 }
 
 #[test]
+fn the_lines_of_an_accounts_filters_are_counted_together() {
+    let stages = ["one", "two", "three"].map(|name| stage(name, "\"\"", OnFault::Hold));
+    assert!(Fixture::new().compile("shop", stages.into()).unwrap().has_one_log());
+}
+
+#[test]
 fn each_rule_for_faults_applies() {
     let fixture = Fixture::new();
     let chain = |first, second| {
@@ -84,9 +90,9 @@ fn each_rule_for_faults_applies() {
 #[test]
 fn what_is_held_is_the_event_before_the_first_filter() {
     // A name that the first filter edits and that the second, with other code, traps on.
-    let trapping =
-        include_str!("guest.wat").replace("0x74696465 (; edit ;)", "0x74696466").replace("0x70617274", "0x74696465");
-    let second = Stage { program: Program::Component(component(&trapping)), ..stage("second", "\"\"", OnFault::Hold) };
+    let trapping = GUEST.replace("0x74696465 (; edit ;)", "0x74696466").replace("0x70617274", "0x74696465");
+    let second =
+        Stage { program: Program::Component(component(&trapping).into()), ..stage("second", "\"\"", OnFault::Hold) };
     let fixture = Fixture::new();
     let chain = fixture.compile("shop", vec![stage("first", "\"\"", OnFault::Hold), second]).unwrap();
     let Filtered::Hold { event: held, reason, .. } = run_one(&chain, "edit") else { panic!() };

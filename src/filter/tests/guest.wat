@@ -1,5 +1,6 @@
-;; A filter that does what the first four letters of an event's name, or of its settings, say. By hand, so that the
-;; tests of the host need no toolchain. Layouts: the component model's Canonical ABI.
+;; A filter that does what the first four letters of an event's name, or of its settings, say; with `slow` it starts the more
+;; slowly, the longer the settings are. By hand, so that the tests of the host need no toolchain. Layouts: the component
+;; model's Canonical ABI.
 ;;
 ;; Memory: 16 the answer of `filter`, 48 of `init`, 256 one edit, 1024 texts, 4096 the settings, 8192 further edits,
 ;; from 65536 what is passed in.
@@ -35,6 +36,8 @@
     (if (i32.eq (local.get $tag) (i32.const 0x706f6f6c (; loop ;))) (then (loop $for_ever (br $for_ever))))
     (if (i32.eq (local.get $tag) (i32.const 0x70617274 (; trap ;))) (then (unreachable)))
     (if (i32.eq (local.get $tag) (i32.const 0x73746165 (; eats ;))) (then (call $eat)))
+    (if (i32.eq (local.get $tag) (i32.const 0x776f6c73 (; slow ;)))
+      (then (call $spin (i32.mul (local.get $len) (i32.const 200000)))))
     (if (i32.eq (local.get $tag) (i32.const 0x6c696166 (; fail ;)))
       (then
         (i32.store8 (i32.const 48) (i32.const 1))

@@ -49,8 +49,9 @@ fn every_bad_stage_is_reported() {
 #[test]
 fn a_memory_that_never_fits_is_refused_at_once() {
     let fixture = Fixture::new();
-    let large = include_str!("guest.wat").replace("(memory (export \"memory\") 2)", "(memory (export \"memory\") 400)");
-    let large = Stage { program: Program::Component(component(&large)), ..stage("large", "\"\"", OnFault::Hold) };
+    let large = GUEST.replace("(memory (export \"memory\") 2)", "(memory (export \"memory\") 400)");
+    let large =
+        Stage { program: Program::Component(component(&large).into()), ..stage("large", "\"\"", OnFault::Hold) };
     let found = errors(&fixture, vec![large]);
     assert!(matches!(&found[0].error, LoadError::Invalid(text) if text.contains("memory")), "{}", found[0]);
 }
@@ -119,6 +120,31 @@ fn what_failed_to_compile_is_not_tried_at_every_reload() {
         assert!(matches!(found[0].error, LoadError::CompilerFailed(_)), "{}", found[0]);
     }
     assert_eq!(std::fs::read_to_string(runs).unwrap(), "run\n");
+}
+
+#[test]
+fn an_account_has_one_time_for_all_that_it_has_compiled() {
+    use std::os::unix::fs::PermissionsExt;
+    let scratch = tempfile::tempdir().unwrap();
+    let compiler = scratch.path().join("compiler");
+    std::fs::write(&compiler, "#!/bin/sh\nexec /bin/sleep 600\n").unwrap();
+    std::fs::set_permissions(&compiler, std::fs::Permissions::from_mode(0o700)).unwrap();
+    let fixture = Fixture::with(|options| {
+        options.compiler = Compiler::Child(compiler);
+        options.compile_timeout = Duration::from_millis(50);
+    });
+    let with_functions = |count: usize| {
+        let core = include_str!("guest.wat").trim_end().strip_suffix(')').unwrap();
+        let program = Program::Component(component(&format!("{core} {})", "(func)".repeat(count))).into());
+        Stage { program, ..stage("first", "\"\"", OnFault::Hold) }
+    };
+    let found = errors(&fixture, (1..=8).map(with_functions).collect());
+    let tried = found.iter().take_while(|found| matches!(found.error, LoadError::CompileTimeout { .. })).count();
+    assert!((1..=4).contains(&tried), "{tried}");
+    assert!(found[tried..].iter().all(|found| matches!(found.error, LoadError::NoTimeLeft { .. })));
+    assert_eq!(found.len(), 8);
+    let other = fixture.compile("other", vec![with_functions(8)]).err().unwrap();
+    assert!(matches!(other[0].error, LoadError::CompileTimeout { .. }), "{}", other[0]);
 }
 
 #[test]

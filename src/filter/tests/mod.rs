@@ -9,11 +9,9 @@ mod sharing;
 use std::sync::Mutex;
 use std::time::Instant;
 
+use super::testing::{GUEST, PATIENCE, component, guest_with};
 use super::*;
 use crate::account::AccountId;
-
-/// Long enough for a machine that is busy with other things; nothing waits for it when all is well.
-const PATIENCE: Duration = Duration::from_secs(30);
 
 /// A deadline for tests with many endless loops, or that wait for their end.
 const SHORT: Duration = Duration::from_millis(20);
@@ -48,19 +46,7 @@ impl Fixture {
 
     fn with(change: impl FnOnce(&mut Options)) -> Self {
         let dir = tempfile::tempdir().unwrap();
-        let mut options = Options {
-            // A stalled machine must not look like a slow filter.
-            deadline: Duration::from_millis(250),
-            memory_bytes_max: 16 << 20,
-            file_bytes_max: 4 << 20,
-            threads: 2,
-            // The tests run beside others on few cores: waiting is no fault here unless a test says so.
-            wait_max: PATIENCE,
-            compile_timeout: PATIENCE,
-            cache_dir: Some(dir.path().join("compiled")),
-            script_runner: dir.path().join("script-runner.wasm"),
-            compiler: Compiler::InProcess,
-        };
+        let mut options = testing::options(dir.path());
         change(&mut options);
         let seen = Arc::new(Seen::default());
         Self { host: FilterHost::start(options, seen.clone()).unwrap(), dir, seen }
@@ -77,18 +63,7 @@ impl Fixture {
 }
 
 fn guest() -> Arc<[u8]> {
-    component(include_str!("guest.wat"))
-}
-
-/// A component of the world `filter` from a core module.
-fn component(core: &str) -> Arc<[u8]> {
-    let mut resolve = wit_component::metadata::Bindgen::default().resolve;
-    let (package, _) = resolve.push_path(concat!(env!("CARGO_MANIFEST_DIR"), "/plugins/wit")).unwrap();
-    let world = resolve.select_world(&[package], Some("filter")).unwrap();
-    let mut core = wat::parse_str(core).unwrap();
-    wit_component::embed_component_metadata(&mut core, &resolve, world, wit_component::StringEncoding::UTF8).unwrap();
-    let mut encoder = wit_component::ComponentEncoder::default().validate(true).module(&core).unwrap();
-    encoder.encode().unwrap().into()
+    component(GUEST).into()
 }
 
 fn stage(name: &str, settings: &str, on_fault: OnFault) -> Stage {

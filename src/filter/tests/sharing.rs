@@ -21,7 +21,7 @@ fn accounts_with_the_same_file_share_code_but_no_instance() {
 #[test]
 fn a_component_that_compiles_slowly_is_compiled_once_and_holds_up_no_other() {
     let slow = guest();
-    let quick = component(&format!("{} (func))", include_str!("guest.wat").trim_end().strip_suffix(')').unwrap()));
+    let quick: Arc<[u8]> = guest_with("(func)").into();
     let fixture = Fixture::with(|options| {
         let child = options.script_runner.with_file_name("child");
         // The slow one waits until it may go on; then each is refused.
@@ -113,6 +113,67 @@ fn a_long_batch_makes_room_for_others() {
     });
 }
 
+/// A filter with so many parts, each of which takes two deadlines of an event that loops.
+fn long_chain(fixture: &Fixture) -> Chain {
+    let stages = (0..16).map(|n| stage(&format!("part-{n}"), "\"\"", OnFault::Pass));
+    fixture.compile("long", stages.collect()).unwrap()
+}
+
+#[test]
+fn a_long_chain_makes_room_for_others() {
+    let fixture = Fixture::with(|options| {
+        options.threads = 1;
+        options.deadline = SHORT;
+    });
+    let (long, short) = (long_chain(&fixture), fixture.chain("short", OnFault::Hold));
+    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+    runtime.block_on(async {
+        let event_of_many = tokio::spawn(async move { long.run(context(), vec![event("loop")]).await });
+        tokio::task::yield_now().await;
+        assert_eq!(short.run(context(), vec![event("pass")]).await, [Filtered::Pass(event("pass"))]);
+        assert!(!event_of_many.is_finished(), "its filters were meant to take longer");
+        assert_eq!(event_of_many.await.unwrap(), [Filtered::Pass(event("loop"))]);
+    });
+}
+
+#[test]
+fn a_request_has_its_budget_between_filters_too() {
+    let fixture = Fixture::with(|options| options.deadline = SHORT);
+    // 20 deadlines and 16 / 10 more; all loops together take 32.
+    assert_eq!(run_one(&long_chain(&fixture), "loop"), Filtered::Pass(event("loop")));
+    let faults = fixture.seen.faults.lock().unwrap().clone();
+    assert_eq!(faults.len(), 16);
+    assert_eq!((faults[0], faults[15]), (FaultKind::Deadline, FaultKind::Overloaded));
+}
+
+#[test]
+fn a_filter_that_starts_slowly_for_every_call_is_left_out() {
+    let fixture = Fixture::with(|options| options.deadline = SHORT);
+    let slow = |length: usize| {
+        let settings = format!("\"slow{}\"", "!".repeat(length));
+        fixture.compile("shop", vec![stage("first", &settings, OnFault::Hold)]).unwrap()
+    };
+    // Two deadlines are not slow, and twenty are all that a start may take.
+    fixture.chain("shop", OnFault::Hold);
+    let begun = Instant::now();
+    slow(200);
+    let length = (200 * 6 * SHORT.as_micros() / begun.elapsed().as_micros()).min(3_500) as usize;
+
+    let large = slow(length);
+    let filtered: Vec<_> = (0..7).map(|_| run_one(&large, "hoard")).collect();
+    assert_eq!(filtered[0], Filtered::Pass(event("hoard")), "started at the reload");
+    assert_eq!(held(filtered[6].clone()).0, "breaker open", "after five that were started each for one call");
+
+    let trapping = slow(length);
+    let filtered: Vec<_> = ["trap", "pass"].into_iter().cycle().take(10).map(|name| run_one(&trapping, name)).collect();
+    assert_eq!(filtered[1], Filtered::Pass(event("pass")));
+    assert_eq!(held(filtered[9].clone()).0, "breaker open", "a call makes up for no fault if it took a start");
+
+    let kept = slow(length);
+    run_one(&kept, "trap");
+    assert!((0..20).all(|_| run_one(&kept, "pass") == Filtered::Pass(event("pass"))), "a slow start alone is none");
+}
+
 #[test]
 fn who_finds_no_thread_in_time_has_a_fault_of_its_own() {
     let fixture = Fixture::with(|options| {
@@ -129,8 +190,9 @@ fn who_finds_no_thread_in_time_has_a_fault_of_its_own() {
         }
         all.join_all().await.concat()
     });
-    let kinds: Vec<_> = filtered.into_iter().map(|filtered| held(filtered).0).collect();
-    assert!(kinds.iter().any(|kind| kind == "overloaded"), "{kinds:?}");
+    let faults: Vec<_> = filtered.into_iter().map(held).collect();
+    let no_thread = ("overloaded".to_owned(), "no thread was free within 1ms, [filters] wait_max".to_owned());
+    assert!(faults.contains(&no_thread), "{faults:?}");
 }
 
 #[test]

@@ -74,3 +74,25 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn what_was_taken_for_names_long_ago_is_forgotten_on_disk_too() {
+    let ca = account("a");
+    let (mut budgets, mut disk, mut now_ms) = (Budgets::default(), HashMap::new(), NOW_MS);
+    for day in 0..100 {
+        now_ms += DAY_MS;
+        for n in 0..100 {
+            budgets.take(&ca, &format!("n{n}.shop{day}.example"), Kind::New, now_ms);
+        }
+        for (key, paid) in budgets.take_changed(now_ms) {
+            match paid {
+                Some(paid) => drop(disk.insert(key, paid)),
+                None => drop(disk.remove(&key)),
+            }
+        }
+    }
+    assert!(disk.len() < 5_000, "{} of 10,000 names", disk.len());
+    let at = |budgets: &Budgets| budgets.ready_at(&ca, "new.shop99.example", Kind::New, now_ms);
+    assert!(at(&budgets) > now_ms, "the last day's are not");
+    assert_eq!(at(&Budgets::restored(disk)), at(&budgets));
+}

@@ -77,12 +77,33 @@ fn nothing_waits_for_a_clock_that_went_back() {
     state.issued_ms = NOW_MS + 400 * DAY_MS;
     let a = name("a.example.com");
     let mut survey = Survey::default();
-    survey.see(0, &subject(&a, days_old(70), &state), &config, NOW_MS);
+    survey.see(0, &subject(&a, days_old(70), &state), &config, &Budgets::default(), NOW_MS);
     assert_eq!((survey.looks.len(), survey.ranked().len()), (1, 1));
     let mut budgets = Budgets::default();
     budgets.pause("a", "", NOW_MS + 400 * DAY_MS, NOW_MS);
     let ready = budgets.account_ready_at(&config.accounts[0], Kind::New, NOW_MS);
     assert_eq!(ready, NOW_MS + DAY_MS, "whatever Retry-After says");
+}
+
+#[test]
+fn no_window_is_asked_for_at_an_account_that_is_left_alone_or_at_no_ca() {
+    let config = config(&["a", "b"]);
+    let (a, until) = (name("a.example.com"), NOW_MS + HOUR_MS);
+    let mut budgets = Budgets::default();
+    budgets.pause("a", "", until, NOW_MS);
+    let seen = |state: &NameState| {
+        let mut survey = Survey::default();
+        survey.see(0, &subject(&a, days_old(5), state), &config, &budgets, NOW_MS);
+        (survey.looks.len(), survey.next_ms)
+    };
+    let renewal = NOW_MS + 50 * DAY_MS;
+    for state in [issued_by(&config.accounts[0]), NameState::default()] {
+        let (looks, next_ms) = seen(&state);
+        assert!(looks == 0 && (until..renewal).contains(&next_ms.unwrap()), "{state:?}");
+    }
+    assert_eq!(seen(&issued_by(&config.accounts[1])).0, 1);
+    // A name of a CA that left the configuration would be looked at for ever.
+    assert_eq!(seen(&issued_by(&account("staging"))).0, 0);
 }
 
 #[test]
@@ -99,7 +120,7 @@ fn an_error_of_an_earlier_certificate_is_forgiven() {
         (days_old(5), NameState { unseen: true, ..failed(0) }, false),
     ] {
         let mut survey = Survey::default();
-        survey.see(0, &subject(&a, present, &state), &config, NOW_MS);
+        survey.see(0, &subject(&a, present, &state), &config, &Budgets::default(), NOW_MS);
         assert_eq!(survey.forgiven.len(), usize::from(forgiven), "{present:?} {state:?}");
     }
 }

@@ -21,7 +21,7 @@ fn what_is_due_of_a_hundred_thousand_names_is_found() {
         let mut survey = Survey::default();
         for (index, (name, state)) in states.iter().enumerate() {
             assert_eq!(std::hint::black_box(store.standing(name)).serving, None);
-            survey.see(index, &subject(name, days_old(age_days), state), &config, NOW_MS);
+            survey.see(index, &subject(name, days_old(age_days), state), &config, &budgets, NOW_MS);
         }
         let ranked = survey.ranked();
         let looked = began.elapsed();

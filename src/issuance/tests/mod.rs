@@ -6,6 +6,7 @@ mod choices;
 mod loops;
 mod measures;
 mod outlook;
+mod service;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -44,7 +45,7 @@ fn plan<'a>(
 ) -> Plan {
     let subjects: Vec<_> = subjects.collect();
     let (mut survey, mut orders) = (Survey::default(), Vec::new());
-    subjects.iter().enumerate().for_each(|(index, subject)| survey.see(index, subject, config, now_ms));
+    subjects.iter().enumerate().for_each(|(index, subject)| survey.see(index, subject, config, budgets, now_ms));
     for (class, index) in survey.ranked() {
         if orders.len() >= slots {
             break;
@@ -304,6 +305,32 @@ fn renewals_go_before_first_orders_and_the_nearest_end_first() {
     let plan = plan(subjects.into_iter(), &config, &mut Budgets::default(), SLOTS, NOW_MS);
     let order: Vec<_> = plan.orders.iter().map(|start| start.name.as_str().split('.').next().unwrap()).collect();
     assert_eq!(order, ["fresh", "expired", "later", "late", "new"]);
+}
+
+#[test]
+fn renewals_that_failed_go_after_all_others_and_by_rank_until_a_person_asks() {
+    let config = config(&["a"]);
+    let nothing = NameState::default();
+    let issued = issued_by(&config.accounts[0]);
+    let mut failed = issued.clone();
+    failed.failed("no", (HOUR, HOUR), 0.0, NOW_MS - 2 * HOUR_MS);
+    let mut forced = NameState { forced: true, ..failed.clone() };
+    let names = ["expired.example.com", "ends.example.com", "late.example.com", "new.example.com"].map(name);
+    let order = |forced: &NameState| {
+        let subjects = [
+            Subject { rank: 1, ..subject(&names[0], Present::Nothing, forced) },
+            subject(&names[1], days_old(85), &failed),
+            subject(&names[2], days_old(70), &issued),
+            subject(&names[3], Present::Nothing, &nothing),
+        ];
+        let plan = plan(subjects.into_iter(), &config, &mut Budgets::default(), SLOTS, NOW_MS);
+        let first = |start: &Start| start.name.as_str().split('.').next().unwrap().to_owned();
+        plan.orders.iter().map(first).collect::<Vec<_>>()
+    };
+    assert_eq!(order(&forced), ["late", "ends", "expired", "new"]);
+    // As `cert issue` does.
+    forced.not_before_ms = 0;
+    assert_eq!(order(&forced), ["expired", "late", "ends", "new"]);
 }
 
 #[test]

@@ -84,13 +84,15 @@ impl DeadFile {
             contents.piece(piece, &bytes);
         }
         let end = frames.end();
-        if end < bytes.len() {
-            file.set_len(end as u64).map_err(failed)?;
-        }
         // A killed process's last write may be in the page cache only.
-        file.sync().map_err(failed)?;
+        let cut = if end < bytes.len() { file.set_len(end as u64) } else { Ok(()) };
+        let synced = cut.and_then(|()| file.sync());
+        if let Err(error) = &synced {
+            tracing::warn!(file = %path.display(), %error, "dead letters cannot be made durable; they are taken as they are");
+        }
         // A header that is damaged, or was never written, keeps nothing from being read.
-        let tail = Tail { end: end.max(HEADER.len()) as u64, torn: !bytes.starts_with(HEADER) };
+        let torn = synced.is_err() || !bytes.starts_with(HEADER);
+        let tail = Tail { end: end.max(HEADER.len()) as u64, torn };
         Ok((Self { path, file, tail: Mutex::new(tail) }, contents))
     }
 

@@ -10,6 +10,7 @@
 mod file;
 mod format;
 
+use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, HashMap};
 use std::io;
 use std::path::{Path, PathBuf};
@@ -68,7 +69,9 @@ pub(crate) struct DeadLetters {
 struct DeadIndex {
     slots: BTreeMap<u64, Slot>,
     accounts: HashMap<AccountId, Usage>,
-    /// How many letters are in each file.
+    /// How many letters each lane has; those that have none are not here.
+    lanes: HashMap<LaneKey, u64>,
+    /// How many letters are in each file, and damage that is nowhere else.
     files: BTreeMap<PathBuf, (Arc<DeadFile>, u64)>,
     /// Files that could not be made; their names may be taken all the same.
     failed_files: u32,
@@ -109,12 +112,19 @@ impl DeadLetters {
         names.sort_unstable();
         for name in names.iter().filter(|name| name.ends_with(".log")) {
             let (file, contents) = DeadFile::open(&*disk, &dir, name)?;
+            // Of what is damaged and cannot be put aside the file is the only place: it stays like one with a letter.
+            let mut only_here = 0;
             for (at, bytes) in &contents.damaged {
-                let kept = quarantine.keep(&format!("dead-{name}-{at}.bin"), bytes).map_err(failed)?;
-                damaged.push((kept, bytes.len() as u64));
+                match quarantine.keep(&format!("dead-{name}-{at}.bin"), bytes) {
+                    Ok(kept) => damaged.push((kept, bytes.len() as u64)),
+                    Err(error) => {
+                        tracing::error!(file = name, at, %error, "a damaged dead letter cannot be put aside; it stays where it is");
+                        only_here = 1;
+                    }
+                }
             }
             let file = Arc::new(file);
-            index.files.insert(file.path.clone(), (Arc::clone(&file), 0));
+            index.files.insert(file.path.clone(), (Arc::clone(&file), only_here));
             index.next_id = index.next_id.max(contents.last_id + 1);
             contents.into_letters().for_each(|slip| index.add(&file, slip));
         }
@@ -209,6 +219,11 @@ impl DeadLetters {
         let places: Vec<_> = slots.map(Slot::place).collect();
         drop(index);
         places.into_iter().filter_map(read).collect()
+    }
+
+    /// How many letters there are of each lane that has any.
+    pub(crate) fn counts(&self) -> HashMap<LaneKey, u64> {
+        locked(&self.index).lanes.clone()
     }
 
     /// The numbers of all letters, of one account or of all, the oldest first.
@@ -330,6 +345,7 @@ impl DeadIndex {
         let usage = self.accounts.entry(slip.lane.account.clone()).or_default();
         usage.letters += 1;
         usage.bytes += slip.len as u64;
+        *self.lanes.entry(slip.lane.clone()).or_default() += 1;
         if let Some((_, letters)) = self.files.get_mut(&file.path) {
             *letters += 1;
         }
@@ -341,6 +357,12 @@ impl DeadIndex {
         if let Some(usage) = self.accounts.get_mut(&slip.lane.account) {
             usage.letters -= 1;
             usage.bytes -= slip.len as u64;
+        }
+        if let Entry::Occupied(mut letters) = self.lanes.entry(slip.lane.clone()) {
+            *letters.get_mut() -= 1;
+            if *letters.get() == 0 {
+                letters.remove();
+            }
         }
         if let Some((_, letters)) = self.files.get_mut(&file.path) {
             *letters -= 1;
@@ -566,6 +588,44 @@ pub(crate) mod tests {
         assert_eq!(event_ids(&dead.list(None, 9)), ["c", "a"]);
         assert_eq!(damaged.len(), 1);
         assert!(disk.paths().contains(&damaged[0].0));
+    }
+
+    #[test]
+    fn damage_that_cannot_be_put_aside_stays_where_it_is() {
+        let disk = FaultDisk::new();
+        let (dead, _) = open(&disk);
+        dead.store(&[letter("shoes", "a"), letter("shoes", "b"), letter("shoes", "c")]).unwrap();
+        let path = disk.paths()[0].clone();
+        disk.tamper(&path, |bytes| {
+            let middle = bytes.len() / 2;
+            bytes[middle] ^= 0x40;
+        });
+        disk.kill();
+        disk.fill(true);
+        let (dead, damaged) = open(&disk);
+        assert_eq!((event_ids(&dead.list(None, 9)), damaged.len()), (vec!["c", "a"], 0));
+        disk.fill(false);
+        assert_eq!(dead.remove(&dead.ids(None), |_| ()).unwrap(), 2);
+        disk.kill();
+        assert_eq!(open(&disk).1.len(), 1);
+    }
+
+    #[test]
+    fn letters_are_there_on_a_disk_that_fails() {
+        let disk = FaultDisk::new();
+        let (dead, _) = open(&disk);
+        dead.store(&[letter("shoes", "a")]).unwrap();
+        disk.crash_after(0);
+        assert!(dead.store(&[letter("shoes", "not confirmed")]).is_err());
+        disk.kill();
+        disk.fail_syncs(true);
+        let (dead, _) = open(&disk);
+        assert!(event_ids(&dead.list(None, 9)).contains(&"a"));
+        assert!(dead.store(&[letter("shoes", "lost")]).is_err());
+        disk.fail_syncs(false);
+        dead.store(&[letter("shoes", "b")]).unwrap();
+        disk.power_cut(3);
+        assert_eq!(event_ids(&open(&disk).0.list(None, 9)), ["b", "a"]);
     }
 
     #[test]

@@ -5,6 +5,7 @@ mod handle;
 
 use std::collections::{BTreeMap, HashMap};
 use std::io;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
@@ -36,6 +37,8 @@ struct World {
     fail_dir_syncs: bool,
     /// A file that takes no writes.
     broken: Option<u64>,
+    /// Bytes of a file that cannot be read.
+    bad: Option<(u64, Range<usize>)>,
     full: bool,
     /// What is said to be free, if that is less than plenty.
     free: Option<u64>,
@@ -105,6 +108,12 @@ impl FaultDisk {
     pub(crate) fn break_file(&self, path: &Path) {
         let mut world = locked(&self.world);
         world.broken = world.names.get(path).copied();
+    }
+
+    /// Makes all reads of some bytes of a file fail with EIO; of none, when there are none.
+    pub(crate) fn damage_sectors(&self, path: &Path, bytes: Range<usize>) {
+        let mut world = locked(&self.world);
+        world.bad = world.names.get(path).map(|file| (*file, bytes));
     }
 
     /// Makes all syncs of files fail with EIO.

@@ -1,6 +1,7 @@
 //! The marks of a segment, its `.done` file: what became of its events.
 //!
-//! A mark is 16 bytes: seq u64 · kind u8 · three zero bytes · CRC32C u32 of the segment's id (u32), then of those twelve.
+//! A mark is 16 bytes: seq u64 · kind u8 · attempts u16, the requests that it was in by then, 0 for one more or less, as the
+//! kind says · a zero byte · CRC32C u32 of the segment's id (u32), then of those twelve.
 //! Marks are appended at once, so that a killed process loses none, and synced once a second, so that a power cut takes
 //! at most that second's. A torn or damaged one is as if it had not been written: the event is sent again.
 //!
@@ -81,19 +82,24 @@ impl MarkFile {
         Self { file: Place::Missing(disk, path), segment, synced: 0, unsynced: Vec::new(), unwritten: Vec::new() }
     }
 
-    /// Appends one mark for each event. After an error they are kept, and written with the next ones.
-    pub(crate) fn add(&mut self, kind: MarkKind, seqs: impl Iterator<Item = u64>) -> io::Result<()> {
-        for seq in seqs {
-            let mut mark = [0; MARK_BYTES - 4];
-            let (number, rest) = mark.split_at_mut(8);
-            number.copy_from_slice(&seq.to_le_bytes());
-            if let Some(first) = rest.first_mut() {
-                *first = kind as u8;
-            }
-            self.unwritten.extend_from_slice(&mark);
-            self.unwritten.extend_from_slice(&frame::checksum(self.segment, &mark).to_le_bytes());
+    /// Appends a mark for each event: its seq, and the requests that it was in. After an error they are kept, and written with
+    /// the next ones.
+    pub(crate) fn add(&mut self, kind: MarkKind, events: impl Iterator<Item = (u64, u16)>) -> io::Result<()> {
+        for (seq, attempts) in events {
+            let begin = self.unwritten.len();
+            self.unwritten.extend_from_slice(&seq.to_le_bytes());
+            self.unwritten.push(kind as u8);
+            self.unwritten.extend_from_slice(&attempts.to_le_bytes());
+            self.unwritten.push(0);
+            let crc = frame::checksum(self.segment, self.unwritten.get(begin..).unwrap_or_default());
+            self.unwritten.extend_from_slice(&crc.to_le_bytes());
         }
         self.flush()
+    }
+
+    /// Bytes of it.
+    pub(crate) fn bytes(&self) -> u64 {
+        self.synced + (self.unsynced.len() + self.unwritten.len()) as u64
     }
 
     /// Writes what could not be written before, and gives the file if it must be synced, and for how many bytes: that takes
@@ -151,7 +157,9 @@ impl Marked {
         for mark in bytes.chunks_exact(MARK_BYTES) {
             let (covered, _) = mark.split_at(MARK_BYTES - 4);
             if frame::u32_at(mark, MARK_BYTES - 4) == Some(frame::checksum(segment, covered)) {
-                marked.take(frame::u64_at(mark, 0).unwrap_or(0), mark.get(8).copied().unwrap_or(0));
+                let attempts =
+                    mark.get(9..).and_then(|rest| rest.first_chunk()).map_or(0, |two| u16::from_le_bytes(*two));
+                marked.take(frame::u64_at(mark, 0).unwrap_or(0), mark.get(8).copied().unwrap_or(0), attempts);
             }
         }
         marked.settled.sort_unstable();
@@ -174,7 +182,8 @@ impl Marked {
         self.sent.get(&seq).copied().unwrap_or_default()
     }
 
-    fn take(&mut self, seq: u64, kind: u8) {
+    fn take(&mut self, seq: u64, kind: u8, attempts: u16) {
+        let said = |or: u16| if attempts == 0 { or } else { attempts };
         self.last_seq = self.last_seq.max(seq);
         if kind == MarkKind::Settled as u8 {
             self.settled.push(seq);
@@ -184,12 +193,13 @@ impl Marked {
             self.sent.remove(&seq);
         } else if kind == MarkKind::Sent as u8 {
             let sent = self.sent.entry(seq).or_default();
-            *sent = (sent.0.saturating_add(1), true);
+            *sent = (said(sent.0.saturating_add(1)), true);
         } else if kind == MarkKind::Refused as u8 {
-            self.sent.entry(seq).or_default().1 = false;
+            let sent = self.sent.entry(seq).or_default();
+            *sent = (said(sent.0), false);
         } else if kind == MarkKind::NotSent as u8 {
             let sent = self.sent.entry(seq).or_default();
-            *sent = (sent.0.saturating_sub(1), false);
+            *sent = (said(sent.0.saturating_sub(1)), false);
         }
     }
 }
@@ -203,18 +213,23 @@ mod tests {
     use super::super::file::{Disk, read_all};
     use super::*;
 
+    /// Marks of events as they were written before they said how many requests it were.
+    fn of<const N: usize>(seqs: [u64; N]) -> impl Iterator<Item = (u64, u16)> {
+        seqs.into_iter().map(|seq| (seq, 0))
+    }
+
     #[test]
     fn marks_say_what_became_of_events() {
         let disk = FaultDisk::new();
         let path = Path::new("/1.done");
         let mut marks = MarkFile::new(disk.create(path).unwrap(), 1, Vec::new());
-        marks.add(MarkKind::Sent, [4, 5, 6].into_iter()).unwrap();
-        marks.add(MarkKind::Refused, [5].into_iter()).unwrap();
-        marks.add(MarkKind::Sent, [5].into_iter()).unwrap();
-        marks.add(MarkKind::Settled, [4].into_iter()).unwrap();
-        marks.add(MarkKind::Moved, [3].into_iter()).unwrap();
-        marks.add(MarkKind::Sent, [7].into_iter()).unwrap();
-        marks.add(MarkKind::NotSent, [7].into_iter()).unwrap();
+        marks.add(MarkKind::Sent, of([4, 5, 6])).unwrap();
+        marks.add(MarkKind::Refused, of([5])).unwrap();
+        marks.add(MarkKind::Sent, of([5])).unwrap();
+        marks.add(MarkKind::Settled, of([4])).unwrap();
+        marks.add(MarkKind::Moved, of([3])).unwrap();
+        marks.add(MarkKind::Sent, of([7])).unwrap();
+        marks.add(MarkKind::NotSent, of([7])).unwrap();
         let bytes = read_all(&*disk.open(path).unwrap()).unwrap();
 
         let marked = Marked::read(&bytes, 1);
@@ -226,16 +241,31 @@ mod tests {
     }
 
     #[test]
+    fn marks_say_how_many_requests_it_were() {
+        let disk = FaultDisk::new();
+        let path = Path::new("/1.done");
+        let mut marks = MarkFile::new(disk.create(path).unwrap(), 1, Vec::new());
+        marks.add(MarkKind::Sent, [(4, 9), (5, 300), (6, 2), (7, 1)].into_iter()).unwrap();
+        marks.add(MarkKind::Refused, [(5, 301)].into_iter()).unwrap();
+        marks.add(MarkKind::NotSent, [(6, 1), (7, 0)].into_iter()).unwrap();
+        let bytes = read_all(&*disk.open(path).unwrap()).unwrap();
+        assert_eq!((bytes.len(), marks.bytes()), (7 * MARK_BYTES, 7 * MARK_BYTES as u64));
+        let marked = Marked::read(&bytes, 1);
+        let known = [4, 5, 6, 7].map(|seq| marked.sent(seq));
+        assert_eq!(known, [(9, true), (301, false), (1, false), (0, false)]);
+    }
+
+    #[test]
     fn a_torn_mark_is_overwritten() {
         let disk = FaultDisk::new();
         let path = Path::new("/1.done");
         let mut marks = MarkFile::new(disk.create(path).unwrap(), 1, Vec::new());
-        marks.add(MarkKind::Settled, [1, 2].into_iter()).unwrap();
+        marks.add(MarkKind::Settled, of([1, 2])).unwrap();
         disk.open(path).unwrap().set_len(27).unwrap();
 
         let bytes = read_all(&*disk.open(path).unwrap()).unwrap();
         let mut marks = MarkFile::new(disk.open(path).unwrap(), 1, bytes);
-        marks.add(MarkKind::Settled, [3].into_iter()).unwrap();
+        marks.add(MarkKind::Settled, of([3])).unwrap();
         let marked = Marked::read(&read_all(&*disk.open(path).unwrap()).unwrap(), 1);
         assert!(marked.is_done(1) && !marked.is_done(2) && marked.is_done(3));
     }
@@ -246,7 +276,7 @@ mod tests {
         let path = Path::new("/1.done");
         let mut marks = MarkFile::new(disk.create(path).unwrap(), 1, Vec::new());
         disk.fail_writes(true);
-        assert!(marks.add(MarkKind::Settled, [1].into_iter()).is_err());
+        assert!(marks.add(MarkKind::Settled, of([1])).is_err());
         disk.fail_writes(false);
         sync(&mut marks).unwrap();
         assert!(marks.take_unsynced().unwrap().is_none());
@@ -264,12 +294,12 @@ mod tests {
         let path = Path::new("/1.done");
         let mut marks = MarkFile::new(disk.create(path).unwrap(), 1, Vec::new());
         disk.sync_dir(Path::new("/")).unwrap();
-        marks.add(MarkKind::Settled, [1].into_iter()).unwrap();
+        marks.add(MarkKind::Settled, of([1])).unwrap();
         sync(&mut marks).unwrap();
-        marks.add(MarkKind::Settled, [2].into_iter()).unwrap();
+        marks.add(MarkKind::Settled, of([2])).unwrap();
         disk.fail_syncs(true);
         assert!(sync(&mut marks).is_err());
-        marks.add(MarkKind::Settled, [3].into_iter()).unwrap();
+        marks.add(MarkKind::Settled, of([3])).unwrap();
         disk.fail_syncs(false);
         sync(&mut marks).unwrap();
         disk.power_cut(3);
@@ -285,7 +315,7 @@ mod tests {
         let mut marks = MarkFile::missing(Arc::new(disk.clone()), path.to_owned(), 1);
         assert!(marks.take_unsynced().unwrap().is_none() && disk.paths().is_empty());
         disk.fill(true);
-        assert!(marks.add(MarkKind::Settled, [1].into_iter()).is_err());
+        assert!(marks.add(MarkKind::Settled, of([1])).is_err());
         disk.fill(false);
         sync(&mut marks).unwrap();
         disk.power_cut(1);

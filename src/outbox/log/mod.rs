@@ -47,7 +47,13 @@ pub(crate) struct Entry {
     pub(crate) attempts: u16,
     /// Whether one of them may have reached Meta without our knowing.
     pub(crate) maybe_sent: bool,
+    /// Marks of them that this process wrote.
+    pub(crate) marks: u8,
 }
+
+/// Marks of one event's requests that a process writes, or a lane that fails for days would fill the volume with them. From
+/// then on they say that it may have been sent, until an orderly stop says how it is. The last one can only say so.
+const REQUEST_MARKS_MAX: u8 = 9;
 
 /// The promise that a backlog's memory is counted with.
 const _: () = assert!(size_of::<Entry>() == 32);
@@ -66,6 +72,27 @@ impl Entry {
             accepted_s: u32::try_from(record.accepted_ms.div_euclid(1000)).unwrap_or(0),
             attempts: 0,
             maybe_sent: false,
+            marks: 0,
         }
+    }
+
+    /// It is about to be in a request; whether that is to be marked.
+    pub(crate) fn sends(&mut self) -> bool {
+        self.attempts = self.attempts.saturating_add(1);
+        let marks = self.marks < REQUEST_MARKS_MAX;
+        self.marks += u8::from(marks);
+        marks
+    }
+
+    /// That request did not take it; whether that is to be marked.
+    pub(crate) fn comes_back(&mut self) -> bool {
+        let marks = !self.maybe_sent && self.marks + 1 < REQUEST_MARKS_MAX;
+        self.marks += u8::from(marks);
+        marks
+    }
+
+    /// Whether its marks may say that it may have been sent, though it was not.
+    pub(crate) fn is_doubted(&self) -> bool {
+        !self.maybe_sent && self.marks + 1 >= REQUEST_MARKS_MAX
     }
 }

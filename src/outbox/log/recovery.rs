@@ -20,6 +20,10 @@ pub(crate) struct Found {
     pub(crate) summary: Summary,
     /// What became of them.
     pub(crate) marked: Marked,
+    /// All of it is on the disk for certain.
+    pub(crate) durable: bool,
+    /// There is damage in it that could not be put aside.
+    pub(crate) stays: bool,
 }
 
 /// What a start did to the log, beside reading it.
@@ -29,10 +33,22 @@ pub(crate) struct Report {
     pub(crate) next_segment: u32,
     /// No seq as high as this was ever given out.
     pub(crate) next_seq: u64,
-    /// Segments with a write at their end that never came to be: their number, and where they were cut.
-    pub(crate) cut: Vec<(u32, u64)>,
+    /// Segments with a write at their end that never came to be.
+    pub(crate) cut: Vec<Cut>,
     /// Where damaged bytes were put, and how many.
     pub(crate) quarantined: Vec<(PathBuf, u64)>,
+}
+
+/// The end of a segment that was cut off.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Cut {
+    /// The segment.
+    pub segment: u32,
+    /// Where it ends now.
+    pub at: u64,
+    /// Where events of it were put that were whole, though not all of their group: a disk that lost what it had said to be
+    /// written leaves the same.
+    pub kept: Option<PathBuf>,
 }
 
 /// Why the log cannot be opened.
@@ -69,21 +85,20 @@ impl LogDir {
             report.next_segment = report.next_segment.max(id.saturating_add(1));
             match kind {
                 "log" => drop(ids.insert(id)),
-                "free" => self.adopt_spare(name.clone()).map_err(|source| self.failed(&name, source))?,
+                "free" => tidied(&name, self.adopt_spare(name.clone())),
                 "done" | "index" => beside.push((id, name)),
                 _ => {}
             }
         }
         // A crash while a segment was made, or given back, leaves these.
         for (_, name) in beside.iter().filter(|(id, _)| !ids.contains(id)) {
-            self.remove_if_there(name).map_err(|source| self.failed(name, source))?;
+            tidied(name, self.remove_if_there(name));
         }
         for id in ids {
-            let name = file_name(id, "log");
             let found = self.load_segment(id, &mut report)?;
             report.next_seq = report.next_seq.max(found.summary.last_seq() + 1).max(found.marked.last_seq + 1);
-            if found.summary.entries.is_empty() {
-                self.retire(&found.segment).map_err(|source| self.failed(&name, source))?;
+            if found.summary.entries.is_empty() && !found.stays {
+                tidied(&file_name(id, "log"), self.retire(&found.segment));
             } else {
                 each(found);
             }
@@ -97,15 +112,17 @@ impl LogDir {
         let log = self.disk.open(&self.dir.join(&name)).map_err(failed)?;
         let (marks, marked) = self.open_marks(id).map_err(failed)?;
         let segment = Segment::new(id, log, marks);
-        let summary = match self.read_summary(id) {
-            Some(summary) if summary.end <= segment.file_bytes() => summary,
-            _ => self.scan(&segment, report)?,
-        };
-        Ok(Found { segment, summary, marked })
+        match self.read_summary(id) {
+            Some(summary) if summary.end <= segment.file_bytes() => {
+                Ok(Found { segment, summary, marked, durable: true, stays: false })
+            }
+            _ => self.scan(segment, marked, report),
+        }
     }
 
-    /// Reads a segment frame by frame, and leaves it so that the next start need not.
-    fn scan(&self, segment: &Segment, report: &mut Report) -> Result<Summary, LoadError> {
+    /// Reads a segment frame by frame, and leaves it so that the next start need not. A disk that does not take what that
+    /// writes keeps nobody from what can be read.
+    fn scan(&self, segment: Segment, marked: Marked, report: &mut Report) -> Result<Found, LoadError> {
         let name = file_name(segment.id, "log");
         let failed = |source| self.failed(&name, source);
         let len = usize::try_from(segment.file_bytes()).unwrap_or(0);
@@ -121,33 +138,43 @@ impl LogDir {
             walk.piece(piece);
         }
         let torn = frames.is_torn(|payload| Record::seq_of(payload) >= first_seq.max(1));
-        let (summary, mut gaps, group_dropped) = walk.finish(frames.end());
+        let (summary, mut gaps, dropped) = walk.finish(frames.end());
         if header.is_none() && !summary.entries.is_empty() {
             gaps.push((0, HEADER_BYTES));
+        } else if header.is_none() && len > HEADER_BYTES {
+            // A new segment has its header before it has anything else.
+            gaps.push((0, len));
         }
-        for (from, to) in gaps {
+        let mut stays = false;
+        let mut put_aside = |(from, to): Span| {
             let lost = bytes.get(from..to).unwrap_or_default();
-            let path = self.quarantine(segment.id, from as u64, lost).map_err(failed)?;
-            report.quarantined.push((path, lost.len() as u64));
-        }
-        if torn || group_dropped {
-            report.cut.push((segment.id, summary.end));
+            let kept = self.quarantine(segment.id, from as u64, lost);
+            let kept = kept.inspect_err(|error| {
+                tracing::error!(segment = segment.id, at = from, %error, "damage cannot be put aside; it stays where it is");
+                stays = true;
+            });
+            Some((kept.ok()?, lost.len() as u64))
+        };
+        report.quarantined.extend(gaps.into_iter().filter_map(&mut put_aside));
+        let kept = dropped.and_then(&mut put_aside).map(|(path, _)| path);
+        if (torn || dropped.is_some()) && !stays {
+            report.cut.push(Cut { segment: segment.id, at: summary.end, kept });
         }
         // A killed process's last write may be in the page cache only, and a sync of its that failed has the kernel take it for
         // written: what is leased from now on, and counts instead of an older copy, is written again.
         let kept = bytes.get(..usize::try_from(summary.end).unwrap_or(len)).unwrap_or_default();
-        if let Err(error) = segment.write(kept, 0) {
-            tracing::warn!(segment = segment.id, %error, "what was read cannot be written again; it is taken as it is");
-        }
-        if summary.end < len as u64 {
-            segment.cut(summary.end).map_err(failed)?;
-        } else {
-            segment.sync().map_err(failed)?;
-        }
-        if let Err(error) = self.write_summary(&summary) {
+        let written = segment.write(kept, 0);
+        let synced = match summary.end < len as u64 && !stays {
+            true => segment.cut(summary.end),
+            false => segment.sync(),
+        };
+        let durable = written.and(synced);
+        if let Err(error) = &durable {
+            tracing::warn!(segment = segment.id, %error, "what was read cannot be made durable; it is taken as it is");
+        } else if !stays && let Err(error) = self.write_summary(&summary) {
             tracing::warn!(segment = segment.id, %error, "no summary was written; the next start reads the segment again");
         }
-        Ok(summary)
+        Ok(Found { segment, summary, marked, durable: durable.is_ok(), stays })
     }
 
     fn read_summary(&self, id: u32) -> Option<Summary> {
@@ -177,6 +204,13 @@ impl LogDir {
     }
 }
 
+/// Tells of a file that nobody needs and that could not be removed: the next start tries again.
+fn tidied(name: &str, removed: io::Result<()>) {
+    if let Err(error) = removed {
+        tracing::warn!(file = name, %error, "a file of the log that is not needed any more cannot be removed");
+    }
+}
+
 /// What a walk over a segment has come upon.
 struct Walk {
     summary: Summary,
@@ -184,8 +218,11 @@ struct Walk {
     open_group: Option<(usize, usize)>,
     /// Where the first group begins that a gap ended, if nothing after it has been found to be whole.
     broken_group: Option<(usize, usize)>,
-    gaps: Vec<(usize, usize)>,
+    gaps: Vec<Span>,
 }
+
+/// Bytes of a segment: where they begin, and where they end.
+type Span = (usize, usize);
 
 // === impl Walk ===
 
@@ -222,9 +259,9 @@ impl Walk {
         }
     }
 
-    /// The summary, the gaps, and whether a group had to be dropped because its end was never written. What is cut for a gap
-    /// is one with it: whether it was damaged or never whole cannot be told.
-    fn finish(mut self, end: usize) -> (Summary, Vec<(usize, usize)>, bool) {
+    /// The summary, the gaps, and what is whole of a group that had to be dropped because its end was never written. What is
+    /// cut for a gap is one with it: whether it was damaged or never whole cannot be told.
+    fn finish(mut self, end: usize) -> (Summary, Vec<Span>, Option<Span>) {
         self.summary.end = end as u64;
         if let Some((entries, at)) = self.broken_group.or(self.open_group) {
             self.summary.entries.truncate(entries);
@@ -234,6 +271,7 @@ impl Walk {
         if let Some((_, at)) = self.broken_group {
             self.gaps.push((at, end));
         }
-        (self.summary, self.gaps, self.open_group.is_some())
+        let dropped = self.open_group.filter(|_| self.broken_group.is_none());
+        (self.summary, self.gaps, dropped.map(|(_, at)| (at, end)))
     }
 }

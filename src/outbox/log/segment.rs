@@ -5,11 +5,11 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
 use super::file::{Disk, DiskFile, Space};
-use super::frame;
 use super::marks::{MarkFile, MarkKind};
 use super::quarantine::Quarantine;
 use super::record::{HEADER_BYTES, Header, VERSION};
 use super::summary::Summary;
+use super::{Entry, frame};
 use crate::outbox::locked;
 
 /// The folder that the segments are in, and the one beside it for what cannot be read.
@@ -196,8 +196,8 @@ impl Segment {
     }
 
     /// Says what became of some of its events; kept and tried again if it cannot be written.
-    pub(crate) fn mark(&self, kind: MarkKind, seqs: impl Iterator<Item = u64>) -> io::Result<()> {
-        locked(&self.marks).add(kind, seqs)
+    pub(crate) fn mark(&self, kind: MarkKind, entries: &[Entry]) -> io::Result<()> {
+        locked(&self.marks).add(kind, entries.iter().map(|entry| (entry.seq, entry.attempts)))
     }
 
     /// Makes the marks durable. For one thread.
@@ -215,5 +215,10 @@ impl Segment {
     /// Bytes of its file.
     pub(crate) fn file_bytes(&self) -> u64 {
         self.log.len().unwrap_or(0)
+    }
+
+    /// Bytes of the file of its marks.
+    pub(crate) fn mark_bytes(&self) -> u64 {
+        locked(&self.marks).bytes()
     }
 }

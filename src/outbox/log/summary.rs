@@ -122,7 +122,7 @@ impl Summary {
             let (at, len, lane) = (rest.u32()?, rest.u32()?, rest.u32()?);
             let (envelope, accepted_s) = (rest.u32()?, rest.u32()?);
             summary.lanes.get(lane as usize)?;
-            let entry = Entry { seq, segment, at, len, envelope, accepted_s, attempts: 0, maybe_sent: false };
+            let entry = Entry { seq, segment, at, len, envelope, accepted_s, attempts: 0, maybe_sent: false, marks: 0 };
             summary.entries.push((lane, entry));
         }
         Some(summary)
@@ -184,6 +184,7 @@ mod tests {
             accepted_s: 1_700_000_000,
             attempts: 0,
             maybe_sent: false,
+            marks: 0,
         };
         assert!(summary.add("shoes", 1, entry));
         assert!(summary.add("hats", 1, Entry { seq: 11, at: 128, ..entry }));

@@ -4,7 +4,7 @@ use super::*;
 use crate::outbox::log::file::Disk;
 
 /// Where the body of an event is in the files of the log.
-fn find(rig: &Rig, needle: &str) -> (PathBuf, usize) {
+pub(super) fn find(rig: &Rig, needle: &str) -> (PathBuf, usize) {
     let mut found = None;
     for path in rig.files("log") {
         rig.disk.tamper(&path, |bytes| {
@@ -16,7 +16,7 @@ fn find(rig: &Rig, needle: &str) -> (PathBuf, usize) {
     found.unwrap()
 }
 
-fn flip(rig: &Rig, needle: &str) {
+pub(super) fn flip(rig: &Rig, needle: &str) {
     let (path, at) = find(rig, needle);
     rig.disk.tamper(&path, |bytes| bytes[at] ^= 1);
 }
@@ -47,7 +47,13 @@ fn a_torn_tail_is_cut() {
 
     let (outbox, recovered) = rig.try_open().unwrap();
     assert_eq!((recovered.pending, recovered.cut.len(), recovered.quarantined.len()), (3, 1, 0));
-    rig.disk.tamper(&path, |bytes| assert_eq!(bytes.len() as u64, recovered.cut[0].1));
+    rig.disk.tamper(&path, |bytes| assert_eq!(bytes.len() as u64, recovered.cut[0].at));
+    let kept = recovered.cut[0].kept.as_ref().unwrap();
+    rig.disk.tamper(kept, |bytes| {
+        let text = String::from_utf8_lossy(bytes);
+        let whole = ["e3", "e4", "e5"].map(|id| text.contains(&format!(r#""event_id":"{id}""#)));
+        assert_eq!(whole, [true, true, false], "what was whole of it, should the disk have lost what it said it had");
+    });
     assert_eq!(outbox.pending(&shoes()), ["e0", "e1", "e2"], "of a group that was not confirmed, nothing is there");
     drop(outbox);
     rig.disk.kill();
@@ -122,6 +128,27 @@ fn a_damaged_header_costs_nothing() {
 }
 
 #[test]
+fn a_segment_of_which_nothing_is_readable_is_put_aside() {
+    let rig = Rig { segment_bytes: 1 << 20, ..Rig::new() };
+    let outbox = rig.open();
+    outbox.append_now(events(&shoes(), 0..2)).unwrap();
+    let path = rig.files("log").remove(0);
+    rig.disk.tamper(&path, |bytes| bytes.iter_mut().for_each(|byte| *byte ^= 0x55));
+    rig.disk.kill();
+    drop(outbox);
+    for _ in 0..2 {
+        rig.disk.fill(true);
+        let (outbox, recovered) = rig.try_open().unwrap();
+        assert_eq!((recovered.pending, recovered.quarantined.len(), rig.files("log").contains(&path)), (0, 0, true));
+        rig.disk.kill();
+        drop(outbox);
+    }
+    rig.disk.fill(false);
+    let (_outbox, recovered) = rig.try_open().unwrap();
+    assert_eq!((recovered.quarantined.len(), rig.files("log").contains(&path)), (1, false));
+}
+
+#[test]
 fn a_newer_format_is_not_opened() {
     let rig = Rig::new();
     let outbox = rig.open();
@@ -161,6 +188,36 @@ fn a_killed_outbox_starts_on_a_disk_that_takes_nothing() {
     drop(outbox);
     rig.disk.fill(true);
     assert_eq!(rig.open().pending(&shoes()), ["e0", "e1"], "no summary is there, and none can be written");
+}
+
+#[test]
+fn damage_that_a_full_disk_has_no_room_for_stays_where_it_is_and_nothing_waits_for_it() {
+    // In the middle of a group, and of one whose end is not whole, so that nothing of it counts.
+    for (ids, torn_bytes, pending) in [(0..3, 0, 2), (0..4, 3, 0)] {
+        let rig = Rig { segment_bytes: 1 << 20, ..Rig::new() };
+        let outbox = rig.open();
+        outbox.append_now(events(&shoes(), ids)).unwrap();
+        rig.disk.kill();
+        drop(outbox);
+        flip(&rig, r#""event_id":"e1""#);
+        let path = rig.files("log").remove(0);
+        rig.disk.tamper(&path, |bytes| bytes.truncate(bytes.len() - torn_bytes));
+        rig.disk.fill(true);
+        let (outbox, recovered) = rig.try_open().unwrap();
+        assert_eq!((recovered.pending, recovered.quarantined.len(), recovered.cut), (pending, 0, vec![]));
+        rig.disk.fill(false);
+        if let Some(lease) = outbox.lease_all(&shoes()) {
+            lease.ack();
+        }
+        outbox.tick();
+        assert!(rig.files("log").contains(&path));
+        outbox.close();
+        let (outbox, recovered) = rig.try_open().unwrap();
+        assert_eq!((recovered.pending, recovered.quarantined.len(), rig.quarantined()), (0, 1, 1));
+        outbox.tick();
+        assert!(!rig.files("log").contains(&path));
+        outbox.close();
+    }
 }
 
 #[test]
@@ -211,133 +268,6 @@ fn settled_segments_go_and_are_used_again() {
     let (outbox, recovered) = rig.try_open().unwrap();
     assert!(recovered.quarantined.is_empty() && recovered.cut.is_empty(), "an old life's records are no damage");
     assert_eq!(outbox.pending(&shoes()), ["e777"]);
-}
-
-#[test]
-fn a_segment_that_old_events_keep_is_emptied() {
-    let rig = Rig { segment_bytes: 16 << 10, ..Rig::new() };
-    let (slow, outbox) = (lane("slow", 9), rig.open());
-    outbox.append_now(events(&slow, 0..3)).unwrap();
-    wait(outbox.pause(&slow, "holiday", PausedBy::Operator, NOW_MS)).unwrap();
-    for round in 0..10 {
-        outbox.append_now(events(&shoes(), 50 * round..50 * round + 50)).unwrap();
-        outbox.lease_all(&shoes()).unwrap().ack();
-        outbox.tick();
-    }
-    assert!(rig.files("log").len() <= 2, "{:?}", rig.files("log"));
-    assert_eq!(outbox.status(&slow).pending, 3);
-    rig.disk.power_cut(1);
-    drop(outbox);
-    assert_eq!(rig.open().pending(&slow), ["e0", "e1", "e2"]);
-}
-
-#[test]
-fn events_of_many_lanes_are_moved_with_one_sync() {
-    let rig = Rig { segment_bytes: 64 << 10, ..Rig::new() };
-    let syncs = Arc::new(std::sync::atomic::AtomicU64::new(0));
-    let counter = Arc::clone(&syncs);
-    let on_sync = Box::new(move |_| {
-        counter.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
-    });
-    let outbox = rig.open_with(Options { on_sync, ..rig.options() }).unwrap().0;
-    for pixel in 100..150 {
-        outbox.append_now(events(&lane("slow", pixel), 0..1)).unwrap();
-    }
-    for round in 0..4 {
-        outbox.append_now(events(&shoes(), 150 * round..150 * round + 150)).unwrap();
-    }
-    while let Some(lease) = outbox.lease_all(&shoes()) {
-        lease.ack();
-    }
-    let first = rig.files("log").remove(0);
-    let before = syncs.load(std::sync::atomic::Ordering::Relaxed);
-    outbox.tick();
-    assert!(!rig.files("log").contains(&first), "it was emptied");
-    assert_eq!(syncs.load(std::sync::atomic::Ordering::Relaxed) - before, 1);
-    assert!((100..150).all(|pixel| outbox.pending(&lane("slow", pixel)) == ["e0"]));
-}
-
-#[test]
-fn a_segment_that_could_not_be_emptied_is_emptied_once_the_disk_recovers() {
-    let rig = Rig { segment_bytes: 8 << 10, ..Rig::new() };
-    let (slow, outbox) = (lane("slow", 9), rig.open());
-    outbox.append_now(events(&slow, 0..3)).unwrap();
-    outbox.append_now(events(&shoes(), 0..40)).unwrap();
-    outbox.append_now(events(&shoes(), 40..80)).unwrap();
-    outbox.lease_all(&shoes()).unwrap().ack();
-    let first = rig.files("log").remove(0);
-    rig.disk.fail_syncs(true);
-    outbox.tick();
-    assert!(rig.files("log").contains(&first));
-    rig.disk.fail_syncs(false);
-    until("it is tried again", || outbox.append_now(events(&shoes(), 80..81)).is_ok());
-    outbox.tick();
-    assert!(!rig.files("log").contains(&first));
-    assert_eq!(outbox.pending(&slow), ["e0", "e1", "e2"]);
-}
-
-#[test]
-fn a_segment_with_nothing_readable_left_keeps_no_other_from_being_emptied() {
-    for put_aside in [true, false] {
-        let rig = Rig { segment_bytes: 8 << 10, ..Rig::new() };
-        let (slow, outbox) = (lane("slow", 9), rig.open());
-        for (id, shoes_ids) in [("damaged", 0..40), ("good", 40..80), ("last", 80..120)] {
-            outbox.append_now(events(&shoes(), shoes_ids)).unwrap();
-            outbox.append_now(vec![event(&slow, id)]).unwrap();
-        }
-        while let Some(lease) = outbox.lease_all(&shoes()) {
-            lease.ack();
-        }
-        let segments = rig.files("log");
-        assert_eq!(segments.len(), 3);
-        flip(&rig, r#""event_id":"damaged""#);
-        rig.disk.fail_dir_syncs(!put_aside);
-        outbox.tick();
-        let left = rig.files("log");
-        assert_eq!((left.contains(&segments[0]), left.contains(&segments[1])), (!put_aside, false), "{left:?}");
-        assert_eq!(outbox.status(&slow).counts.damaged, u64::from(put_aside));
-        rig.disk.fail_dir_syncs(false);
-    }
-}
-
-#[test]
-fn a_crash_at_any_moment_of_moving_leaves_one_of_each() {
-    for crash_at in 0..40 {
-        let rig = Rig { segment_bytes: 8 << 10, leases_max: 9, ..Rig::new() };
-        let (slow, outbox) = (lane("slow", 9), rig.open());
-        outbox.append_now(events(&slow, 0..3)).unwrap();
-        outbox.append_now(events(&shoes(), 0..40)).unwrap();
-        outbox.append_now(events(&shoes(), 40..80)).unwrap();
-        outbox.lease_all(&shoes()).unwrap().ack();
-        assert_eq!(rig.files("log").len(), 2);
-        rig.disk.crash_after(crash_at);
-        outbox.tick();
-        rig.disk.power_cut(crash_at + 77);
-        outbox.close();
-        assert_eq!(rig.open().pending(&slow), ["e0", "e1", "e2"], "crash after {crash_at} changes");
-    }
-}
-
-#[test]
-fn a_moved_event_does_not_come_back_with_a_segment_whose_removal_was_undone() {
-    for seed in 0..32 {
-        let rig = Rig { segment_bytes: 8 << 10, ..Rig::new() };
-        let (slow, outbox) = (lane("slow", 9), rig.open());
-        outbox.append_now(events(&slow, 0..3)).unwrap();
-        outbox.append_now(events(&shoes(), 0..40)).unwrap();
-        outbox.append_now(events(&shoes(), 40..80)).unwrap();
-        outbox.lease_all(&shoes()).unwrap().ack();
-        rig.disk.fail_dir_syncs(true);
-        assert_eq!(rig.files("log").len(), 2);
-        outbox.tick();
-        assert_eq!(rig.files("log").len(), 1, "the first was emptied");
-        outbox.lease_all(&slow).unwrap().ack();
-        outbox.tick();
-        rig.disk.fail_dir_syncs(false);
-        rig.disk.power_cut(seed);
-        outbox.close();
-        assert!(rig.open().pending(&slow).is_empty(), "seed {seed}");
-    }
 }
 
 #[test]

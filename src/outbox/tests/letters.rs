@@ -43,7 +43,9 @@ fn a_full_volume_holds_no_more_events() {
     let ids = outbox.dead_letter_ids(Some(&shoes().account));
     assert_eq!(ids.len(), 2);
     assert!(outbox.dead_letter_ids(Some(&lane("hats", 2).account)).is_empty());
+    assert_eq!(outbox.dead_letter_counts().into_iter().collect::<Vec<_>>(), [(shoes(), 2)]);
     assert_eq!(wait(outbox.drop_dead_letters(&ids)), Ok(2));
+    assert!(outbox.dead_letter_counts().is_empty());
 }
 
 #[test]

@@ -5,8 +5,10 @@ mod disk;
 mod failing;
 mod letters;
 mod model;
+mod moving;
 mod old_format;
 mod queue;
+mod requests;
 
 use std::path::PathBuf;
 use std::sync::Arc;

@@ -115,22 +115,6 @@ fn a_success_does_not_end_what_another_lease_said() {
 }
 
 #[test]
-fn what_never_went_out_is_no_attempt() {
-    let rig = Rig::new();
-    let outbox = rig.open();
-    outbox.append_now(events(&shoes(), 0..1)).unwrap();
-    for _ in 0..3 {
-        let mut lease = outbox.lease_all(&shoes()).unwrap();
-        assert_eq!(lease.events()[0].attempts, 0);
-        lease.mark_sent();
-        lease.settle(vec![Settlement::Retry(Sent::No)], 0);
-    }
-    rig.disk.kill();
-    let lease = rig.open().lease_all(&shoes()).unwrap();
-    assert_eq!((lease.events()[0].attempts, lease.events()[0].maybe_sent), (0, false));
-}
-
-#[test]
 fn parts_of_a_batch_are_one_failure() {
     let rig = Rig::new();
     let outbox = rig.open();
@@ -182,26 +166,6 @@ fn what_is_old_can_be_taken_from_a_lane_that_does_not_send() {
     rig.disk.kill();
     let lease = rig.open().lease_all(&shoes()).unwrap();
     assert_eq!(event_ids(&lease), ["e1", "e2", "e3"]);
-}
-
-#[test]
-fn a_restart_knows_what_may_have_been_sent() {
-    let rig = Rig::new();
-    let outbox = rig.open();
-    outbox.append_now(events(&shoes(), 0..3)).unwrap();
-    let mut refused = outbox.lease(&shoes(), 1, u64::MAX, NOW_MS).unwrap();
-    refused.mark_sent();
-    refused.retry(0, Sent::Refused);
-    let mut all = outbox.lease(&shoes(), 2, u64::MAX, NOW_MS).unwrap();
-    all.mark_sent();
-    let (_open, unknown) = all.split_at(1);
-    unknown.unwrap().ack();
-    rig.disk.kill();
-
-    let lease = rig.open().lease_all(&shoes()).unwrap();
-    let known: Vec<_> =
-        lease.events().iter().map(|event| (event.event_id.as_str(), event.attempts, event.maybe_sent)).collect();
-    assert_eq!(known, [("e0", 2, true), ("e2", 0, false)]);
 }
 
 #[test]

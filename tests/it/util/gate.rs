@@ -25,12 +25,16 @@ use tokio_rustls::server::TlsStream;
 
 use super::Pebble;
 
+/// New accounts at Pebble.
+pub(crate) const ACCOUNTS: &str = "/sign-me-up";
 /// New orders at Pebble.
 pub(crate) const ORDERS: &str = "/order-plz";
 /// Authorisations at Pebble.
 pub(crate) const AUTHORISATIONS: &str = "/authZ/";
 /// Certificates at Pebble.
 pub(crate) const CERTIFICATES: &str = "/certZ/";
+/// Renewal windows at Pebble.
+pub(crate) const WINDOWS: &str = "/draft-ietf-acme-ari-03/renewalInfo/";
 
 /// Pebble takes only requests that were signed for https.
 struct Tls {

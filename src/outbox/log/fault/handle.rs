@@ -22,8 +22,12 @@ impl DiskFile for Handle {
     }
 
     fn read_at(&self, buffer: &mut [u8], at: u64) -> io::Result<()> {
+        let from = usize::try_from(at).unwrap_or(usize::MAX);
+        let bad = locked(&self.disk.world).bad.clone().filter(|(file, _)| *file == self.file);
+        if bad.is_some_and(|(_, bytes)| bytes.start < from + buffer.len() && from < bytes.end) {
+            return Err(io::Error::from_raw_os_error(5));
+        }
         self.with(|file| {
-            let from = usize::try_from(at).unwrap_or(usize::MAX);
             let found = file.content.get(from..).and_then(|rest| rest.get(..buffer.len()));
             buffer.copy_from_slice(found.ok_or(io::ErrorKind::UnexpectedEof)?);
             Ok(())

@@ -21,11 +21,10 @@ async fn both(rig: &Rig, first: Vec<u8>) -> (Option<HandshakeError>, Accepted) {
 
 #[tokio::test]
 async fn names_are_refused_that_are_not_served_and_clients_that_name_none() {
-    let rig = Rig::serving(&["a.example", "*.b.example"]);
+    let rig = Rig::serving(&["a.example"]);
     for (name, refusal) in [
         (&b"a.example"[..], None),
         (b"A.Example.", None),
-        (b"x.b.example", None),
         (b"b.example", Some(HandshakeError::UnknownName)),
         (b"x.a.example", Some(HandshakeError::UnknownName)),
         (b"127.0.0.1", Some(HandshakeError::NoName)),

@@ -1,0 +1,127 @@
+//! The service on a real folder: what it begins, and that it stops.
+
+use std::fs;
+use std::path::Path;
+use std::sync::mpsc;
+
+use tokio_util::sync::CancellationToken;
+
+use super::*;
+use crate::clock::now_ms;
+use crate::config::{LastGood, Source};
+use crate::filter::{self, Compiler, FilterHost};
+use crate::issuance::agenda::Agenda;
+use crate::issuance::{Issuance, Observer, Parts};
+use crate::reload::Reloader;
+use crate::telemetry::Metrics;
+use crate::tls::testing::Issued;
+
+const HOST: &str = "gw.agency.example";
+const SHOES: &str = "events.shoes.example";
+const HATS: &str = "events.hats.example";
+
+struct Nobody;
+
+impl filter::Observer for Nobody {}
+
+impl Observer for Nobody {
+    fn ordered(&self, _: &'static str) {}
+}
+
+/// The issuance of a gateway with these accounts, each with its domains, that knows where it is. Its CA is nobody.
+fn open(dir: &Path, accounts: &[(&str, &[String])]) -> Issuance {
+    let gateway = format!(
+        "[host]\ndomain = \"{HOST}\"\ndata_dir = \"data\"\naddresses = [\"203.0.113.5\"]\n[acme]\nenabled = true\n\
+         terms_agreed = true\nemail = \"ops@agency.example\"\ndirectory = \"http://127.0.0.1:9/dir\"\n"
+    );
+    fs::write(dir.join("pixelgate.toml"), gateway).unwrap();
+    fs::create_dir(dir.join("accounts")).unwrap();
+    for (id, domains) in accounts {
+        fs::write(dir.join(format!("accounts/{id}.toml")), format!("domains = {domains:?}\n")).unwrap();
+    }
+    let options = filter::Options {
+        deadline: HOUR,
+        memory_bytes_max: 16 << 20,
+        file_bytes_max: 4 << 20,
+        threads: 1,
+        wait_max: HOUR,
+        compile_timeout: HOUR,
+        cache_dir: None,
+        script_runner: dir.join("none"),
+        compiler: Compiler::InProcess,
+    };
+    let filters = Arc::new(FilterHost::start(options, Arc::new(Nobody)).unwrap());
+    let (metrics, last_good) = (Arc::new(Metrics::new().unwrap()), LastGood::open(&dir.join("data")));
+    let mut source = Source::new(dir);
+    let reading = source.read();
+    let reloader = Reloader::start(source, reading, last_good, filters, metrics, NOW_MS);
+    Issuance::open(Parts {
+        data_dir: dir.join("data"),
+        reloader: Arc::new(reloader.unwrap_or_else(|unusable| panic!("{unusable:?}"))),
+        challenges: Arc::default(),
+        wanted: Arc::default(),
+        edge: Vec::new(),
+        own: Arc::default(),
+        observer: Arc::new(Nobody),
+    })
+    .unwrap()
+}
+
+#[test]
+fn domains_that_nobody_uses_any_more_keep_no_other_waiting() {
+    let dir = tempfile::tempdir().unwrap();
+    let dead: Vec<_> = (0..1_100).map(|n| format!("events.dead{n}.example")).collect();
+    Issued::valid(&[SHOES], 2020, 2028).write(&dir.path().join("data/certs").join(SHOES), "live");
+    let issuance = open(dir.path(), &[("dead", &dead), ("hats", &[HATS.to_owned()]), ("shoes", &[SHOES.to_owned()])]);
+    let shared = &issuance.shared;
+    let snapshot = shared.reloader.published().load_full();
+    shared.book.with(|memory| {
+        for dead in &dead {
+            let state = memory.change(&name(dead));
+            state.issued(&snapshot.gateway.acme.accounts[0], None, NOW_MS - 100 * DAY_MS);
+            state.failed("its DNS servers are silent", (HOUR, HOUR), 0.0, NOW_MS - 2 * HOUR_MS);
+        }
+    });
+    let mut agenda = Agenda::make(shared, Arc::default(), NOW_MS);
+    let begun = shared.book.with(|memory| agenda.take(memory, &snapshot, NOW_MS));
+    let asked = begun.look_ups.iter().map(|start| start.name.as_str());
+    let (others, of_dead): (Vec<&str>, Vec<&str>) = asked.partition(|name| [HOST, SHOES, HATS].contains(name));
+    assert_eq!(others, [SHOES, HOST, HATS], "renewals first");
+    assert_eq!(of_dead.len(), 8);
+
+    // No look at those ends, and the order is begun all the same.
+    let orders = shared.book.with(|memory| {
+        memory.looked_up.insert(name(SHOES), NOW_MS);
+        memory.end(&name(SHOES));
+        agenda.ended(name(SHOES), memory, &snapshot, NOW_MS);
+        agenda.take(memory, &snapshot, NOW_MS).orders
+    });
+    assert_eq!(orders.iter().map(|start| start.name.as_str()).collect::<Vec<_>>(), [SHOES]);
+}
+
+#[tokio::test]
+async fn what_is_told_to_stop_while_it_looks_at_all_names_begins_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let issuance = open(dir.path(), &[("shoes", &[SHOES.to_owned()])]);
+    let (shared, stop) = (issuance.shared.clone(), CancellationToken::new());
+    // Its order could begin at once, and would take that away.
+    shared.book.with(|memory| memory.looked_up.insert(name(SHOES), now_ms()));
+    let (holds, is_held) = mpsc::channel();
+    let (let_go, held) = mpsc::channel::<()>();
+    let book = shared.book.clone();
+    let holding = std::thread::spawn(move || {
+        book.with(|_| {
+            holds.send(()).unwrap();
+            held.recv().unwrap();
+        });
+    });
+    is_held.recv().unwrap();
+    let running = tokio::spawn(issuance.run(stop.clone()));
+    // It looks at all names now, and waits for the book.
+    tokio::task::yield_now().await;
+    stop.cancel();
+    let_go.send(()).unwrap();
+    running.await.unwrap();
+    holding.join().unwrap();
+    assert!(shared.book.with(|memory| memory.looked_up.contains_key(&name(SHOES))));
+}
