@@ -13,6 +13,8 @@ const WAIT_MAX: Duration = Duration::from_secs(15);
 #[derive(Debug, Default)]
 pub(crate) struct Behind {
     events: Vec<Waiting>,
+    /// There were no others when the lane was last looked at.
+    alone: bool,
 }
 
 #[derive(Debug)]
@@ -62,21 +64,23 @@ impl Behind {
         self.events.len()
     }
 
-    /// The oldest of them, which all others go before; none if one of them has its turn: it is due, and the lane is sound.
-    pub(crate) fn last(&self, sound: bool, now: Instant) -> Option<u64> {
-        let has_turn = sound && self.events.iter().any(|event| event.due <= now);
-        self.events.iter().map(|event| event.seq).min().filter(|_| !has_turn)
+    /// Those that all others go before now: not the ones that are due, if the lane is sound or has nothing else.
+    pub(crate) fn last(&self, sound: bool, now: Instant) -> Vec<u64> {
+        let have_turns = sound || self.alone;
+        self.events.iter().filter(|event| !have_turns || event.due > now).map(|event| event.seq).collect()
     }
 
     /// What goes out of a lease with these events, at most so many: the others before these. Only between two requests that
     /// Meta took (the lane is `sound`) one of these has its turn, or if there are no others.
-    pub(crate) fn choose(&self, seqs: &[u64], max: usize, sound: bool, now: Instant) -> Choice {
+    pub(crate) fn choose(&mut self, seqs: &[u64], max: usize, sound: bool, now: Instant) -> Choice {
         let due = |seq: &u64| self.events.iter().find(|event| event.seq == *seq).map(|event| event.due);
         let first = seqs.iter().position(|seq| due(seq).is_none());
         let others = first.map(|first| {
             let count = seqs.iter().skip(first).take(max).take_while(|seq| due(seq).is_none()).count();
             first..first + count
         });
+        self.alone = others.is_none();
+        let due = |seq: &u64| self.events.iter().find(|event| event.seq == *seq).map(|event| event.due);
         let soonest = seqs.iter().enumerate().filter_map(|(place, seq)| Some((due(seq)?, place))).min();
         match (others, soonest) {
             (others, Some((due, place))) if due <= now && (sound || others.is_none()) => Choice::Send(place..place + 1),
@@ -105,14 +109,14 @@ mod tests {
     #[test]
     fn others_go_first_and_one_of_these_between_two_that_were_taken() {
         let now = Instant::now();
-        let (behind, seqs) = (behind(&[1, 2, 5], now), [1, 2, 3, 4, 5, 6]);
-        let choose = |sound, now| behind.choose(&seqs, 1_000, sound, now);
+        let (mut behind, seqs) = (behind(&[1, 2, 5], now), [1, 2, 3, 4, 5, 6]);
+        let mut choose = |sound, now| behind.choose(&seqs, 1_000, sound, now);
         assert_eq!(choose(true, now), Choice::Send(2..4), "none is due");
         assert_eq!(choose(true, now + SECOND), Choice::Send(0..1));
         assert_eq!(choose(false, now + SECOND), Choice::Send(2..4), "first one of the others must be taken");
         assert_eq!(behind.choose(&seqs, 1, false, now), Choice::Send(2..3), "as many as may be");
-        assert_eq!((behind.last(true, now), behind.last(true, now + SECOND)), (Some(1), None));
-        assert_eq!(behind.last(false, now + SECOND), Some(1));
+        assert_eq!((behind.last(true, now), behind.last(true, now + SECOND)), (vec![1, 2, 5], vec![]));
+        assert_eq!(behind.last(false, now + SECOND), [1, 2, 5]);
     }
 
     #[test]
@@ -120,6 +124,7 @@ mod tests {
         let now = Instant::now();
         let mut behind = behind(&[1, 2], now);
         assert_eq!(behind.choose(&[1, 2], 1_000, false, now), Choice::Wait(SECOND));
+        assert_eq!(behind.last(false, now + SECOND), [] as [u64; 0], "there is nothing else");
         assert!(!behind.failed(1, false, now, |tries| SECOND * tries), "no other was taken: it may be Meta");
         assert_eq!(behind.choose(&[1], 1_000, false, now), Choice::Wait(SECOND));
         assert!(behind.failed(1, true, now, |tries| SECOND * tries) && behind.failed(1, false, now, |_| SECOND * 200));

@@ -185,9 +185,11 @@ impl Lane {
             || doubted_at.is_some_and(|doubted| self.taken_at.is_some_and(|taken| taken >= doubted))
     }
 
-    /// An event that others go before: to see whether it alone is refused, or because it comes to nothing alone.
-    pub(crate) fn last(&self, now: Instant) -> Option<u64> {
-        self.doubted.or_else(|| self.behind.last(self.sound, now))
+    /// Events that others go before: to see whether one alone is refused, or because they come to nothing alone.
+    pub(crate) fn last(&self, now: Instant) -> Vec<u64> {
+        let mut last = self.behind.last(self.sound, now);
+        last.extend(self.doubted);
+        last
     }
 
     /// How many events a batch of this lane may have.
@@ -202,7 +204,7 @@ impl Lane {
     }
 
     /// What goes out of a lease with these events, at most `max`.
-    pub(crate) fn choose(&self, seqs: &[u64], max: usize, now: Instant) -> Choice {
+    pub(crate) fn choose(&mut self, seqs: &[u64], max: usize, now: Instant) -> Choice {
         self.behind.choose(seqs, max, self.sound, now)
     }
 
@@ -519,11 +521,11 @@ mod tests {
         let (mut lane, now) = (Lane::new(70), Instant::now());
         let lone = |seq| Attempt { seq, ..attempt(now, 1) };
         let (settle, then) = lane.judge(lone(7), bury(Fault::Unclear), BACKOFF);
-        assert_eq!((settle, lane.last(now)), (Settle::Back, Some(7)));
+        assert_eq!((settle, lane.last(now)), (Settle::Back, vec![7]));
         assert_eq!(then, Then::Wait { wait: Duration::from_secs(2), failed: true });
         assert_eq!(lane.judge(lone(7), bury(Fault::Unclear), BACKOFF).0, Settle::Back, "the same event again");
         lane.judge(lone(8), ACCEPT, BACKOFF);
-        assert_eq!(lane.last(now), None);
+        assert!(lane.last(now).is_empty());
         assert!(matches!(lane.judge(lone(7), bury(Fault::Unclear), BACKOFF).0, Settle::Bury { .. }));
         assert_eq!(lane.judge(lone(9), bury(Fault::Unclear), BACKOFF).0, Settle::Back, "however lately one was taken");
     }
@@ -671,7 +673,7 @@ mod tests {
             send(&mut lane, at, 8, 2, ACCEPT);
             assert_eq!(lane.choose(&[7, 10], 1_000, at), Choice::Send(1..2), "its backoff is not over");
             at += ALONE_MAX;
-            assert_eq!((lane.choose(&[7, 10], 1_000, at), lane.last(at)), (Choice::Send(0..1), None));
+            assert_eq!((lane.choose(&[7, 10], 1_000, at), lane.last(at)), (Choice::Send(0..1), vec![]));
         }
         assert!(lane.batch_events_max(1_000, at) > 1, "it does not keep batches small");
         send(&mut lane, at, 7, 1, ACCEPT);

@@ -91,7 +91,7 @@ impl Turn {
         let bytes_max = u64::try_from(settings.batch_bytes_max).unwrap_or(u64::MAX);
         let now_ms = now_ms();
         let (outbox, key) = (self.outbox.clone(), self.key.clone());
-        let lease = move || outbox.lease_after_others(&key, after_others, events_max + behind, bytes_max, now_ms);
+        let lease = move || outbox.lease_after_others(&key, &after_others, events_max + behind, bytes_max, now_ms);
         let lease = blocking(&self.key, lease).await??;
         self.note_answer(now_ms);
         // Whoever was told that another configuration is in force may count on it from then on. The lane is due again once

@@ -178,7 +178,7 @@ impl Index {
     pub(crate) fn take(
         &mut self,
         key: &LaneKey,
-        last: Option<u64>,
+        last: &[u64],
         events: usize,
         bytes: u64,
         now_ms: i64,

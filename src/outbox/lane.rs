@@ -153,10 +153,10 @@ impl Lane {
         }
     }
 
-    /// Takes the oldest events that share an envelope, up to a number and a size, and at least one; the event `last` only if
-    /// there is no other.
-    pub(crate) fn take(&mut self, last: Option<u64>, max_events: usize, max_bytes: u64) -> Vec<Entry> {
-        let is_last = |entry: &Entry| last == Some(entry.seq);
+    /// Takes the oldest events that share an envelope, up to a number and a size, and at least one; of those in `last`, which
+    /// are few, the oldest, and only if there are no others.
+    pub(crate) fn take(&mut self, last: &[u64], max_events: usize, max_bytes: u64) -> Vec<Entry> {
+        let is_last = |entry: &Entry| last.contains(&entry.seq);
         let first = self.queue.iter().find(|entry| !is_last(entry)).or(self.queue.front());
         let Some(&Entry { seq: first, envelope, .. }) = first else { return Vec::new() };
         let (mut taken, mut skipped, mut bytes) = (Vec::new(), Vec::new(), 0);
@@ -296,10 +296,10 @@ mod tests {
         for (seq, envelope) in [(1, 0), (2, 7), (3, 0), (4, 0), (5, 7)] {
             lane.push(entry(seq, 1, envelope));
         }
-        assert_eq!(seqs(&lane.take(None, 2, 1_000)), [1, 3]);
-        assert_eq!(seqs(&lane.take(None, 9, 100)), [2], "at most 100 bytes");
-        assert_eq!(seqs(&lane.take(None, 9, 0)), [4], "at least one");
-        assert_eq!(seqs(&lane.take(None, 9, 1_000)), [5]);
+        assert_eq!(seqs(&lane.take(&[], 2, 1_000)), [1, 3]);
+        assert_eq!(seqs(&lane.take(&[], 9, 100)), [2], "at most 100 bytes");
+        assert_eq!(seqs(&lane.take(&[], 9, 0)), [4], "at least one");
+        assert_eq!(seqs(&lane.take(&[], 9, 1_000)), [5]);
     }
 
     #[test]
@@ -308,20 +308,26 @@ mod tests {
         for (seq, envelope) in [(1, 0), (2, 7), (3, 0), (4, 7)] {
             lane.push(entry(seq, 1, envelope));
         }
-        assert_eq!(seqs(&lane.take(Some(1), 9, 1_000)), [2, 4]);
-        assert_eq!(seqs(&lane.take(Some(1), 9, 1_000)), [3]);
-        assert_eq!(seqs(&lane.take(Some(1), 9, 1_000)), [1], "it is the only one");
-        assert!(lane.take(Some(1), 9, 1_000).is_empty());
+        assert_eq!(seqs(&lane.take(&[1], 9, 1_000)), [2, 4]);
+        assert_eq!(seqs(&lane.take(&[1], 9, 1_000)), [3]);
+        assert_eq!(seqs(&lane.take(&[1], 9, 1_000)), [1], "it is the only one");
+        assert!(lane.take(&[1], 9, 1_000).is_empty());
+        for (seq, envelope) in [(5, 0), (6, 7), (7, 7), (8, 0), (9, 7)] {
+            lane.push(entry(seq, 1, envelope));
+        }
+        assert_eq!(seqs(&lane.take(&[5, 6, 7], 9, 1)), [8], "whatever their envelopes and sizes are");
+        assert_eq!(seqs(&lane.take(&[5, 6, 7], 9, 1_000)), [9]);
+        assert_eq!(seqs(&lane.take(&[5, 6, 7], 9, 1_000)), [5], "the oldest of them, alone");
     }
 
     #[test]
     fn what_comes_back_is_in_order_again() {
         let mut lane = lane();
         (1..=6).for_each(|seq| lane.push(entry(seq, 1, 0)));
-        let (first, second) = (lane.take(None, 2, 1_000), lane.take(None, 2, 1_000));
+        let (first, second) = (lane.take(&[], 2, 1_000), lane.take(&[], 2, 1_000));
         lane.put_back(&second);
         lane.put_back(&first);
-        assert_eq!(seqs(&lane.take(None, 9, 1_000)), [1, 2, 3, 4, 5, 6]);
+        assert_eq!(seqs(&lane.take(&[], 9, 1_000)), [1, 2, 3, 4, 5, 6]);
     }
 
     #[test]
@@ -332,7 +338,7 @@ mod tests {
             let wait: Vec<_> = (1..=30).filter(|seq| !back.contains(seq)).collect();
             wait.iter().for_each(|&seq| lane.push(entry(seq, 1, 0)));
             lane.put_back(&back.iter().map(|&seq| entry(seq, 2, 0)).collect::<Vec<_>>());
-            let all = lane.take(None, 99, u64::MAX);
+            let all = lane.take(&[], 99, u64::MAX);
             assert_eq!(seqs(&all), (1..=30).collect::<Vec<_>>());
             assert!(all.iter().all(|entry| (entry.segment == 2) == back.contains(&entry.seq)));
         }
@@ -360,7 +366,7 @@ mod tests {
         }
         assert_eq!(lane.put_in_order(&HashSet::from([5]), &HashSet::new()), [entry(3, 1, 0), entry(5, 1, 0)]);
         assert_eq!(lane.bytes, 300);
-        assert_eq!(lane.take(None, 9, 1_000), [entry(3, 2, 0), entry(4, 1, 0), entry(9, 2, 0)]);
+        assert_eq!(lane.take(&[], 9, 1_000), [entry(3, 2, 0), entry(4, 1, 0), entry(9, 2, 0)]);
     }
 
     #[test]
@@ -371,7 +377,7 @@ mod tests {
         }
         let others = lane.put_in_order(&HashSet::new(), &HashSet::from([3, 4]));
         assert_eq!(others, [entry(3, 1, 0), entry(3, 3, 0), entry(4, 4, 0), entry(5, 4, 0)]);
-        assert_eq!(lane.take(None, 9, 1_000), [entry(3, 2, 0), entry(4, 1, 0), entry(5, 3, 0), entry(6, 4, 0)]);
+        assert_eq!(lane.take(&[], 9, 1_000), [entry(3, 2, 0), entry(4, 1, 0), entry(5, 3, 0), entry(6, 4, 0)]);
     }
 
     #[test]
@@ -390,7 +396,7 @@ mod tests {
         let mut lane = lane();
         (0..100_000).for_each(|seq| lane.push(entry(seq, 1, 0)));
         assert!(lane.queue.capacity() <= 125_008);
-        lane.take(None, 99_000, u64::MAX);
+        lane.take(&[], 99_000, u64::MAX);
         assert!(lane.queue.capacity() <= 25_000);
     }
 }
