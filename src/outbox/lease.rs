@@ -86,8 +86,8 @@ pub enum Sent {
 const NOTHING_READ_MS: i64 = 10_000;
 /// How long an event is set aside that the disk would not give.
 const READ_AGAIN_MS: i64 = 600_000;
-/// For so long it is tried again; Meta takes no older ones.
-const READ_MAX_MS: i64 = 7 * 86_400_000;
+/// For so long after it was accepted it is tried again; Meta takes no older ones, those of physical stores included.
+const READ_MAX_MS: i64 = 62 * 86_400_000;
 
 // === impl Outbox ===
 
@@ -96,14 +96,14 @@ impl Outbox {
     /// the log; bodies are a little less), at least one. `None` if the lane is paused, must wait, has nothing, or has as many
     /// leases out as it may. May read the disk when there is a backlog.
     pub fn lease(&self, lane: &LaneKey, max_events: usize, max_bytes: u64, now_ms: i64) -> Option<Lease> {
-        self.lease_after_others(lane, None, max_events, max_bytes, now_ms)
+        self.lease_after_others(lane, &[], max_events, max_bytes, now_ms)
     }
 
-    /// The same; the event `last` comes only when no other one is there.
+    /// The same; of the events in `last`, which are few, one comes only when no others are there.
     pub fn lease_after_others(
         &self,
         lane: &LaneKey,
-        last: Option<u64>,
+        last: &[u64],
         max_events: usize,
         max_bytes: u64,
         now_ms: i64,
