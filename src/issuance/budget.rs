@@ -294,7 +294,7 @@ impl Budgets {
         self.changed.extend(keys);
     }
 
-    fn paused_until(&self, scope: &str, subject: &str, now_ms: i64) -> i64 {
+    pub(super) fn paused_until(&self, scope: &str, subject: &str, now_ms: i64) -> i64 {
         let until = self.cells.get(&Key::new(scope, Limit::Pause, subject)).copied().unwrap_or(i64::MIN);
         // A clock that went back must not lock an account out.
         if until > now_ms.saturating_add(longest_pause(subject)) { i64::MIN } else { until }

@@ -8,6 +8,7 @@ use crate::config::AcmeConfig;
 use crate::issuance::budget::{Budgets, Kind, millis};
 use crate::issuance::schedule::{Next, Present, Subject, asked, is_moved, next, usual_at};
 use crate::issuance::state::believed;
+use crate::issuance::windows::WINDOWS;
 
 /// Of the longest time between two questions after a renewal window, the part by which one may come late: so that
 /// 100,000 names do not make a plan each.
@@ -102,15 +103,16 @@ pub(super) fn in_company(at_ms: i64, config: &AcmeConfig) -> i64 {
     at_ms.saturating_add(millis(config.renewal_info_interval_max) / LOOK_SLACK)
 }
 
-/// When the renewal window of a name's certificate is to be asked for: not while its CA account is left alone; `None` =
-/// never, as where no CA of the configuration issued it.
+/// When the renewal window of a name's certificate is to be asked for: not while its CA account, or this question, is left
+/// alone; `None` = never, as where no CA of the configuration issued it.
 pub(super) fn look_at(subject: &Subject<'_>, config: &AcmeConfig, budgets: &Budgets, now_ms: i64) -> Option<i64> {
     let Present::Issued { not_after, .. } = subject.present else { return None };
     let account = asked(subject.state, config)?;
     let renewal = subject.state.renewal.as_ref().filter(|renewal| renewal.of == not_after);
     let farthest = millis(config.renewal_info_interval_max);
     let at = renewal.map_or(now_ms, |renewal| believed(renewal.look_ms, farthest, now_ms));
-    Some(budgets.paused(account, now_ms).map_or(at, |until| at.max(until)))
+    let rests = budgets.paused_until(&account.name, WINDOWS, now_ms);
+    Some(budgets.paused(account, now_ms).map_or(at, |until| at.max(until)).max(rests))
 }
 
 /// Whether a name is served with another certificate than when its last order failed.

@@ -20,8 +20,10 @@ use crate::issuance::trouble::Trouble;
 const EVERY_MIN: Duration = Duration::from_secs(60);
 /// After a question that was not answered (RFC 9773, 4.3.3), or without a word when to ask again.
 const AGAIN: Duration = Duration::from_secs(6 * 60 * 60);
-/// What the reason begins with for which a CA account is left alone after such a question.
-const ASKED: &str = "asked when it wants a certificate renewed: ";
+/// How long nothing is asked after a question without an answer.
+const REST: Duration = Duration::from_secs(10 * 60);
+/// What of an account rests then: not its orders, which depend on no window.
+pub(super) const WINDOWS: &str = "renewal windows";
 
 /// What a CA says: its window and when to ask again (Unix milliseconds), or nothing.
 type Told = Option<(SuggestedWindow, Option<i64>)>;
@@ -67,27 +69,15 @@ impl Shared {
     }
 }
 
-/// A CA that does not answer, or wants to be left alone (`rest` is until when, Unix milliseconds), is left alone as after
-/// an order. Once it answers that is over, unless an order fared no better.
+/// A CA that does not answer, or wants to be left alone (`rest` is until when, Unix milliseconds), is not asked meanwhile.
 fn learn(budgets: &mut Budgets, account: &str, answer: &Result<Told, Trouble>, rest: Option<i64>, now_ms: i64) {
-    let rest = match answer {
-        Err(Trouble::Unreachable(_) | Trouble::Broken(_)) => {
-            budgets.unreachable(account, now_ms);
-            rest
-        }
-        Err(Trouble::RateLimited(_)) => Some(rest.unwrap_or(now_ms.saturating_add(millis(PAUSE)))),
-        Ok(_) if budgets.blamed(account).is_some_and(|reason| reason.starts_with(ASKED)) => {
-            return budgets.reached(account);
-        }
+    let usual = match answer {
+        Err(Trouble::Unreachable(_) | Trouble::Broken(_)) => REST,
+        Err(Trouble::RateLimited(_)) => PAUSE,
         // What is wrong with one certificate says nothing of the others.
         _ => return,
     };
-    if let Some(until_ms) = rest {
-        budgets.pause(account, "", until_ms, now_ms);
-    }
-    if let Err(trouble) = answer {
-        budgets.blame(account, &format!("{ASKED}{}", trouble.reason()));
-    }
+    budgets.pause(account, WINDOWS, rest.unwrap_or(now_ms.saturating_add(millis(usual))), now_ms);
 }
 
 /// A moment in a window (RFC 9773, 4.2); `share` from 0 to 1.
@@ -102,27 +92,18 @@ mod tests {
     use crate::issuance::tests::{NOW_MS, account};
 
     #[test]
-    fn a_ca_that_does_not_say_is_left_alone_and_trusted_once_it_does() {
+    fn a_ca_that_does_not_say_is_not_asked_for_a_while_and_orders_go_on() {
         let (ca, mut budgets) = (account("a"), Budgets::default());
         let mut learn = |answer: Result<Told, Trouble>, rest, now_ms| {
             learn(&mut budgets, &ca.name, &answer, rest, now_ms);
-            (budgets.paused(&ca, now_ms).map(|until| until - now_ms), budgets.blamed(&ca.name).map(str::to_owned))
+            assert_eq!(budgets.paused(&ca, now_ms), None);
+            budgets.paused_until(&ca.name, WINDOWS, now_ms) - now_ms
         };
-        let (paused, reason) = learn(Err(Trouble::Broken("busy".to_owned())), Some(NOW_MS + 60_000), NOW_MS);
-        assert!(paused == Some(60_000) && reason.is_some_and(|reason| reason.ends_with("busy")));
-        let later = NOW_MS + 60_000;
-        assert_eq!(learn(Ok(None), None, later), (None, None));
-        assert_eq!(learn(Err(Trouble::RateLimited("busy".to_owned())), None, later).0, Some(millis(PAUSE)));
-        let later = later + millis(PAUSE);
-        assert_eq!(learn(Err(Trouble::Refused("malformed".to_owned())), Some(later + 60_000), later).0, None);
-    }
-
-    #[test]
-    fn an_answer_does_not_make_up_for_orders_that_fail() {
-        let (ca, mut budgets) = (account("a"), Budgets::default());
-        budgets.unreachable(&ca.name, NOW_MS);
-        budgets.blame(&ca.name, "out of order");
-        learn(&mut budgets, &ca.name, &Ok(None), None, NOW_MS);
-        assert!(budgets.is_in_trouble(&ca.name) && budgets.blamed(&ca.name).is_some());
+        assert_eq!(learn(Err(Trouble::Broken("busy".to_owned())), Some(NOW_MS + 60_000), NOW_MS), 60_000);
+        assert_eq!(learn(Ok(None), None, NOW_MS + 60_000), 0);
+        assert_eq!(learn(Err(Trouble::RateLimited("busy".to_owned())), None, NOW_MS + 60_000), millis(PAUSE));
+        let later = NOW_MS + 60_000 + millis(PAUSE);
+        assert_eq!(learn(Err(Trouble::Refused("malformed".to_owned())), Some(later + 60_000), later), 0);
+        assert_eq!(learn(Err(Trouble::Unreachable("silent".to_owned())), None, later), millis(REST));
     }
 }

@@ -6,7 +6,7 @@ use rusqlite::{Connection, OpenFlags};
 use serde_json::json;
 
 use crate::issuance::{NAME, counted, is_served, live, orders_at, renewed, served, shoes, told, view, warnings};
-use crate::util::gate::{ACCOUNTS, AUTHORISATIONS, CERTIFICATES, ORDERS, Refusal, WINDOWS};
+use crate::util::gate::{ACCOUNTS, AUTHORISATIONS, CERTIFICATES, ORDERS, Refusal};
 use crate::util::pebble::Manners;
 use crate::util::{Account, Gate, Gateway, Pebble, Site, eventually};
 
@@ -195,7 +195,7 @@ async fn a_ca_that_does_not_say_what_an_order_replaces_still_renews() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_window_is_asked_for_without_an_account_and_a_ca_that_does_not_say_is_left_alone() {
+async fn a_window_is_asked_for_without_an_account() {
     let pebble = Pebble::start().await;
     let gate = Gate::before(&pebble).await;
     let site = Site::issuing_at(&gate.directory(), &pebble, "").account(shoes());
@@ -205,23 +205,6 @@ async fn a_window_is_asked_for_without_an_account_and_a_ca_that_does_not_say_is_
     gateway.stop().await;
     let no_account = refused("", 403, "externalAccountRequired", "no account without a contract".to_owned());
     let no_account = Refusal { path: ACCOUNTS, times: usize::MAX, ..no_account };
-    let busy = refused("", 503, "rateLimited", "Service busy; retry later.".to_owned());
-    let busy = Refusal { path: WINDOWS, times: usize::MAX, retry_after: Some(600), ..busy };
-    gate.refuse(no_account.clone());
-    gate.refuse(busy);
-    // Without what is known of it, it is as one that was imported.
-    std::fs::remove_dir_all(site.path("data/acme")).unwrap();
-    let account = |gateway: &Gateway| gateway.json(&["status", "--json"])["certificates"]["ca_accounts"][0].clone();
-    let mut gateway = Gateway::start(&site).await;
-    eventually("the status tells that it is left alone", async || {
-        let account = account(&gateway);
-        let is_told = account["reason"].as_str()?.contains("Service busy") && account["paused_until"].is_string();
-        is_told.then_some(())
-    })
-    .await;
-    gateway.stop().await;
-
-    gate.open();
     gate.refuse(no_account);
     std::fs::remove_dir_all(site.path("data/acme")).unwrap();
     let gateway = Gateway::start(&site).await;
@@ -231,8 +214,6 @@ async fn a_window_is_asked_for_without_an_account_and_a_ca_that_does_not_say_is_
         (view["next_action_reason"] == "the CA wants it then").then_some(())
     })
     .await;
-    let account = account(&gateway);
-    assert!(account["reason"].is_null() && account["paused_until"].is_null(), "{account}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

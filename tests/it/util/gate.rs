@@ -33,8 +33,6 @@ pub(crate) const ORDERS: &str = "/order-plz";
 pub(crate) const AUTHORISATIONS: &str = "/authZ/";
 /// Certificates at Pebble.
 pub(crate) const CERTIFICATES: &str = "/certZ/";
-/// Renewal windows at Pebble.
-pub(crate) const WINDOWS: &str = "/draft-ietf-acme-ari-03/renewalInfo/";
 
 /// Pebble takes only requests that were signed for https.
 struct Tls {
