@@ -33,8 +33,8 @@ const CHECKS_AT_ONCE: usize = 64;
 const RESOLVE_TIMEOUT: Duration = Duration::from_secs(5);
 /// Look-ups at one time: of all accounts, and of one. The system's resolver holds a thread for each, and longer than anybody
 /// waits for it if DNS does not answer.
-const LOOK_UPS: usize = 64;
-const LOOK_UPS_EACH: usize = 4;
+const LOOK_UPS: usize = 256;
+const LOOK_UPS_EACH: usize = 16;
 /// Time for a connection, TLS included.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// Time between two reads or two writes of a request.
