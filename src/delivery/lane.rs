@@ -8,12 +8,9 @@ use std::time::{Duration, Instant};
 use super::behind::{Behind, Choice};
 use super::outcome::{Failure, Fault, Outcome, Said};
 use super::pace::Pace;
+use super::refusals::Refusals;
 use super::retry::{Backoff, hold};
 
-/// Over this time refusals are counted.
-const REFUSALS_WINDOW: Duration = Duration::from_secs(600);
-/// So many buried events, and more than a fifth of all, are no accident.
-const REFUSALS_MAX: u64 = 20;
 /// Buried events that are remembered: one whose letter could not be stored is back soon.
 const BURIED_MAX: usize = 1_000;
 /// Longest wait of an event that Meta fails on alone while it takes others: each try may double it.
@@ -146,16 +143,6 @@ enum Asked {
     Waiting,
     /// They resumed it, which says that its configuration is right: it is the events.
     Answered,
-}
-
-/// What was taken and what was buried lately.
-#[derive(Debug, Default)]
-struct Refusals {
-    since: Option<Instant>,
-    taken: u64,
-    buried: u64,
-    /// Refusals were too many once in this time: batches are small, and the next time the lane stops.
-    small: bool,
 }
 
 // === impl Settle ===
@@ -381,29 +368,9 @@ impl Lane {
     }
 }
 
-// === impl Refusals ===
-
-impl Refusals {
-    fn count(&mut self, taken: u64, buried: u64, now: Instant) {
-        self.turn_over(now);
-        self.taken += taken;
-        self.buried += buried;
-    }
-
-    fn too_many(&self) -> bool {
-        self.buried >= REFUSALS_MAX && self.buried.saturating_mul(5) > self.taken + self.buried
-    }
-
-    fn turn_over(&mut self, now: Instant) {
-        let since = *self.since.get_or_insert(now);
-        if now.saturating_duration_since(since) >= REFUSALS_WINDOW {
-            *self = Self { since: Some(now), ..Self::default() };
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use super::super::refusals::REFUSALS_WINDOW;
     use super::*;
 
     const BACKOFF: Backoff = Backoff { min: Duration::from_secs(1), max: Duration::from_secs(600) };

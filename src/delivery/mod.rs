@@ -24,6 +24,7 @@ mod job;
 mod lane;
 mod outcome;
 mod pace;
+mod refusals;
 mod report;
 mod retry;
 mod schedule;

@@ -3,14 +3,14 @@
 //! ```text
 //! dead/2026-07.001.log    the letters of a month, and which of them are gone    format.rs, file.rs
 //! ```
-//! Memory holds a slip for each letter; the letter itself is read when somebody asks for it. What this module calls gone is
+//! Memory holds a slip for each letter (index.rs); the letter itself is read when somebody asks for it. What this module calls gone is
 //! marked as such in the letter's own file, so that a file and all that is known of it go away together. Only the keeper's
 //! thread writes here.
 
 mod file;
 mod format;
+mod index;
 
-use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, HashMap};
 use std::io;
 use std::path::{Path, PathBuf};
@@ -19,6 +19,7 @@ use std::sync::{Arc, Mutex};
 use bytes::Bytes;
 
 use self::file::{DeadFile, Slip};
+use self::index::{DeadIndex, Slot};
 use super::locked;
 use super::log::file::Disk;
 use super::log::quarantine::Quarantine;
@@ -63,32 +64,6 @@ pub(crate) struct DeadLetters {
     letters_max: u64,
     bytes_max: u64,
     index: Mutex<DeadIndex>,
-}
-
-#[derive(Default)]
-struct DeadIndex {
-    slots: BTreeMap<u64, Slot>,
-    accounts: HashMap<AccountId, Usage>,
-    /// How many letters each lane has; those that have none are not here.
-    lanes: HashMap<LaneKey, u64>,
-    /// How many letters are in each file, and damage that is nowhere else.
-    files: BTreeMap<PathBuf, (Arc<DeadFile>, u64)>,
-    /// Files that could not be made; their names may be taken all the same.
-    failed_files: u32,
-    next_id: u64,
-}
-
-struct Slot {
-    file: Arc<DeadFile>,
-    slip: Slip,
-    /// Somebody is about to replay or remove it.
-    claimed: bool,
-}
-
-#[derive(Clone, Copy, Default)]
-struct Usage {
-    letters: u64,
-    bytes: u64,
 }
 
 // === impl DeadLetters ===
@@ -334,48 +309,6 @@ impl DeadLetters {
         let file = Arc::new(made.inspect_err(|_| index.failed_files += 1)?);
         index.files.insert(file.path.clone(), (Arc::clone(&file), 0));
         Ok(file)
-    }
-}
-
-// === impl DeadIndex ===
-
-impl DeadIndex {
-    fn add(&mut self, file: &Arc<DeadFile>, slip: Slip) {
-        self.next_id = self.next_id.max(slip.id + 1);
-        let usage = self.accounts.entry(slip.lane.account.clone()).or_default();
-        usage.letters += 1;
-        usage.bytes += slip.len as u64;
-        *self.lanes.entry(slip.lane.clone()).or_default() += 1;
-        if let Some((_, letters)) = self.files.get_mut(&file.path) {
-            *letters += 1;
-        }
-        self.slots.insert(slip.id, Slot { file: Arc::clone(file), slip, claimed: false });
-    }
-
-    fn remove(&mut self, id: u64) -> Option<LaneKey> {
-        let Slot { file, slip, .. } = self.slots.remove(&id)?;
-        if let Some(usage) = self.accounts.get_mut(&slip.lane.account) {
-            usage.letters -= 1;
-            usage.bytes -= slip.len as u64;
-        }
-        if let Entry::Occupied(mut letters) = self.lanes.entry(slip.lane.clone()) {
-            *letters.get_mut() -= 1;
-            if *letters.get() == 0 {
-                letters.remove();
-            }
-        }
-        if let Some((_, letters)) = self.files.get_mut(&file.path) {
-            *letters -= 1;
-        }
-        Some(slip.lane)
-    }
-}
-
-// === impl Slot ===
-
-impl Slot {
-    fn place(&self) -> (Arc<DeadFile>, u64, usize) {
-        (Arc::clone(&self.file), self.slip.at, self.slip.len)
     }
 }
 
