@@ -1,11 +1,20 @@
 //! The wall clock, for the services; everything below them is given the time as an argument.
 
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+/// The wall clock was set back if it is so much behind the time that passed.
+const SET_BACK_MIN_MS: i64 = 1_000;
 
 /// Unix milliseconds now.
 pub fn now_ms() -> i64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
+}
+
+/// By how many milliseconds the wall clock was set back, if it was: `elapsed` passed, and it says `passed_ms`.
+pub fn set_back(elapsed: Duration, passed_ms: i64) -> Option<i64> {
+    let by_ms = i64::try_from(elapsed.as_millis()).ok()?.saturating_sub(passed_ms);
+    (by_ms >= SET_BACK_MIN_MS).then_some(by_ms)
 }
 
 /// The wall clock for what is thrown away by its age: it follows the wall clock back, and forward no faster than time passes. A
@@ -37,8 +46,6 @@ impl Steady {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
 
     #[test]
@@ -48,5 +55,12 @@ mod tests {
         assert_eq!(clock.at(later, 1_500), 1_500);
         assert_eq!(clock.at(later, 9_000_000), 1_500, "set forward");
         assert_eq!(clock.at(later, 200), 200, "set back");
+    }
+
+    #[test]
+    fn a_clock_that_was_set_back_is_noticed() {
+        let second = Duration::from_secs(1);
+        assert_eq!((set_back(second, 1_000), set_back(second, 400), set_back(second, 99_000)), (None, None, None));
+        assert_eq!(set_back(second, -9_000), Some(10_000));
     }
 }

@@ -12,13 +12,14 @@
 //! - What a reply means is a table: outcome.rs. What it means for the lane and its trust is lane.rs; how large its batches
 //!   are, pace.rs; what goes last, behind.rs; how long it waits, retry.rs. All are pure.
 //! - graph/ alone knows the Graph API's words. view.rs sees the configuration, token.rs remembers which token was refused,
-//!   report.rs writes the log.
+//!   report.rs writes the log; disk.rs has the threads that read and write files.
 //!
 //! An event goes out again only if Meta refused it or failed on it, or if no answer came after it went out; what never went
 //! out goes when it can. It keeps its `event_id`.
 
 mod batch;
 mod behind;
+mod disk;
 mod graph;
 mod job;
 mod lane;
@@ -43,6 +44,7 @@ use tokio::task::{Id, JoinError, JoinSet};
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 
+use self::disk::Disk;
 use self::graph::GraphClient;
 use self::job::Job;
 use self::lane::Lane;
@@ -53,7 +55,7 @@ use self::token::Fingerprint;
 use self::turn::{Ended, Turn};
 use self::view::{Permit, View};
 use crate::account::LaneKey;
-use crate::clock::{Steady, now_ms};
+use crate::clock::{Steady, now_ms, set_back};
 use crate::config::DeliveryConfig;
 use crate::outbox::{Due, LaneStatus, Outbox, PausedBy};
 use crate::snapshot::Published;
@@ -64,8 +66,6 @@ pub use self::graph::DeliveryError;
 const LOOK_INTERVAL: Duration = Duration::from_secs(1);
 /// How often lanes that do not send are looked through for events that grew too old.
 const AGE_INTERVAL: Duration = Duration::from_secs(600);
-/// The wall clock was set back if it is so much behind the time that passed.
-const SET_BACK_MIN_MS: i64 = 1_000;
 /// Time that requests in flight get when the gateway stops.
 const DRAIN_MAX: Duration = Duration::from_secs(30);
 
@@ -104,6 +104,7 @@ pub struct Delivery {
     /// Slots of the turns that are being taken.
     taken: HashMap<Id, Slot>,
     turns: JoinSet<Ended>,
+    disk: Disk,
     /// What goes on beside the turns: resumptions on their way to the disk, looking for old events.
     chores: JoinSet<()>,
     /// By which events grow too old.
@@ -175,6 +176,7 @@ impl Delivery {
             parked: HashSet::new(),
             taken: HashMap::new(),
             turns: JoinSet::new(),
+            disk: Disk::new(),
             chores: JoinSet::new(),
             clock: Steady::start(),
             stop: CancellationToken::new(),
@@ -237,6 +239,7 @@ impl Delivery {
                     in_force: self.in_force.clone(),
                     settings: self.view.settings.clone(),
                     outbox: self.outbox.clone(),
+                    disk: self.disk.clone(),
                     client: self.client.clone(),
                     observer: self.observer.clone(),
                     clock: self.clock,
@@ -389,24 +392,6 @@ fn give_back(jobs: impl Iterator<Item = Job>) {
     }
 }
 
-/// By how many milliseconds the wall clock was set back, if it was: `elapsed` passed, and it says `passed_ms`.
-fn set_back(elapsed: Duration, passed_ms: i64) -> Option<i64> {
-    let by_ms = i64::try_from(elapsed.as_millis()).ok()?.saturating_sub(passed_ms);
-    (by_ms >= SET_BACK_MIN_MS).then_some(by_ms)
-}
-
 fn slots(settings: &DeliveryConfig) -> Slots {
     Slots { total: settings.requests_in_flight_max, per_lane: settings.requests_in_flight_per_lane_max }
-}
-
-#[cfg(test)]
-mod unit {
-    use super::*;
-
-    #[test]
-    fn a_clock_that_was_set_back_is_noticed() {
-        let second = Duration::from_secs(1);
-        assert_eq!((set_back(second, 1_000), set_back(second, 400), set_back(second, 99_000)), (None, None, None));
-        assert_eq!(set_back(second, -9_000), Some(10_000));
-    }
 }

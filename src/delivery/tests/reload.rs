@@ -11,6 +11,7 @@ use super::rig::{Counting, Rig, event, events, ids, lane, open, pixel, settings}
 use crate::account::AccessToken;
 use crate::clock::{Steady, now_ms};
 use crate::config::PixelConfig;
+use crate::delivery::disk::Disk;
 use crate::delivery::graph::GraphClient;
 use crate::delivery::turn::Turn;
 use crate::outbox::PausedBy;
@@ -69,6 +70,7 @@ async fn a_turn_sends_nothing_once_another_configuration_is_in_force() {
         stop: CancellationToken::new(),
         settings: Arc::new(settings.clone()),
         outbox: outbox.clone(),
+        disk: Disk::new(),
         client: Arc::new(GraphClient::new(&settings).unwrap()),
         observer: Arc::new(Counting::default()),
         clock: Steady::start(),
