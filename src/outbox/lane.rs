@@ -187,7 +187,9 @@ impl Lane {
         let envelope = rest.clone().next().map_or(0, |first| first.envelope);
         let aged = rest.take(max).take_while(|entry| entry.envelope == envelope && entry.accepted_s < before_s);
         let end = begin + aged.count();
-        self.queue.drain(begin..end).collect()
+        let taken = self.queue.drain(begin..end).collect();
+        self.shrink();
+        taken
     }
 
     /// Takes waiting events that are in one segment, the oldest first, until they are so many bytes.
@@ -201,6 +203,7 @@ impl Lane {
             }
             stays
         });
+        self.shrink();
         taken
     }
 

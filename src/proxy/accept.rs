@@ -230,7 +230,9 @@ impl Acceptor {
 
     /// Serves a client that has begun to speak.
     async fn converse(&self, arrival: Arrival, until: Instant) {
-        let (gateway, scheme, is_proxied) = (arrival.gateway.clone(), arrival.scheme, arrival.is_proxied);
+        let limits = &arrival.gateway.limits;
+        let (idle_timeout, header_timeout) = (limits.idle_timeout, limits.header_timeout);
+        let (scheme, is_proxied) = (arrival.scheme, arrival.is_proxied);
         let Ok(established) = timeout_at(until, self.establish(arrival)).await else {
             self.broke_off(scheme, is_proxied, "timeout");
             return;
@@ -239,11 +241,10 @@ impl Acceptor {
             return;
         };
         let h2 = matches!(stream.selected_alpn_proto(), Some(ALPN::H2));
-        let limits = &gateway.limits;
-        connection.pace.idle(limits.idle_timeout, (!h2).then_some(limits.header_timeout));
+        connection.pace.idle(idle_timeout, (!h2).then_some(header_timeout));
         let mut options = HttpServerOptions::default();
         options.keepalive_request_limit = Some(REQUESTS_PER_CONNECTION_MAX);
-        options.h2_idle_timeout = Some(limits.idle_timeout);
+        options.h2_idle_timeout = Some(idle_timeout);
         let (proxy, observer) = (self.proxy.clone(), self.observer.clone());
         let app = ConnectionApp { proxy, connection: Arc::new(connection), options, observer };
         Arc::new(app).process_new(stream, &self.stopping).await;

@@ -66,6 +66,8 @@ pub(crate) struct Marked {
 
 /// Bytes of a mark.
 pub(crate) const MARK_BYTES: usize = 16;
+/// Room that stays between two syncs.
+const KEPT_BYTES: usize = 4096;
 
 // === impl MarkFile ===
 
@@ -115,6 +117,8 @@ impl MarkFile {
     /// The first `bytes` of what was not synced are.
     pub(crate) fn synced(&mut self, bytes: usize) {
         self.synced += self.unsynced.drain(..bytes.min(self.unsynced.len())).len() as u64;
+        // After a start it held the whole file.
+        self.unsynced.shrink_to(KEPT_BYTES);
     }
 
     /// What was to be synced was not, and may be lost: it is written again with the next marks.
