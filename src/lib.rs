@@ -15,6 +15,7 @@ pub mod event;
 pub mod telemetry;
 
 mod parallel;
+mod threads;
 
 pub mod clock;
 pub mod config;

@@ -12,14 +12,13 @@
 //! - What a reply means is a table: outcome.rs. What it means for the lane and its trust is lane.rs; how large its batches
 //!   are, pace.rs; what goes last, behind.rs; how long it waits, retry.rs. All are pure.
 //! - graph/ alone knows the Graph API's words. view.rs sees the configuration, token.rs remembers which token was refused,
-//!   report.rs writes the log; disk.rs has the threads that read and write files.
+//!   report.rs writes the log.
 //!
 //! An event goes out again only if Meta refused it or failed on it, or if no answer came after it went out; what never went
 //! out goes when it can. It keeps its `event_id`.
 
 mod batch;
 mod behind;
-mod disk;
 mod graph;
 mod job;
 mod lane;
@@ -44,7 +43,6 @@ use tokio::task::{Id, JoinError, JoinSet};
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 
-use self::disk::Disk;
 use self::graph::GraphClient;
 use self::job::Job;
 use self::lane::Lane;
@@ -59,6 +57,7 @@ use crate::clock::{Steady, now_ms, set_back};
 use crate::config::DeliveryConfig;
 use crate::outbox::{Due, LaneStatus, Outbox, PausedBy};
 use crate::snapshot::Published;
+use crate::threads::Threads;
 
 pub use self::graph::DeliveryError;
 
@@ -66,6 +65,8 @@ pub use self::graph::DeliveryError;
 const LOOK_INTERVAL: Duration = Duration::from_secs(1);
 /// How often lanes that do not send are looked through for events that grew too old.
 const AGE_INTERVAL: Duration = Duration::from_secs(600);
+/// Threads for what turns read and write: more are no quicker at one disk.
+const DISK_THREADS: usize = 8;
 /// Time that requests in flight get when the gateway stops.
 const DRAIN_MAX: Duration = Duration::from_secs(30);
 
@@ -104,7 +105,8 @@ pub struct Delivery {
     /// Slots of the turns that are being taken.
     taken: HashMap<Id, Slot>,
     turns: JoinSet<Ended>,
-    disk: Disk,
+    /// For what turns read and write.
+    disk: Threads,
     /// What goes on beside the turns: resumptions on their way to the disk, looking for old events.
     chores: JoinSet<()>,
     /// By which events grow too old.
@@ -176,7 +178,7 @@ impl Delivery {
             parked: HashSet::new(),
             taken: HashMap::new(),
             turns: JoinSet::new(),
-            disk: Disk::new(),
+            disk: Threads::begin("delivery", DISK_THREADS).map_err(DeliveryError::Threads)?,
             chores: JoinSet::new(),
             clock: Steady::start(),
             stop: CancellationToken::new(),

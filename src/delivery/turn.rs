@@ -9,7 +9,6 @@ use tokio_util::sync::CancellationToken;
 
 use super::batch::Batch;
 use super::behind::Choice;
-use super::disk::Disk;
 use super::graph::{GraphClient, Reply};
 use super::job::{Job, Part};
 use super::lane::{Attempt, Lane, Settle, Then};
@@ -21,6 +20,7 @@ use crate::account::{AccessToken, LaneKey};
 use crate::clock::{Steady, now_ms};
 use crate::config::{DeliveryConfig, PixelConfig};
 use crate::outbox::{Outbox, Sent};
+use crate::threads::Threads;
 
 /// All that a turn needs; it shares nothing with other turns but its lane's memory.
 pub(crate) struct Turn {
@@ -34,7 +34,7 @@ pub(crate) struct Turn {
     pub(crate) in_force: watch::Receiver<u64>,
     pub(crate) settings: Arc<DeliveryConfig>,
     pub(crate) outbox: Outbox,
-    pub(crate) disk: Disk,
+    pub(crate) disk: Threads,
     pub(crate) client: Arc<GraphClient>,
     pub(crate) observer: Arc<dyn Observer>,
     /// By which events grow too old.
@@ -94,7 +94,7 @@ impl Turn {
         let now_ms = now_ms();
         let (outbox, key) = (self.outbox.clone(), self.key.clone());
         let lease = move || outbox.lease_after_others(&key, &after_others, events_max + behind, bytes_max, now_ms);
-        let lease = self.disk.work(&self.key, lease).await??;
+        let lease = blocking(&self.disk, &self.key, lease).await??;
         self.note_answer(now_ms);
         // Whoever was told that another configuration is in force may count on it from then on. The lane is due again once
         // the events are back.
@@ -135,7 +135,7 @@ impl Turn {
         let events = part.batch.len();
         let code = self.pixel.test_event_code.clone();
         let departing = move || (part.batch.departing(code.as_deref()), part);
-        let Some(((document, test), part)) = self.disk.work(&self.key, departing).await else {
+        let Some(((document, test), part)) = blocking(&self.disk, &self.key, departing).await else {
             job.give_back(now_ms());
             return Ended { failed: Some(true), ..Ended::default() };
         };
@@ -157,7 +157,7 @@ impl Turn {
         let refused = refused.then(|| Fingerprint::of(Some(&self.token)));
         let (disk, key) = (self.disk.clone(), self.key.clone());
         let carry_out = move || self.carry_out(job, part, settle, then, (sent, test));
-        match disk.work(&key, carry_out).await {
+        match blocking(&disk, &key, carry_out).await {
             Some(job) => Ended { job, failed: Some(failed), refused },
             None => Ended { failed: Some(true), refused, ..Ended::default() },
         }
@@ -279,6 +279,20 @@ impl Turn {
     fn lane(&self) -> MutexGuard<'_, Lane> {
         self.lane.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Does away from the threads that serve what reads files or writes them: a disk that is behind makes whoever writes wait,
+/// and be it 16 bytes. `None` if it broke off.
+async fn blocking<T: Send + 'static>(
+    disk: &Threads,
+    key: &LaneKey,
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Option<T> {
+    let done = disk.run(work).await;
+    if done.is_none() {
+        tracing::error!(lane = %key, "a turn of a lane broke off; its events are sent again");
+    }
+    done
 }
 
 /// Whether Meta may have what a request brought that is sent again.

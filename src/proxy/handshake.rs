@@ -22,20 +22,19 @@ use std::task::Poll;
 use boring::ex_data::Index;
 use pingora::protocols::Shutdown;
 use pingora::protocols::tls::SslStream;
-use pingora::tls::error::ErrorStack;
 use pingora::tls::ssl::{
     self, AlpnError, ClientHello, ErrorCode, ExtensionType, NameType, SelectCertError, Ssl, SslAcceptor, SslMethod,
     SslRef, SslSessionCacheMode, SslVersion, select_next_proto,
 };
 use sha2::{Digest, Sha256};
-use tokio::sync::Semaphore;
-use tokio::task::spawn_blocking;
 
 use crate::config::TlsVersion;
+use crate::proxy::EdgeError;
 use crate::proxy::handshake::stale::{Judge, StaleNames};
 use crate::proxy::hello::{self, Asked};
 use crate::proxy::rates::{Guest, HandshakeBudget, Turn};
 use crate::proxy::wire::Wire;
+use crate::threads::Threads;
 use crate::tls::{self, Challenges, Cold, Credential, Lookup, Stale, TicketKeys};
 
 /// HTTP/2 before HTTP/1.1 (RFC 7301, 3.1: each protocol with its length before it).
@@ -62,7 +61,7 @@ pub(super) struct TlsAcceptor {
     challenges: Arc<Challenges>,
     choice: Index<Ssl, Choice>,
     stale: StaleNames,
-    loads: Arc<Semaphore>,
+    loads: Threads,
 }
 
 /// What serves a name.
@@ -127,7 +126,7 @@ impl TlsAcceptor {
     ///
     /// # Errors
     /// When BoringSSL has no memory left.
-    pub(super) fn new(names: Names, challenges: Arc<Challenges>, tickets: Arc<TicketKeys>) -> Result<Self, ErrorStack> {
+    pub(super) fn new(names: Names, challenges: Arc<Challenges>, tickets: Arc<TicketKeys>) -> Result<Self, EdgeError> {
         let Names { lookup, stale } = names;
         let choice = Ssl::new_ex_index()?;
         let mut builder = SslAcceptor::mozilla_intermediate_v5(SslMethod::tls())?;
@@ -161,7 +160,8 @@ impl TlsAcceptor {
             hello.ssl_mut().set_ex_data(choice, chosen);
             result
         });
-        let (stale, loads) = (StaleNames::new(stale), Arc::new(Semaphore::new(LOADS_MAX)));
+        let loads = Threads::begin("certificates", LOADS_MAX).map_err(EdgeError::Threads)?;
+        let stale = StaleNames::new(stale);
         Ok(Self { acceptor: builder.build(), lookup, challenges, choice, stale, loads })
     }
 
@@ -238,17 +238,9 @@ impl TlsAcceptor {
     /// Loads a credential. If its files are not what they were, the name is judged again: what comes of that, another
     /// certificate or none, the next look-up finds.
     async fn load(&self, name: &str, cold: Cold) {
-        let Ok(permit) = self.loads.clone().acquire_owned().await else {
-            return;
-        };
-        let loaded = spawn_blocking(move || {
-            // Held while the thread is taken, also when the client is gone.
-            let _permit = permit;
-            cold.load()
-        });
-        match (loaded.await, name.parse()) {
-            (Ok(Err(Stale)), Ok(name)) => self.stale.judge(name).await,
-            (Err(error), _) => tracing::error!(%error, "loading a certificate broke off"),
+        match (self.loads.run(move || cold.load()).await, name.parse()) {
+            (Some(Err(Stale)), Ok(name)) => self.stale.judge(name).await,
+            (None, _) => tracing::error!(name, "loading a certificate broke off"),
             _ => {}
         }
     }

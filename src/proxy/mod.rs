@@ -111,6 +111,9 @@ pub enum EdgeError {
     /// TLS could not be set up.
     #[error("TLS cannot be set up: {0}")]
     Tls(#[from] pingora::tls::error::ErrorStack),
+    /// The system gives no more threads.
+    #[error("no threads can be begun: {0}; look at TasksMax of the unit, and at the machine's memory")]
+    Threads(#[source] io::Error),
 }
 
 /// The edge, ready to serve.

@@ -1,14 +1,14 @@
 //! The house: arrows between modules go down only, and what belongs in one place stays there.
 //!
 //! `main, cli → server → proxy | delivery | issuance | console → ingest | reload → snapshot → tls | filter | outbox | config →
-//! account, event, telemetry, clock, parallel`. Siblings are blind to each other.
+//! account, event, telemetry, clock, parallel, threads`. Siblings are blind to each other.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 /// Modules by layer, the lowest first.
 const LAYERS: &[&[&str]] = &[
-    &["account", "event", "telemetry", "clock", "parallel"],
+    &["account", "event", "telemetry", "clock", "parallel", "threads"],
     &["tls", "filter", "outbox", "config"],
     &["snapshot"],
     &["ingest", "reload"],

@@ -72,6 +72,9 @@ pub enum DeliveryError {
     /// The TLS or proxy settings of this machine do not work.
     #[error("no client for the Graph API can be made: {0}; look at the system's CA certificates and at HTTPS_PROXY")]
     Client(String),
+    /// The system gives no more threads.
+    #[error("no threads for the delivery can be begun: {0}; look at TasksMax of the unit, and at the machine's memory")]
+    Threads(#[source] std::io::Error),
 }
 
 // === impl GraphClient ===

@@ -11,10 +11,10 @@ use super::rig::{Counting, Rig, event, events, ids, lane, open, pixel, settings}
 use crate::account::AccessToken;
 use crate::clock::{Steady, now_ms};
 use crate::config::PixelConfig;
-use crate::delivery::disk::Disk;
 use crate::delivery::graph::GraphClient;
 use crate::delivery::turn::Turn;
 use crate::outbox::PausedBy;
+use crate::threads::Threads;
 
 #[tokio::test]
 async fn what_was_published_holds_for_the_next_event() {
@@ -70,7 +70,7 @@ async fn a_turn_sends_nothing_once_another_configuration_is_in_force() {
         stop: CancellationToken::new(),
         settings: Arc::new(settings.clone()),
         outbox: outbox.clone(),
-        disk: Disk::new(),
+        disk: Threads::begin("delivery", 1).unwrap(),
         client: Arc::new(GraphClient::new(&settings).unwrap()),
         observer: Arc::new(Counting::default()),
         clock: Steady::start(),

@@ -12,6 +12,7 @@ use boring::ssl::{SslConnector, SslStream as ClientStream, SslVerifyMode};
 use tempfile::TempDir;
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpListener;
+use tokio::task::spawn_blocking;
 
 use super::*;
 use crate::account::ServerName;
