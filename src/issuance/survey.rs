@@ -122,7 +122,7 @@ pub(super) fn is_forgiven(subject: &Subject<'_>) -> bool {
         && !state.unseen
         && match subject.present {
             Present::Operators => true,
-            Present::Issued { not_after, .. } => not_after != state.failed_of,
+            Present::Issued { not_after, .. } | Present::Wildcard { not_after, .. } => not_after != state.failed_of,
             Present::Nothing => false,
         }
 }
@@ -134,13 +134,13 @@ pub(super) fn urgency(subject: &Subject<'_>, config: &AcmeConfig, kind: Kind, no
     match subject.present {
         _ if state.forced && !state.is_tried_again() => (Class::Asked, rank),
         _ if state.order.is_some() || state.unseen => (Class::Begun, rank),
-        Present::Issued { not_before, not_after }
+        Present::Issued { not_before, not_after, .. }
             if is_moved(state, config) && usual_at(subject.name, not_before, not_after, config) > now_ms =>
         {
             (Class::Moved, rank)
         }
-        Present::Issued { .. } if state.is_tried_again() => (Class::Again, rank),
-        Present::Issued { not_after, .. } => (Class::Renewal, not_after),
+        Present::Issued { .. } | Present::Wildcard { .. } if state.is_tried_again() => (Class::Again, rank),
+        Present::Issued { not_after, .. } | Present::Wildcard { not_after, .. } => (Class::Renewal, not_after),
         _ if kind == Kind::Renewal && state.is_tried_again() => (Class::Again, rank),
         // It has expired: nothing is nearer to its end.
         _ if kind == Kind::Renewal => (Class::Renewal, i64::MIN.saturating_add(rank)),

@@ -31,16 +31,16 @@ type Told = Option<(SuggestedWindow, Option<i64>)>;
 // === impl Shared ===
 
 impl Shared {
-    /// Asks the CA when a certificate is to be renewed; `of` is its last second of validity.
+    /// Asks the CA when a certificate is to be renewed: that with this last second of validity and this kind of key.
     pub(super) async fn ask_window(
         &self,
         name: ServerName,
-        of: i64,
+        (of, kind): (i64, KeyKind),
         account: Arc<AcmeAccount>,
         interval_max: Duration,
     ) {
         let (answer, rest) = hearing(async {
-            let id = self.identifier(&name, KeyKind::Ecdsa).await;
+            let id = self.identifier(&name, kind).await;
             let id = id.ok_or_else(|| Trouble::Local("the certificate has no key identifier".to_owned()))?;
             self.directories.window(&account, &id, now_ms()).await
         })

@@ -39,7 +39,7 @@ fn a_ca_that_never_has_enough_gets_no_more_than_an_order_an_hour_and_five_a_week
 
 #[test]
 fn a_window_after_the_end_is_not_believed() {
-    let Present::Issued { not_before, not_after } = days_old(1) else { panic!() };
+    let Present::Issued { not_before, not_after, .. } = days_old(1) else { panic!() };
     let late = (not_after + 30 * 86_400) * 1_000;
     let renewal = Renewal { of: not_after, offered: true, at_ms: late, window: (late, late), look_ms: 0 };
     let state = NameState { renewal: Some(renewal), ..NameState::default() };

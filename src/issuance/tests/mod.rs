@@ -18,6 +18,7 @@ use crate::issuance::budget::{Budgets, Kind, registered_domain};
 use crate::issuance::schedule::{Goal, Load, Next, Present, Start, Subject, all_full_until, choose, next};
 use crate::issuance::state::{NameState, OpenOrder, Renewal};
 use crate::issuance::survey::Survey;
+use crate::tls::Which;
 
 /// A moment in November 2026, Unix milliseconds.
 pub(super) const NOW_MS: i64 = 1_794_000_000_000;
@@ -107,7 +108,7 @@ fn name(text: &str) -> ServerName {
 /// 90 days, begun so many days ago.
 fn days_old(days: i64) -> Present {
     let not_before = NOW_MS / 1_000 - days * 86_400;
-    Present::Issued { not_before, not_after: not_before + 90 * 86_400 }
+    Present::Issued { not_before, not_after: not_before + 90 * 86_400, which: Which::Only }
 }
 
 /// As after an order long ago.
@@ -174,7 +175,7 @@ impl World {
         state.issued(account, None, self.now_ms);
         self.budgets.reached(&account.name);
         let not_before = self.now_ms / 1_000;
-        *present = Present::Issued { not_before, not_after: not_before + 90 * 86_400 };
+        *present = Present::Issued { not_before, not_after: not_before + 90 * 86_400, which: Which::Only };
     }
 
     fn issued(&self) -> usize {
@@ -361,8 +362,8 @@ fn a_certificate_is_renewed_when_the_ca_says_else_after_two_thirds() {
     let nothing = NameState::default();
     let usual = renewed_after(&config(&["a"]), days_old(1), &nothing);
     assert!((55.5..=60.0).contains(&usual), "{usual}");
-    let Present::Issued { not_before, not_after } = days_old(1) else { panic!() };
-    let six_days = Present::Issued { not_before, not_after: not_before + 6 * 86_400 };
+    let Present::Issued { not_before, not_after, .. } = days_old(1) else { panic!() };
+    let six_days = Present::Issued { not_before, not_after: not_before + 6 * 86_400, which: Which::Only };
     let short = renewed_after(&config(&["a"]), six_days, &nothing);
     assert!((3.7..=4.0).contains(&short), "{short}");
 
