@@ -18,6 +18,9 @@ const SPREAD: i64 = 20;
 /// With less of the lifetime left than one such part, a renewal waits neither for the CA that issued it nor for the
 /// moment that the CA wishes.
 const HASTE: i64 = 6;
+/// With less than that left, or than a third of a shorter lifetime, it does not wait for DNS to be right either, as it does
+/// not in that last part. Seconds.
+const URGENT: i64 = 10 * 86_400;
 /// How long an order that was begun waits for its CA while another one is free.
 const ORDER_WAIT: Duration = Duration::from_secs(4 * 60 * 60);
 
@@ -277,6 +280,17 @@ pub(super) fn is_moved(state: &NameState, config: &AcmeConfig) -> bool {
 /// Whether a certificate would be near its end by then, or is not there.
 fn presses(present: Present, at_ms: i64) -> bool {
     present.validity().is_none_or(|(not_before, not_after)| at_ms / 1_000 > last_part(not_before, not_after))
+}
+
+/// Whether an order is tried whatever was found in DNS: a person has just asked for it, or the certificate is so near its
+/// end that a mistake in the look, or in what is written of this gateway's addresses, must not be why it ends.
+pub(super) fn defies_dns(subject: &Subject<'_>, now_ms: i64) -> bool {
+    let urgent = |(not_before, not_after): (i64, i64)| {
+        let lifetime = not_after.saturating_sub(not_before);
+        let before = (lifetime / HASTE).max(URGENT.min(lifetime / 3));
+        now_ms / 1_000 > not_after.saturating_sub(before)
+    };
+    (subject.state.forced && !subject.state.is_tried_again()) || subject.present.validity().is_some_and(urgent)
 }
 
 fn last_part(not_before: i64, not_after: i64) -> i64 {

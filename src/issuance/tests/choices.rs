@@ -222,3 +222,22 @@ fn a_name_below_an_imported_wildcard_gets_a_first_certificate_when_that_comes_to
     survey.see(0, &subject(&a, below(1), &moved), &config, &Budgets::default(), NOW_MS);
     assert_eq!((survey.ranked().len(), survey.looks.len()), (0, 0), "no CA knows the wildcard");
 }
+
+#[test]
+fn an_order_defies_dns_when_the_end_is_near_or_a_person_has_just_asked() {
+    let (a, nothing) = (name("a.example.com"), NameState::default());
+    let defies = |present, state: &NameState| defies_dns(&subject(&a, present, state), NOW_MS);
+    let lives = |lifetime: i64, left: i64| {
+        let not_after = NOW_MS / 1_000 + left * 86_400;
+        Present::Issued { not_before: not_after - lifetime * 86_400, not_after, which: Which::Only }
+    };
+    for (lifetime, from) in [(90, 15), (47, 10), (6, 2), (360, 60)] {
+        assert!(!defies(lives(lifetime, from + 1), &nothing), "{lifetime}");
+        assert!(defies(lives(lifetime, from - 1), &nothing), "{lifetime}");
+    }
+    assert!(!defies(Present::Nothing, &nothing) && !defies(Present::Operators, &nothing));
+    let mut forced = NameState { forced: true, ..NameState::default() };
+    assert!(defies(Present::Nothing, &forced));
+    forced.failed("no", (HOUR, HOUR), 0.0, NOW_MS);
+    assert!(!defies(Present::Nothing, &forced), "the CA has seen it too");
+}

@@ -15,7 +15,7 @@ use std::time::Duration;
 use crate::account::ServerName;
 use crate::config::{AcmeAccount, AcmeBudget, AcmeBudgets, AcmeConfig, KeyType};
 use crate::issuance::budget::{Budgets, Kind, registered_domain};
-use crate::issuance::schedule::{Goal, Load, Next, Present, Start, Subject, all_full_until, choose, next};
+use crate::issuance::schedule::{Goal, Load, Next, Present, Start, Subject, all_full_until, choose, defies_dns, next};
 use crate::issuance::state::{NameState, OpenOrder, Renewal};
 use crate::issuance::survey::Survey;
 use crate::tls::Which;
