@@ -89,10 +89,15 @@ impl Work {
             // It was published, and the process killed before that was written down.
             return Ok(());
         }
+        // Killed between a chain and the note of it, the order that is noted is that chain's: nothing more comes of it.
+        let begun = self.begun.as_ref().filter(|order| order.part == there && !order.url.is_empty());
         if there {
+            if !self.part.swap(true, Ordering::Relaxed) {
+                self.note("").await?;
+            }
             self.publish(&stage, missing.is_empty()).await?;
         }
-        let mut url = self.begun.as_ref().map(|order| &*order.url).filter(|url| !url.is_empty());
+        let mut url = begun.map(|order| &*order.url);
         for (n, kind) in missing.iter().enumerate() {
             let account = self.account().await?;
             self.obtain(&account, &stage, *kind, url.take()).await?;
