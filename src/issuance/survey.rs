@@ -119,10 +119,12 @@ pub(super) fn look_at(subject: &Subject<'_>, config: &AcmeConfig, budgets: &Budg
 pub(super) fn is_forgiven(subject: &Subject<'_>) -> bool {
     let state = subject.state;
     state.error.is_some()
-        && !state.unseen
         && match subject.present {
+            // Whatever was issued is not meant to be seen.
             Present::Operators => true,
-            Present::Issued { not_after, .. } | Present::Wildcard { not_after, .. } => not_after != state.failed_of,
+            Present::Issued { not_after, .. } | Present::Wildcard { not_after, .. } => {
+                !state.unseen && not_after != state.failed_of
+            }
             Present::Nothing => false,
         }
 }

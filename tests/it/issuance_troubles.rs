@@ -350,6 +350,30 @@ async fn what_ends_soon_or_was_asked_for_is_ordered_in_spite_of_dns() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_clients_do_not_see_is_told_until_the_operators_own_is_there() {
+    let pebble = Pebble::start().await;
+    let gate = Gate::before(&pebble).await;
+    gate.hold(Some(CERTIFICATES));
+    let site = Site::issuing_at(&gate.directory(), &pebble, "").account(shoes());
+    let gateway = Gateway::start(&site).await;
+    gate.has_waiting(1).await;
+    // Put there while an order is under way: clients see this one.
+    site.authority.issue(&site.path("certs"), NAME, 90);
+    gateway.json(&["reload", "--json"]);
+    gate.hold(None);
+    eventually("it is not seen", async || (ordered(&gateway, "not_served").await == 1.0).then_some(())).await;
+    assert_eq!(ordered(&gateway, "issued").await, 0.0);
+    site.write_account(&hats());
+    gateway.json(&["reload", "--json"]);
+    eventually("the warning goes", async || warnings(&gateway, NAME).await.is_empty().then_some(())).await;
+    std::fs::remove_dir_all(site.path(&format!("certs/{NAME}"))).unwrap();
+    gateway.json(&["reload", "--json"]);
+    served(&gateway, &pebble, NAME).await;
+    served(&gateway, &pebble, OTHER).await;
+    assert_eq!(orders_at(&pebble), 2, "one each");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_state_that_is_damaged_is_put_aside_and_all_goes_on() {
     let pebble = Pebble::start().await;
     let site = Site::issuing(&pebble, "").account(shoes());

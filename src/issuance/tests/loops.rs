@@ -118,6 +118,7 @@ fn an_error_of_an_earlier_certificate_is_forgiven() {
         (days_old(5), failed(not_after), false),
         (Present::Operators, failed(not_after), true),
         (days_old(5), NameState { unseen: true, ..failed(0) }, false),
+        (Present::Operators, NameState { unseen: true, ..failed(0) }, true),
     ] {
         let mut survey = Survey::default();
         survey.see(0, &subject(&a, present, &state), &config, &Budgets::default(), NOW_MS);
