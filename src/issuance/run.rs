@@ -164,12 +164,14 @@ impl Shared {
         std::mem::take(&mut self.hurried.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// Notes that visitors asked for names. Only what is news is looked at: there may be a flood of handshakes.
-    fn take_asked(&self, agenda: &mut Agenda) {
+    /// Notes that visitors asked for names. Only what is news is looked at: there may be a flood of handshakes. A name may be
+    /// newer than the agenda: the next one finds it then.
+    pub(super) fn take_asked(&self, agenda: &mut Agenda) {
         let asked = self.wanted.take();
         self.book.with(|memory| {
+            let snapshot = self.reloader.published().load();
             for name in asked {
-                if agenda.names.get(&name).is_some() && !memory.names.get(&name).is_some_and(|state| state.asked) {
+                if is_listed(&snapshot, &name) && !memory.names.get(&name).is_some_and(|state| state.asked) {
                     memory.change(&name).asked = true;
                     agenda.hurry(name);
                 }

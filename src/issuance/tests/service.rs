@@ -141,3 +141,15 @@ fn a_name_below_an_imported_wildcard_is_ordered_before_that_ends() {
     assert_eq!(orders, [(SHOES, Kind::New), (HOST, Kind::New)]);
     assert!(begun.windows.is_empty(), "no CA is asked for the window of a wildcard");
 }
+
+#[test]
+fn a_visitor_of_a_name_that_the_agenda_does_not_know_yet_is_not_lost() {
+    let dir = tempfile::tempdir().unwrap();
+    let issuance = open(dir.path(), &[("shoes", &[SHOES.to_owned()])]);
+    let shared = &issuance.shared;
+    shared.wanted.ask(&name(SHOES));
+    shared.wanted.ask(&name(HATS));
+    shared.take_asked(&mut Agenda::default());
+    let asked = shared.book.with(|memory| [SHOES, HATS].map(|known| memory.names.contains_key(&name(known))));
+    assert_eq!(asked, [true, false]);
+}
