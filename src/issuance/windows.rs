@@ -92,6 +92,15 @@ mod tests {
     use crate::issuance::tests::{NOW_MS, account};
 
     #[test]
+    fn each_name_draws_a_moment_of_its_own_in_the_window() {
+        let window = (NOW_MS, NOW_MS + 86_400_000);
+        let drawn: std::collections::HashSet<i64> = (0..100).map(|_| draw(window, rand::random())).collect();
+        assert!(drawn.len() > 90 && drawn.iter().all(|at| (window.0..=window.1).contains(at)), "{drawn:?}");
+        assert_eq!([0.0, 0.5, 1.0].map(|share| draw(window, share) - NOW_MS), [0, 43_200_000, 86_400_000]);
+        assert_eq!(draw((NOW_MS, NOW_MS - 1), 0.5), NOW_MS, "a window that ends before it begins");
+    }
+
+    #[test]
     fn a_ca_that_does_not_say_is_not_asked_for_a_while_and_orders_go_on() {
         let (ca, mut budgets) = (account("a"), Budgets::default());
         let mut learn = |answer: Result<Told, Trouble>, rest, now_ms| {

@@ -198,6 +198,21 @@ async fn what_was_imported_is_renewed_and_nobodys_kind_of_key_is_lost() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_validation_that_the_ca_remembers_is_not_asked_for_again() {
+    let pebble = Pebble::start_with(&Manners { validations_reused: 100, ..Manners::default() }).await;
+    let site = Site::issuing(&pebble, "").account(shoes());
+    let gateway = Gateway::start(&site).await;
+    served(&gateway, &pebble, NAME).await;
+    counted(&gateway, 1).await;
+    // Nothing listens there: the CA would not find us.
+    pebble.set_a(NAME, &["127.0.0.1"]).await;
+    let ordered = gateway.command(&["cert", "issue", NAME]);
+    assert!(ordered.status.success(), "{ordered:?}");
+    counted(&gateway, 2).await;
+    assert_eq!(orders_at(&pebble), 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_gateway_killed_in_the_middle_of_an_order_goes_on_with_it() {
     let pebble = Pebble::start_with(&Manners { validation_delay_max: 4, ..Manners::default() }).await;
     let site = Site::issuing(&pebble, "").account(shoes());

@@ -385,6 +385,23 @@ fn a_certificate_is_renewed_when_the_ca_says_else_after_two_thirds() {
 }
 
 #[test]
+fn names_that_began_together_are_renewed_one_after_the_other() {
+    let (config, nothing) = (config(&["a"]), NameState::default());
+    let names = (0..100).map(|n| name(&format!("events.shop{n}.example")));
+    let mut at: Vec<_> = names
+        .map(|name| match next(&subject(&name, days_old(1), &nothing), &config, 0) {
+            Next::Order { at_ms, .. } => at_ms - (NOW_MS - DAY_MS),
+            other => panic!("{other:?}"),
+        })
+        .collect();
+    at.sort_unstable();
+    // A twentieth of ninety days before two thirds of them.
+    assert!(at.iter().all(|at| (60 * DAY_MS - 108 * HOUR_MS..=60 * DAY_MS).contains(at)), "{at:?}");
+    at.dedup();
+    assert!(at.len() > 95 && at[at.len() - 1] - at[0] > 72 * HOUR_MS, "{at:?}");
+}
+
+#[test]
 fn an_operators_certificate_and_a_name_without_visitors_are_left_alone() {
     let (a, nothing) = (name("a.example.com"), NameState::default());
     let on_demand = AcmeConfig { on_demand: true, ..config(&["a"]) };
