@@ -13,6 +13,7 @@ use crate::account::ServerName;
 use crate::config::AcmeConfig;
 use crate::issuance::Shared;
 use crate::issuance::book::{Book, Doing, Memory};
+use crate::issuance::looks::is_ordered_anyway;
 use crate::issuance::names::{Names, present};
 use crate::issuance::schedule::{Goal, Load, Next, Start, Subject, all_full_until, choose, next};
 use crate::issuance::state::NameState;
@@ -144,7 +145,7 @@ impl Agenda {
                     }
                     let state = memory.names.get(name).unwrap_or(&nothing);
                     let is_again = *class != Class::Begun && state.is_tried_again();
-                    let is_again = is_again && !is_looked_up(memory, snapshot, name, now_ms);
+                    let is_again = is_again && !is_looked_up(memory, name, now_ms);
                     let queue = if is_again { &mut self.again } else { &mut self.due };
                     if queue.is_full() {
                         queue.more = true;
@@ -250,8 +251,10 @@ impl Agenda {
             let queue = if again { &mut self.again } else { &mut self.due };
             let Some(name) = queue.names.pop_front() else { break };
             let Some(start) = self.decide(&name, memory, snapshot, load, now_ms) else { continue };
-            if start.goal == Goal::Fresh && !is_looked_up(memory, snapshot, &name, now_ms) {
-                let resolver = memory.resolver_free_at(now_ms);
+            let resolver = memory.resolver_free_at(now_ms);
+            let is_judged = is_looked_up(memory, &name, now_ms)
+                || (resolver > now_ms && is_ordered_anyway(memory, snapshot, &name, false, now_ms));
+            if start.goal == Goal::Fresh && !is_judged {
                 let look_ups = if again { &mut load.look_ups_again } else { &mut load.look_ups };
                 if resolver > now_ms {
                     self.wake(resolver);
@@ -345,8 +348,7 @@ impl Queue {
     }
 }
 
-/// Whether a name's DNS may be taken to lead here; always so where nobody said what *here* is.
-fn is_looked_up(memory: &Memory, snapshot: &Snapshot, name: &ServerName, now_ms: i64) -> bool {
-    snapshot.gateway.host.addresses.is_empty()
-        || memory.looked_up.get(name).is_some_and(|at| (0..LOOKED_UP_FOR_MS).contains(&(now_ms - at)))
+/// Whether a name's DNS was looked at for the order that comes now.
+fn is_looked_up(memory: &Memory, name: &ServerName, now_ms: i64) -> bool {
+    memory.looked_up.get(name).is_some_and(|at| (0..LOOKED_UP_FOR_MS).contains(&(now_ms - at)))
 }

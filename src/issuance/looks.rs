@@ -1,50 +1,72 @@
-//! A question that costs nothing: whether a name's DNS leads here.
+//! A question that costs nothing: whether a name's DNS leads here and allows the CA.
 
 use std::time::Duration;
 
+use crate::account::ServerName;
 use crate::clock::now_ms;
 use crate::config::GatewayConfig;
 use crate::issuance::Shared;
+use crate::issuance::book::Memory;
 use crate::issuance::dns::Dns;
-use crate::issuance::schedule::Start;
+use crate::issuance::names::present;
+use crate::issuance::schedule::{Start, Subject, defies_dns};
 use crate::issuance::settle::LOOK_AGAIN_MAX;
+use crate::issuance::state::NameState;
 use crate::issuance::trouble::Trouble;
+use crate::snapshot::Snapshot;
 
 // === impl Shared ===
 
 impl Shared {
-    /// Sees whether a name's DNS leads here, before an order is spent on it.
+    /// Sees whether a name's DNS leads here and allows the CA, before an order is spent on it.
     pub(super) async fn look_up(&self, start: Start, gateway: &GatewayConfig) {
         let (name, acme) = (&start.name, &gateway.acme);
         let result = self.leads_here(&start, gateway).await;
         let now_ms = now_ms();
         let served = self.served_until(name);
-        let news = self.book.with(|memory| {
+        let snapshot = self.reloader.published().load_full();
+        let (news, goes_on) = self.book.with(|memory| {
             let news = memory.resolver_answers(!matches!(result, Err(Trouble::Resolver(_))), now_ms);
+            let is_known = !matches!(result, Err(Trouble::Resolver(_) | Trouble::Silent(_)));
+            let goes_on = result.is_ok() || is_ordered_anyway(memory, &snapshot, name, is_known, now_ms);
             match &result {
                 Ok(()) => {
                     memory.dns_answers(name, true);
-                    memory.looked_up.insert(name.clone(), now_ms);
                 }
                 Err(Trouble::Resolver(_)) => {}
                 Err(trouble) => {
-                    let silences = memory.dns_answers(name, !matches!(trouble, Trouble::Silent(_)));
+                    let silences = memory.dns_answers(name, is_known);
                     let waits = (acme.retry_min, longest_wait(silences, acme.retry_max));
                     let state = memory.change(name);
-                    state.failed(&trouble.reason(), waits, rand::random(), now_ms);
+                    if goes_on {
+                        (state.error, state.not_before_ms) = (Some(trouble.reason().into()), now_ms);
+                    } else {
+                        state.failed(&trouble.reason(), waits, rand::random(), now_ms);
+                    }
                     state.failed_of = served;
                 }
             }
+            if goes_on {
+                memory.looked_up.insert(name.clone(), now_ms);
+            }
             self.let_go(memory, name);
-            news
+            (news, goes_on)
         });
         match result {
             Ok(()) if news => tracing::info!("the DNS server answers again"),
             Ok(()) => {}
             Err(Trouble::Resolver(reason)) => {
                 if news {
-                    tracing::warn!(reason, "the DNS server does not answer; no certificate is ordered until it does");
+                    let meanwhile = if gateway.host.addresses.is_empty() {
+                        "names are ordered without a look at their DNS"
+                    } else {
+                        "only what ends soon or was asked for is ordered"
+                    };
+                    tracing::warn!(reason, meanwhile, "the DNS server does not answer");
                 }
+            }
+            Err(trouble) if goes_on => {
+                tracing::warn!(%name, reason = trouble.reason(), "a certificate is ordered in spite of the name's DNS");
             }
             Err(trouble) => {
                 self.observer.ordered(trouble.label());
@@ -68,6 +90,21 @@ impl Shared {
     }
 }
 
+/// Whether a name is ordered whatever is found in its DNS; `is_known` = something is. Else the CA alone can judge, and
+/// does so where nobody said what *here* is.
+pub(super) fn is_ordered_anyway(
+    memory: &Memory,
+    snapshot: &Snapshot,
+    name: &ServerName,
+    is_known: bool,
+    now_ms: i64,
+) -> bool {
+    let nothing = NameState::default();
+    let state = memory.names.get(name).unwrap_or(&nothing);
+    let subject = Subject { name, rank: 0, present: present(snapshot, name, now_ms), state, busy: false };
+    (!is_known && snapshot.gateway.host.addresses.is_empty()) || defies_dns(&subject, now_ms)
+}
+
 /// The longest wait until a name's DNS is asked for again. Whoever mends a record waits for it, and a look costs nothing;
 /// but servers that are silent keep others waiting, so each time in a row that they are makes it longer.
 fn longest_wait(silences: u32, retry_max: Duration) -> Duration {
@@ -78,8 +115,6 @@ fn longest_wait(silences: u32, retry_max: Duration) -> Duration {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
-    use crate::account::ServerName;
-    use crate::issuance::book::Memory;
     use crate::issuance::tests::NOW_MS;
 
     /// Looks of a week at a name that leads elsewhere, or whose DNS servers answer nothing.

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use crate::account::{AccountId, ServerName};
 use crate::issuance::schedule::Present;
 use crate::snapshot::{Route, Snapshot};
-use crate::tls::Origin;
+use crate::tls::{Origin, Validity};
 
 /// A name that is to have a certificate.
 #[derive(Clone, Debug)]
@@ -81,12 +81,17 @@ pub(super) fn is_listed(snapshot: &Snapshot, name: &ServerName) -> bool {
 pub(super) fn present(snapshot: &Snapshot, name: &ServerName, now_ms: i64) -> Present {
     let standing = snapshot.certificates.standing(name);
     match (standing.serving, standing.issued) {
-        (Some(Origin::Issued), Some((not_before, not_after))) => Present::Issued { not_before, not_after },
+        (Some(Origin::IssuedWildcard), Some(Validity { not_before, not_after, .. })) => {
+            Present::Wildcard { not_before, not_after }
+        }
+        (Some(Origin::Issued), Some(validity)) => issued(validity),
         (Some(_), _) => Present::Operators,
         // It begins to be valid by itself.
-        (None, Some((not_before, not_after))) if not_before > now_ms / 1_000 => {
-            Present::Issued { not_before, not_after }
-        }
+        (None, Some(validity)) if validity.not_before > now_ms / 1_000 => issued(validity),
         (None, _) => Present::Nothing,
     }
+}
+
+fn issued(Validity { not_before, not_after, which }: Validity) -> Present {
+    Present::Issued { not_before, not_after, which }
 }

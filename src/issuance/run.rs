@@ -12,8 +12,10 @@ use crate::clock::now_ms;
 use crate::issuance::agenda::{Agenda, Begun};
 use crate::issuance::names::{is_listed, present};
 use crate::issuance::schedule::{Present, asked};
+use crate::issuance::store::KeyKind;
 use crate::issuance::work::Work;
 use crate::issuance::{Issuance, Shared, prune};
+use crate::tls::Which;
 
 /// How often the configuration is looked at, and the clock, which may have been set.
 const LOOK_INTERVAL: Duration = Duration::from_secs(1);
@@ -133,15 +135,16 @@ impl Shared {
         for (name, state) in windows.into_iter().zip(states.1) {
             let (busy, shared) = (self.busy(&name), self.clone());
             let asked = match present(&snapshot, &name, now_ms()) {
-                Present::Issued { not_after, .. } => {
-                    asked(&state, &gateway.acme).map(|account| (not_after, account.clone()))
+                Present::Issued { not_after, which, .. } => {
+                    let kind = if which == Which::Twin { KeyKind::RsaTwin } else { KeyKind::Ecdsa };
+                    asked(&state, &gateway.acme).map(|account| ((not_after, kind), account.clone()))
                 }
-                Present::Nothing | Present::Operators => None,
+                Present::Nothing | Present::Operators | Present::Wildcard { .. } => None,
             };
             let interval_max = gateway.acme.renewal_info_interval_max;
             tasks.spawn(async move {
-                if let Some((not_after, account)) = asked {
-                    shared.ask_window(name, not_after, account, interval_max).await;
+                if let Some((of, account)) = asked {
+                    shared.ask_window(name, of, account, interval_max).await;
                 }
                 busy.end()
             });
@@ -161,12 +164,14 @@ impl Shared {
         std::mem::take(&mut self.hurried.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// Notes that visitors asked for names. Only what is news is looked at: there may be a flood of handshakes.
-    fn take_asked(&self, agenda: &mut Agenda) {
+    /// Notes that visitors asked for names. Only what is news is looked at: there may be a flood of handshakes. A name may be
+    /// newer than the agenda: the next one finds it then.
+    pub(super) fn take_asked(&self, agenda: &mut Agenda) {
         let asked = self.wanted.take();
         self.book.with(|memory| {
+            let snapshot = self.reloader.published().load();
             for name in asked {
-                if agenda.names.get(&name).is_some() && !memory.names.get(&name).is_some_and(|state| state.asked) {
+                if is_listed(&snapshot, &name) && !memory.names.get(&name).is_some_and(|state| state.asked) {
                     memory.change(&name).asked = true;
                     agenda.hurry(name);
                 }

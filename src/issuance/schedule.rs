@@ -9,6 +9,7 @@ use crate::account::ServerName;
 use crate::config::{AcmeAccount, AcmeConfig, KeyType};
 use crate::issuance::budget::{Budgets, Kind, TROUBLE_MIN, millis};
 use crate::issuance::state::NameState;
+use crate::tls::Which;
 
 /// Of a lifetime, the part after which a certificate is renewed if nobody says otherwise.
 const RENEW_AFTER: (i64, i64) = (2, 3);
@@ -17,6 +18,9 @@ const SPREAD: i64 = 20;
 /// With less of the lifetime left than one such part, a renewal waits neither for the CA that issued it nor for the
 /// moment that the CA wishes.
 const HASTE: i64 = 6;
+/// With less than that left, or than a third of a shorter lifetime, it does not wait for DNS to be right either, as it does
+/// not in that last part. Seconds.
+const URGENT: i64 = 10 * 86_400;
 /// How long an order that was begun waits for its CA while another one is free.
 const ORDER_WAIT: Duration = Duration::from_secs(4 * 60 * 60);
 
@@ -40,8 +44,10 @@ pub(super) enum Present {
     Nothing,
     /// One that the operator put there: his to renew.
     Operators,
-    /// One of ours. Unix seconds.
-    Issued { not_before: i64, not_after: i64 },
+    /// One of ours; of two pairs that which ends first. Unix seconds.
+    Issued { not_before: i64, not_after: i64, which: Which },
+    /// One for all names below one, that was imported: nobody renews it, but the name gets one of its own in its place.
+    Wildcard { not_before: i64, not_after: i64 },
 }
 
 /// What a name waits for.
@@ -101,7 +107,7 @@ pub(super) fn next(subject: &Subject<'_>, config: &AcmeConfig, now_ms: i64) -> N
         _ if state.order.is_some() || state.unseen => Next::Order { at_ms: waits, kind },
         Present::Nothing if config.on_demand && !state.asked && state.issued_by.is_none() => Next::Visitor,
         Present::Nothing => Next::Order { at_ms: rests, kind },
-        Present::Issued { .. } => {
+        Present::Issued { .. } | Present::Wildcard { .. } => {
             let at = renewal_at(subject, config).unwrap_or(i64::MAX);
             Next::Order { at_ms: clamp(at, now_ms).max(rests), kind }
         }
@@ -204,14 +210,18 @@ fn resumes<'a>(
     if !order.url.is_empty() {
         return Some((account, budgets.free_at(account, name, now_ms)));
     }
-    // The first of two keys is as old as the certificate that it is served with: both are due again.
-    if renewal_at(subject, config).is_some_and(|at| at <= now_ms) {
+    let which = match subject.present {
+        Present::Issued { which, .. } => which,
+        Present::Nothing | Present::Operators | Present::Wildcard { .. } => Which::Only,
+    };
+    // The first of two keys is as old as the certificate that it is served with: both are due again. Where it is the twin
+    // that is due, that is what this order goes on to.
+    if which != Which::Twin && renewal_at(subject, config).is_some_and(|at| at <= now_ms) {
         return None;
     }
-    // All that is left to do without the CA is to publish.
-    let ready =
-        if config.key_type == KeyType::Both { budgets.ready_at(account, name, Kind::Renewal, now_ms) } else { now_ms };
-    Some((account, ready))
+    // Of one key, all that is left to do is to publish: without the CA.
+    let is_one = config.key_type != KeyType::Both && which == Which::Only;
+    Some((account, if is_one { now_ms } else { budgets.ready_at(account, name, Kind::Renewal, now_ms) }))
 }
 
 /// Whether there is a certificate that only has to be seen by clients.
@@ -222,7 +232,9 @@ fn shows(subject: &Subject<'_>, config: &AcmeConfig, now_ms: i64) -> bool {
         && state.order.is_none()
         && match subject.present {
             Present::Nothing => state.rests_until(config.reissue_min, now_ms) > now_ms,
-            Present::Issued { .. } => renewal_at(subject, config).is_none_or(|at| at > now_ms),
+            Present::Issued { .. } | Present::Wildcard { .. } => {
+                renewal_at(subject, config).is_none_or(|at| at > now_ms)
+            }
             Present::Operators => true,
         }
 }
@@ -230,7 +242,9 @@ fn shows(subject: &Subject<'_>, config: &AcmeConfig, now_ms: i64) -> bool {
 /// What kind of order a name waits for, as its owner sees it.
 pub(super) fn kind(subject: &Subject<'_>) -> Kind {
     match subject.present {
-        Present::Nothing | Present::Operators if subject.state.issued_by.is_none() => Kind::New,
+        Present::Nothing | Present::Operators | Present::Wildcard { .. } if subject.state.issued_by.is_none() => {
+            Kind::New
+        }
         Present::Issued { not_after, .. } if is_wanted_back(subject.state, not_after) => Kind::Replacement,
         _ => Kind::Renewal,
     }
@@ -265,23 +279,34 @@ pub(super) fn is_moved(state: &NameState, config: &AcmeConfig) -> bool {
 
 /// Whether a certificate would be near its end by then, or is not there.
 fn presses(present: Present, at_ms: i64) -> bool {
-    match present {
-        Present::Issued { not_before, not_after } => at_ms / 1_000 > last_part(not_before, not_after),
-        Present::Nothing | Present::Operators => true,
-    }
+    present.validity().is_none_or(|(not_before, not_after)| at_ms / 1_000 > last_part(not_before, not_after))
+}
+
+/// Whether an order is tried whatever was found in DNS: a person has just asked for it, or the certificate is so near its
+/// end that a mistake in the look, or in what is written of this gateway's addresses, must not be why it ends.
+pub(super) fn defies_dns(subject: &Subject<'_>, now_ms: i64) -> bool {
+    let urgent = |(not_before, not_after): (i64, i64)| {
+        let lifetime = not_after.saturating_sub(not_before);
+        let before = (lifetime / HASTE).max(URGENT.min(lifetime / 3));
+        now_ms / 1_000 > not_after.saturating_sub(before)
+    };
+    (subject.state.forced && !subject.state.is_tried_again()) || subject.present.validity().is_some_and(urgent)
 }
 
 fn last_part(not_before: i64, not_after: i64) -> i64 {
     not_after.saturating_sub(not_after.saturating_sub(not_before) / HASTE)
 }
 
-/// When the certificate that a name is served with is renewed. Unix milliseconds.
+/// When the certificate that a name is served with is renewed, or another one takes its place. Unix milliseconds.
 fn renewal_at(subject: &Subject<'_>, config: &AcmeConfig) -> Option<i64> {
-    let Present::Issued { not_before, not_after } = subject.present else { return None };
+    let (not_before, not_after) = subject.present.validity()?;
+    let at = usual_at(subject.name, not_before, not_after, config);
+    if matches!(subject.present, Present::Wildcard { .. }) {
+        return Some(at);
+    }
     if is_moved(subject.state, config) {
         return Some(0);
     }
-    let at = usual_at(subject.name, not_before, not_after, config);
     let told = subject.state.renewal.as_ref().filter(|renewal| renewal.of == not_after && renewal.offered);
     // A CA that wishes it later than that, or after the end, gets no such wish.
     let told = told.map(|renewal| renewal.at_ms.min(last_part(not_before, not_after).saturating_mul(1_000)));
@@ -317,6 +342,20 @@ fn scatter(name: &ServerName, not_after: i64) -> i64 {
 /// What lies far back is now: so that sums with it stay in range.
 fn clamp(at_ms: i64, now_ms: i64) -> i64 {
     if at_ms < now_ms { now_ms } else { at_ms }
+}
+
+// === impl Present ===
+
+impl Present {
+    /// First and last second of what is ours to renew, Unix seconds.
+    pub(super) fn validity(self) -> Option<(i64, i64)> {
+        match self {
+            Self::Issued { not_before, not_after, .. } | Self::Wildcard { not_before, not_after } => {
+                Some((not_before, not_after))
+            }
+            Self::Nothing | Self::Operators => None,
+        }
+    }
 }
 
 // === impl Load ===

@@ -9,7 +9,7 @@ use crate::issuance::book::Memory;
 use crate::issuance::budget::millis;
 use crate::issuance::limited::Enough;
 use crate::issuance::names::{is_listed, present};
-use crate::issuance::schedule::{Goal, Present};
+use crate::issuance::schedule::Goal;
 use crate::issuance::trouble::Trouble;
 use crate::issuance::work::Work;
 
@@ -134,10 +134,8 @@ impl Work {
 impl Shared {
     /// The last second of validity of what serves a name now, Unix seconds; 0 = nothing of ours.
     pub(super) fn served_until(&self, name: &ServerName) -> i64 {
-        match present(&self.reloader.published().load(), name, now_ms()) {
-            Present::Issued { not_after, .. } => not_after,
-            Present::Nothing | Present::Operators => 0,
-        }
+        let present = present(&self.reloader.published().load(), name, now_ms());
+        present.validity().map_or(0, |(_, not_after)| not_after)
     }
 
     /// A name that left the configuration while something was under way for it leaves nothing behind.

@@ -22,7 +22,7 @@ pub(super) struct NameState {
     pub(super) failures: u32,
     /// No order before this time. Unix milliseconds.
     pub(super) not_before_ms: i64,
-    /// Why the last order failed.
+    /// Why the last order failed, or what was found in DNS before the one that is sent all the same.
     pub(super) error: Option<Box<str>>,
     /// What served the name then: the last second of its validity, Unix seconds; 0 = nothing. The error says nothing of a
     /// name that is served with something else since.

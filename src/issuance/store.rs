@@ -10,6 +10,7 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use crate::account::ServerName;
+use crate::tls::chain::Chain;
 use crate::tls::keep::{FILES, LIVE, keep, make_beside};
 
 /// What is being had.
@@ -26,6 +27,9 @@ pub(super) struct Store {
 pub(super) struct Stage {
     folder: PathBuf,
 }
+
+/// A chain and its key, PEM.
+type Pair = [String; 2];
 
 /// One of the two kinds of key that a name may have.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -58,8 +62,9 @@ impl Store {
     }
 
     /// Makes what came the certificate that is served; `serial` is what a chain's folder is called. Of two keys the second
-    /// may come later: until then the one that is live stays beside the first, and the stage is kept. The certificate
-    /// before stays beside it, older ones go. Says whether it was not live already.
+    /// may come later: then the stage is kept. An RSA key that is live, as the first or as the twin, stays beside an ECDSA
+    /// one until another takes its place: its clients cannot use anything else. The certificate before stays beside the new
+    /// one, older ones go. Says whether it was not live already.
     pub(super) fn publish(
         &self,
         name: &ServerName,
@@ -67,23 +72,21 @@ impl Store {
         complete: bool,
         serial: impl Fn(&str) -> String,
     ) -> io::Result<bool> {
-        let live = Stage { folder: self.dir.join(name.as_str()).join(LIVE) };
-        let (mut files, mut is_live) = (Vec::new(), true);
-        for pair in FILES {
-            let mut from = stage.pair(pair)?;
-            let before = live.pair(pair)?;
-            if from.is_none() && !complete {
-                from.clone_from(&before);
-            }
-            is_live &= from == before;
-            files.extend(from.into_iter().flat_map(|texts| pair.into_iter().zip(texts)));
-        }
-        let Some((_, chain)) = files.first() else {
+        let [first, twin] = stage.pairs()?;
+        let before = self.live(name).pairs()?;
+        let [first_before, twin_before] = before.clone();
+        let Some(first) = first.or_else(|| first_before.clone()) else {
             return Err(io::Error::new(ErrorKind::NotFound, "no certificate came"));
         };
+        let rsa_before = || twin_before.or(first_before.filter(is_rsa)).filter(|_| !is_rsa(&first));
+        let twin = twin.or_else(rsa_before);
+        let serial = serial(&first[0]);
+        let after = [Some(first), twin];
+        let is_live = after == before;
         if !is_live {
-            let contents: Vec<_> = files.iter().map(|(file, text)| (*file, text.as_bytes())).collect();
-            keep(&self.dir, name.as_str(), &serial(chain), &contents)?;
+            let pairs = FILES.into_iter().zip(after.iter().flatten());
+            let contents = pairs.flat_map(|(files, texts)| files.into_iter().zip(texts.iter().map(String::as_bytes)));
+            keep(&self.dir, name.as_str(), &serial, &contents.collect::<Vec<_>>())?;
         }
         if complete {
             self.abandon(name)?;
@@ -93,7 +96,17 @@ impl Store {
 
     /// The chain that is served under a name, PEM, leaf first.
     pub(super) fn live_chain(&self, name: &ServerName, kind: KeyKind) -> io::Result<Vec<u8>> {
-        fs::read(self.dir.join(name.as_str()).join(LIVE).join(kind.chain_file()))
+        fs::read(self.live(name).folder.join(kind.chain_file()))
+    }
+
+    /// Whether one of the keys that are live is RSA.
+    pub(super) fn has_rsa(&self, name: &ServerName) -> io::Result<bool> {
+        let [first, twin] = self.live(name).pairs()?;
+        Ok(twin.is_some() || first.as_ref().is_some_and(is_rsa))
+    }
+
+    fn live(&self, name: &ServerName) -> Stage {
+        Stage { folder: self.dir.join(name.as_str()).join(LIVE) }
     }
 }
 
@@ -120,8 +133,14 @@ impl Stage {
         self.write(kind.chain_file(), pem)
     }
 
+    /// What of a first pair and its twin is there.
+    fn pairs(&self) -> io::Result<[Option<Pair>; 2]> {
+        let [first, twin] = FILES;
+        Ok([self.pair(first)?, self.pair(twin)?])
+    }
+
     /// A chain and its key, if both are there.
-    fn pair(&self, [chain, key]: [&str; 2]) -> io::Result<Option<[String; 2]>> {
+    fn pair(&self, [chain, key]: [&str; 2]) -> io::Result<Option<Pair>> {
         Ok(self.read(chain)?.zip(self.read(key)?).map(|(chain, key)| [chain, key]))
     }
 
@@ -136,6 +155,11 @@ impl Stage {
     fn write(&self, file: &str, text: &str) -> io::Result<()> {
         write_private(&self.folder, file, text.as_bytes())
     }
+}
+
+fn is_rsa([chain, _]: &Pair) -> bool {
+    let leaf = Chain::from_pem(chain.as_bytes()).and_then(|chain| chain.leaf());
+    leaf.is_some_and(|leaf| leaf.is_rsa())
 }
 
 /// Writes a file that only we may read, whole or not at all, durable when it returns.
@@ -172,6 +196,7 @@ mod tests {
     use std::os::unix::fs::PermissionsExt;
 
     use super::*;
+    use crate::tls::testing::Issued;
 
     fn publish(store: &Store, name: &ServerName, serial: &str) {
         let stage = store.stage(name).unwrap();
@@ -246,6 +271,32 @@ mod tests {
         assert_eq!((live(KeyKind::Ecdsa).as_deref(), live(KeyKind::RsaTwin).as_deref()), (Some("02"), Some("r2")));
         assert!(!dir.path().join("a.example/pending").exists());
         publish(&[(KeyKind::Ecdsa, "03")], true);
-        assert_eq!(live(KeyKind::RsaTwin), None, "no second key is wanted any more");
+        assert_eq!(live(KeyKind::RsaTwin).as_deref(), Some("r2"), "its clients can use nothing else");
+    }
+
+    #[test]
+    fn an_rsa_key_stays_beside_an_ecdsa_one_until_another_takes_its_place() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::new(dir.path().to_owned());
+        let name: ServerName = "a.example".parse().unwrap();
+        let publish = |kind, issued: &Issued, complete| {
+            let stage = store.stage(&name).unwrap();
+            stage.put_key(kind, &issued.key).unwrap();
+            stage.put_chain(kind, &issued.chain).unwrap();
+            store.publish(&name, &stage, complete, |chain| crc32c::crc32c(chain.as_bytes()).to_string()).unwrap();
+        };
+        let live = |kind| store.live_chain(&name, kind).ok().map(|chain| String::from_utf8(chain).unwrap());
+        let (rsa, ecdsa, next) =
+            (Issued::rsa(&["a.example"]), Issued::new(&["a.example"]), Issued::rsa(&["a.example"]));
+        assert!(!store.has_rsa(&name).unwrap());
+        publish(KeyKind::Rsa, &rsa, true);
+        assert!(store.has_rsa(&name).unwrap(), "alone");
+        publish(KeyKind::Ecdsa, &ecdsa, false);
+        assert_eq!((live(KeyKind::Ecdsa), live(KeyKind::RsaTwin)), (Some(ecdsa.chain), Some(rsa.chain)));
+        assert!(store.has_rsa(&name).unwrap(), "beside");
+        publish(KeyKind::RsaTwin, &next, true);
+        assert_eq!(live(KeyKind::RsaTwin), Some(next.chain));
+        publish(KeyKind::Rsa, &Issued::rsa(&["a.example"]), true);
+        assert_eq!(live(KeyKind::RsaTwin), None, "all clients can use the first");
     }
 }

@@ -119,10 +119,12 @@ pub(super) fn look_at(subject: &Subject<'_>, config: &AcmeConfig, budgets: &Budg
 pub(super) fn is_forgiven(subject: &Subject<'_>) -> bool {
     let state = subject.state;
     state.error.is_some()
-        && !state.unseen
         && match subject.present {
+            // Whatever was issued is not meant to be seen.
             Present::Operators => true,
-            Present::Issued { not_after, .. } => not_after != state.failed_of,
+            Present::Issued { not_after, .. } | Present::Wildcard { not_after, .. } => {
+                !state.unseen && not_after != state.failed_of
+            }
             Present::Nothing => false,
         }
 }
@@ -134,13 +136,13 @@ pub(super) fn urgency(subject: &Subject<'_>, config: &AcmeConfig, kind: Kind, no
     match subject.present {
         _ if state.forced && !state.is_tried_again() => (Class::Asked, rank),
         _ if state.order.is_some() || state.unseen => (Class::Begun, rank),
-        Present::Issued { not_before, not_after }
+        Present::Issued { not_before, not_after, .. }
             if is_moved(state, config) && usual_at(subject.name, not_before, not_after, config) > now_ms =>
         {
             (Class::Moved, rank)
         }
-        Present::Issued { .. } if state.is_tried_again() => (Class::Again, rank),
-        Present::Issued { not_after, .. } => (Class::Renewal, not_after),
+        Present::Issued { .. } | Present::Wildcard { .. } if state.is_tried_again() => (Class::Again, rank),
+        Present::Issued { not_after, .. } | Present::Wildcard { not_after, .. } => (Class::Renewal, not_after),
         _ if kind == Kind::Renewal && state.is_tried_again() => (Class::Again, rank),
         // It has expired: nothing is nearer to its end.
         _ if kind == Kind::Renewal => (Class::Renewal, i64::MIN.saturating_add(rank)),

@@ -31,16 +31,16 @@ type Told = Option<(SuggestedWindow, Option<i64>)>;
 // === impl Shared ===
 
 impl Shared {
-    /// Asks the CA when a certificate is to be renewed; `of` is its last second of validity.
+    /// Asks the CA when a certificate is to be renewed: that with this last second of validity and this kind of key.
     pub(super) async fn ask_window(
         &self,
         name: ServerName,
-        of: i64,
+        (of, kind): (i64, KeyKind),
         account: Arc<AcmeAccount>,
         interval_max: Duration,
     ) {
         let (answer, rest) = hearing(async {
-            let id = self.identifier(&name, KeyKind::Ecdsa).await;
+            let id = self.identifier(&name, kind).await;
             let id = id.ok_or_else(|| Trouble::Local("the certificate has no key identifier".to_owned()))?;
             self.directories.window(&account, &id, now_ms()).await
         })
@@ -90,6 +90,15 @@ fn draw((start, end): (i64, i64), share: f64) -> i64 {
 mod tests {
     use super::*;
     use crate::issuance::tests::{NOW_MS, account};
+
+    #[test]
+    fn each_name_draws_a_moment_of_its_own_in_the_window() {
+        let window = (NOW_MS, NOW_MS + 86_400_000);
+        let drawn: std::collections::HashSet<i64> = (0..100).map(|_| draw(window, rand::random())).collect();
+        assert!(drawn.len() > 90 && drawn.iter().all(|at| (window.0..=window.1).contains(at)), "{drawn:?}");
+        assert_eq!([0.0, 0.5, 1.0].map(|share| draw(window, share) - NOW_MS), [0, 43_200_000, 86_400_000]);
+        assert_eq!(draw((NOW_MS, NOW_MS - 1), 0.5), NOW_MS, "a window that ends before it begins");
+    }
 
     #[test]
     fn a_ca_that_does_not_say_is_not_asked_for_a_while_and_orders_go_on() {

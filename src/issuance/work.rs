@@ -84,17 +84,20 @@ impl Work {
     /// Orders what is missing, and publishes each key's certificate as soon as it is there.
     async fn make(&self) -> Result<(), Trouble> {
         let stage = self.stage().await?;
-        let kinds = kinds(self.gateway.acme.key_type);
-        let (missing, there) = self.missing(&stage, kinds).await?;
-        let begun = self.begun.as_ref();
+        let (missing, there) = self.missing(&stage).await?;
         if self.part.load(Ordering::Relaxed) && !there {
             // It was published, and the process killed before that was written down.
             return Ok(());
         }
+        // Killed between a chain and the note of it, the order that is noted is that chain's: nothing more comes of it.
+        let begun = self.begun.as_ref().filter(|order| order.part == there && !order.url.is_empty());
         if there {
+            if !self.part.swap(true, Ordering::Relaxed) {
+                self.note("").await?;
+            }
             self.publish(&stage, missing.is_empty()).await?;
         }
-        let mut url = begun.map(|order| &*order.url).filter(|url| !url.is_empty());
+        let mut url = begun.map(|order| &*order.url);
         for (n, kind) in missing.iter().enumerate() {
             let account = self.account().await?;
             self.obtain(&account, &stage, *kind, url.take()).await?;
@@ -117,9 +120,11 @@ impl Work {
     }
 
     /// The keys for which no chain came yet, and whether one came for another.
-    async fn missing(&self, stage: &Stage, kinds: &'static [KeyKind]) -> Result<(Vec<KeyKind>, bool), Trouble> {
-        let stage = stage.clone();
+    async fn missing(&self, stage: &Stage) -> Result<(Vec<KeyKind>, bool), Trouble> {
+        let (store, name, stage) = (self.shared.store.clone(), self.start.name.clone(), stage.clone());
+        let key_type = self.gateway.acme.key_type;
         blocking(move || {
+            let kinds = kinds(key_type, store.has_rsa(&name)?);
             let mut missing = Vec::new();
             for kind in kinds {
                 if stage.chain(*kind)?.is_none() {
@@ -264,12 +269,12 @@ fn first_proof(state: &NameState, on_port_80: bool) -> Proof {
     if state.failures.is_multiple_of(2) || !on_port_80 { first } else { first.other() }
 }
 
-/// The keys that a name gets.
-pub(super) fn kinds(key_type: KeyType) -> &'static [KeyKind] {
+/// The keys that a name gets. One that is served with an RSA key gets another: some of its clients may know nothing else.
+fn kinds(key_type: KeyType, has_rsa: bool) -> &'static [KeyKind] {
     match key_type {
-        KeyType::Ecdsa => &[KeyKind::Ecdsa],
+        KeyType::Ecdsa if !has_rsa => &[KeyKind::Ecdsa],
         KeyType::Rsa => &[KeyKind::Rsa],
-        KeyType::Both => &[KeyKind::Ecdsa, KeyKind::RsaTwin],
+        KeyType::Ecdsa | KeyType::Both => &[KeyKind::Ecdsa, KeyKind::RsaTwin],
     }
 }
 

@@ -44,8 +44,31 @@ pub(super) struct Told {
 pub struct Standing {
     /// What serves it; `None` = nothing does.
     pub serving: Option<Origin>,
-    /// First and last second of the validity of what was issued here for this very name, Unix time, where it can be read.
-    pub issued: Option<(i64, i64)>,
+    /// Of what was issued or imported here: of the pairs that serve the name that which ends first; where it does not serve
+    /// the name, the first pair for this very name. `None` = there is none that can be read.
+    pub issued: Option<Validity>,
+}
+
+/// When a pair of ours is valid.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Validity {
+    /// First second, Unix time.
+    pub not_before: i64,
+    /// Last second, Unix time.
+    pub not_after: i64,
+    /// Which pair it is.
+    pub which: Which,
+}
+
+/// One of the pairs of a folder.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Which {
+    /// The only one.
+    Only,
+    /// That which has a twin beside it, good or not.
+    First,
+    /// The twin.
+    Twin,
 }
 
 /// A hash of a name.
@@ -82,10 +105,12 @@ impl Entry {
     }
 
     /// What decides on its renewal.
-    pub(super) fn standing(&self) -> Standing {
-        let issued = self.folder(None, Origin::Issued).and_then(|folder| folder.facts_of(Part::Chain));
-        let serving = self.choice.map(|(origin, _)| origin);
-        Standing { serving, issued: issued.map(|facts| (facts.not_before, facts.not_after)) }
+    pub(super) fn standing(&self, wildcard: Option<&Pair>) -> Standing {
+        let issued = match self.serving(wildcard) {
+            Some((origin, folder, served)) if origin.is_issued() => folder.ends_first(served),
+            _ => self.folder(None, Origin::Issued).and_then(|folder| folder.ends_first([true, false])),
+        };
+        Standing { serving: self.choice.map(|(origin, _)| origin), issued }
     }
 
     /// Whether it says the same of the same folders.

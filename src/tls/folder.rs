@@ -8,6 +8,7 @@ use std::sync::{Arc, OnceLock};
 use crate::account::ServerName;
 use crate::tls::CertificateFault;
 use crate::tls::credential::{Credential, CredentialError};
+use crate::tls::entry::{Validity, Which};
 use crate::tls::files::{Cause, Contents, Part, Place, Stamp};
 use crate::tls::glance::{self, Intermediates};
 use crate::tls::native::Pool;
@@ -196,6 +197,17 @@ impl Folder {
             Part::RsaChain | Part::RsaKey => self.twin.as_deref()?,
         };
         facts.as_ref().ok()
+    }
+
+    /// When that one of these pairs is valid that ends first, as far as they can be read.
+    pub(super) fn ends_first(&self, pairs: [bool; 2]) -> Option<Validity> {
+        let which = if self.twin.is_some() { [Which::First, Which::Twin] } else { [Which::Only; 2] };
+        let meant = self.facts().zip(which).zip(pairs).filter(|(_, meant)| *meant);
+        let validities = meant.filter_map(|((facts, which), _)| {
+            let Facts { not_before, not_after, .. } = *facts.as_ref().ok()?;
+            Some(Validity { not_before, not_after, which })
+        });
+        validities.min_by_key(|validity| validity.not_after)
     }
 
     /// Whether a file could not be read, and what was known before of its pair is used on.

@@ -49,7 +49,7 @@ mod wildcards;
 
 pub use challenges::{Challenges, Offered};
 pub use credential::{Credential, CredentialError};
-pub use entry::Standing;
+pub use entry::{Standing, Validity, Which};
 pub use folder::{Cold, Stale};
 pub use glance::Glance;
 pub use native::{send_one_ticket, set_session_context};

@@ -182,7 +182,8 @@ impl CertStore {
 
     /// What decides on a name's renewal: cheap, for looks at all names.
     pub fn standing(&self, name: &ServerName) -> Standing {
-        self.names.get(name.as_str()).map(Entry::standing).unwrap_or_default()
+        let Some(entry) = self.names.get(name.as_str()) else { return Standing::default() };
+        entry.standing(if entry.is_served_by_wildcard() { self.wildcard(name.as_str()) } else { None })
     }
 
     /// What is wrong with names' certificates, in no order.

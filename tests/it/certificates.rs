@@ -18,7 +18,7 @@ use tokio::net::TcpListener;
 use crate::util::client::page_view;
 use crate::util::gateway::pixelgate;
 use crate::util::pebble::Manners;
-use crate::util::{Account, Authority, Gateway, Pebble, Site, Standin, eventually};
+use crate::util::{Account, Authority, Gateway, Pebble, Site, Standin, eventually, troubled_resolver};
 
 const NAME: &str = "events.shoes.example";
 const PIXEL: u64 = 7001;
@@ -388,7 +388,11 @@ async fn a_queue_of_thousands_is_listed_with_times_reasons_and_errors() {
     const NAMES: usize = 3_000;
     let mut site = Site::new("http://127.0.0.1:9").with(
         // Nobody answers there.
-        "[acme]\nenabled = true\nterms_agreed = true\nemail = \"ops@agency.example\"\ndirectory = \"http://127.0.0.1:9/dir\"\n",
+        &format!(
+            "[acme]\nenabled = true\nterms_agreed = true\nemail = \"ops@agency.example\"\n\
+             directory = \"http://127.0.0.1:9/dir\"\nresolver = \"{}\"\n",
+            troubled_resolver()
+        ),
     );
     for account in 0..3 {
         let names = (0..NAMES / 3).map(|n| format!("events.n{n}-a{account}.example"));

@@ -2,6 +2,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use rcgen::KeyPair;
 use serde_json::{Value, json};
 
 use crate::util::pebble::Manners;
@@ -29,6 +30,16 @@ pub(crate) async fn served(gateway: &Gateway, pebble: &Pebble, name: &str) {
 
 pub(crate) fn live(site: &Site, name: &str) -> PathBuf {
     site.path(&format!("data/certs/{name}/live"))
+}
+
+/// Puts a chain and its key, and a twin's, where an import does.
+pub(crate) fn put_live(site: &Site, name: &str, first: [&str; 2], twin: Option<[&str; 2]>) {
+    let folder = site.path(&format!("data/certs/{name}/imported-1"));
+    std::fs::create_dir_all(&folder).unwrap();
+    let files = ["chain.pem", "key.pem", "chain.rsa.pem", "key.rsa.pem"];
+    let texts = first.into_iter().chain(twin.into_iter().flatten());
+    files.into_iter().zip(texts).for_each(|(file, text)| std::fs::write(folder.join(file), text).unwrap());
+    std::os::unix::fs::symlink("imported-1", folder.with_file_name("live")).unwrap();
 }
 
 fn mode(path: &Path) -> u32 {
@@ -141,6 +152,63 @@ async fn both_keys_are_issued() {
         let in_seven_days = boring::asn1::Asn1Time::days_from_now(7).unwrap();
         assert!(*leaf.not_after() > *in_five_days && *leaf.not_after() < *in_seven_days, "six days");
     }
+    assert_eq!(orders_at(&pebble), 2);
+}
+
+/// The kinds of the keys that are live for a name, and whether the CA issued for them.
+fn live_keys(site: &Site, name: &str) -> Vec<(boring::pkey::Id, bool)> {
+    let pems = ["chain.pem", "chain.rsa.pem"].map(|file| std::fs::read(live(site, name).join(file)));
+    let key = |pem: Vec<u8>| {
+        let leaf = boring::x509::X509::from_pem(&pem).unwrap();
+        let by_pebble = format!("{:?}", leaf.issuer_name()).contains("Pebble");
+        (leaf.public_key().unwrap().id(), by_pebble)
+    };
+    pems.into_iter().flatten().map(key).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_imported_is_renewed_and_nobodys_kind_of_key_is_lost() {
+    use boring::pkey::Id;
+    let (rsa_alone, early_twin, below) = (NAME, "events.hats.example", "events.caps.example");
+    let pebble = Pebble::start().await;
+    let account = Account::new("imported", 9003).bare_domain(rsa_alone).bare_domain(early_twin).bare_domain(below);
+    let site = Site::issuing(&pebble, "").account(account);
+    let key = KeyPair::generate().unwrap();
+    let rsa = KeyPair::generate_rsa_for(&rcgen::PKCS_RSA_SHA256, rcgen::RsaKeySize::_2048).unwrap();
+    let pair = |name: &str, key: &KeyPair, days| (site.authority.sign(&[name], key, 60, days), key.serialize_pem());
+    let put = |name: &str, first: &(String, String), twin: Option<&(String, String)>| {
+        let texts = |(chain, key): &(String, String)| [chain.clone(), key.clone()];
+        let (first, twin) = (texts(first), twin.map(texts));
+        put_live(
+            &site,
+            name,
+            first.each_ref().map(String::as_str),
+            twin.as_ref().map(|twin| twin.each_ref().map(String::as_str)),
+        );
+    };
+    put(rsa_alone, &pair(rsa_alone, &rsa, 5), None);
+    put(early_twin, &pair(early_twin, &key, 600), Some(&pair(early_twin, &rsa, 5)));
+    put("_.caps.example", &pair("*.caps.example", &key, 5), None);
+    let gateway = Gateway::start(&site).await;
+    counted(&gateway, 3).await;
+    let both = [(Id::EC, true), (Id::RSA, true)];
+    assert_eq!((live_keys(&site, rsa_alone), live_keys(&site, early_twin)), (both.to_vec(), both.to_vec()));
+    assert_eq!(live_keys(&site, below), [(Id::EC, true)]);
+    assert_eq!(orders_at(&pebble), 5);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_validation_that_the_ca_remembers_is_not_asked_for_again() {
+    let pebble = Pebble::start_with(&Manners { validations_reused: 100, ..Manners::default() }).await;
+    let site = Site::issuing(&pebble, "").account(shoes());
+    let gateway = Gateway::start(&site).await;
+    served(&gateway, &pebble, NAME).await;
+    counted(&gateway, 1).await;
+    // Nothing listens there: the CA would not find us.
+    pebble.set_a(NAME, &["127.0.0.1"]).await;
+    let ordered = gateway.command(&["cert", "issue", NAME]);
+    assert!(ordered.status.success(), "{ordered:?}");
+    counted(&gateway, 2).await;
     assert_eq!(orders_at(&pebble), 2);
 }
 

@@ -2,17 +2,20 @@
 
 use std::path::Path;
 
+use rcgen::KeyPair;
 use rusqlite::{Connection, OpenFlags};
 use serde_json::json;
 
-use crate::issuance::{NAME, counted, is_served, live, orders_at, renewed, served, shoes, told, view, warnings};
+use crate::issuance::{
+    NAME, counted, is_served, live, orders_at, put_live, renewed, served, shoes, told, view, warnings,
+};
 use crate::util::gate::{ACCOUNTS, AUTHORISATIONS, CERTIFICATES, ORDERS, Refusal};
 use crate::util::pebble::Manners;
-use crate::util::{Account, Gate, Gateway, Pebble, Site, eventually};
+use crate::util::{Account, Gate, Gateway, Pebble, Site, eventually, troubled_resolver};
 
-const OTHER: &str = "events.hats.example";
+pub(crate) const OTHER: &str = "events.hats.example";
 
-fn hats() -> Account {
+pub(crate) fn hats() -> Account {
     Account::new("hats", 9002).bare_domain(OTHER)
 }
 
@@ -21,12 +24,12 @@ fn refused(about: &'static str, status: u16, kind: &'static str, detail: String)
     Refusal { path: ORDERS, about, skip: 0, times: 1, status, problem: (kind, detail), retry_after: None }
 }
 
-async fn ordered(gateway: &Gateway, result: &str) -> f64 {
+pub(crate) async fn ordered(gateway: &Gateway, result: &str) -> f64 {
     gateway.metric("pixelgate_certificate_orders_total", result).await
 }
 
 /// The URL of the order that is under way for a name, as it is kept on disk.
-fn order_on_disk(site: &Site, name: &str) -> Option<String> {
+pub(crate) fn order_on_disk(site: &Site, name: &str) -> Option<String> {
     let path = site.path("data/acme/state.sqlite");
     let file = Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_ONLY).ok()?;
     let url = file.query_row("SELECT order_url FROM names WHERE name = ?1", [name], |row| row.get(0));
@@ -51,23 +54,6 @@ async fn second(first: &Pebble) -> (Pebble, String) {
         second.ca_file()
     );
     (second, account)
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_gateway_killed_after_the_order_was_kept_makes_no_other() {
-    let pebble = Pebble::start().await;
-    let gate = Gate::before(&pebble).await;
-    gate.hold(Some(AUTHORISATIONS));
-    let site = Site::issuing_at(&gate.directory(), &pebble, "").account(shoes());
-    let mut gateway = Gateway::start(&site).await;
-    let url = eventually("the order is on disk", async || order_on_disk(&site, NAME)).await;
-    gateway.kill();
-    gate.hold(None);
-    let gateway = Gateway::start(&site).await;
-    served(&gateway, &pebble, NAME).await;
-    counted(&gateway, 1).await;
-    assert_eq!(orders_at(&pebble), 1, "{url}");
-    eventually("nothing is left under way", async || order_on_disk(&site, NAME).is_none().then_some(())).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -300,9 +286,8 @@ async fn no_order_is_spent_on_a_name_whose_caa_forbids_the_ca() {
     let gate = Gate::before(&pebble).await;
     gate.say(json!({ "caaIdentities": ["pebble.letsencrypt.org"] }));
     pebble.set_caa(NAME, &[("issue", "other.example")]).await;
-    let site = Site::issuing_at(&gate.directory(), &pebble, "")
-        .host(&format!("addresses = [\"{}\"]", pebble.address()))
-        .account(shoes());
+    // It needs no [host] addresses.
+    let site = Site::issuing_at(&gate.directory(), &pebble, "").account(shoes());
     let gateway = Gateway::start(&site).await;
     told(&gateway, NAME, "do not allow pebble").await;
     assert_eq!(orders_at(&pebble), 0);
@@ -331,6 +316,61 @@ async fn a_resolver_that_does_not_answer_is_no_fault_of_names() {
     eventually("the log tells it", async || gateway.log().contains("DNS server does not answer").then_some(())).await;
     assert_eq!(warnings(&gateway, NAME).await.len(), 1, "only that there is none");
     assert_eq!(orders_at(&pebble), 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn where_nobody_said_what_here_is_a_resolver_that_does_not_answer_stops_no_order() {
+    let pebble = Pebble::start().await;
+    let site = Site::issuing(&pebble, "").account(shoes());
+    let toml = std::fs::read_to_string(site.path("pixelgate.toml")).unwrap();
+    let nobody =
+        toml.replace(&format!("resolver = \"{}\"", pebble.dns()), &format!("resolver = \"{}\"", troubled_resolver()));
+    assert_ne!(toml, nobody);
+    site.write("pixelgate.toml", nobody);
+    let gateway = Gateway::start(&site).await;
+    served(&gateway, &pebble, NAME).await;
+    assert!(gateway.log().contains("DNS server does not answer"), "{}", gateway.log());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_ends_soon_or_was_asked_for_is_ordered_in_spite_of_dns() {
+    let pebble = Pebble::start().await;
+    // A mistake of the operator's: all names lead here, and not there.
+    let site = Site::issuing(&pebble, "").host("addresses = [\"203.0.113.5\"]").account(shoes()).account(hats());
+    let key = KeyPair::generate().unwrap();
+    put_live(&site, NAME, [&site.authority.sign(&[NAME], &key, 60, 5), &key.serialize_pem()], None);
+    let gateway = Gateway::start(&site).await;
+    served(&gateway, &pebble, NAME).await;
+    told(&gateway, OTHER, "203.0.113.5").await;
+    assert_eq!(orders_at(&pebble), 1);
+    let ordered = gateway.command(&["cert", "issue", OTHER]);
+    assert!(ordered.status.success(), "{ordered:?}");
+    served(&gateway, &pebble, OTHER).await;
+    assert_eq!(orders_at(&pebble), 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_clients_do_not_see_is_told_until_the_operators_own_is_there() {
+    let pebble = Pebble::start().await;
+    let gate = Gate::before(&pebble).await;
+    gate.hold(Some(CERTIFICATES));
+    let site = Site::issuing_at(&gate.directory(), &pebble, "").account(shoes());
+    let gateway = Gateway::start(&site).await;
+    gate.has_waiting(1).await;
+    // Put there while an order is under way: clients see this one.
+    site.authority.issue(&site.path("certs"), NAME, 90);
+    gateway.json(&["reload", "--json"]);
+    gate.hold(None);
+    eventually("it is not seen", async || (ordered(&gateway, "not_served").await == 1.0).then_some(())).await;
+    assert_eq!(ordered(&gateway, "issued").await, 0.0);
+    site.write_account(&hats());
+    gateway.json(&["reload", "--json"]);
+    eventually("the warning goes", async || warnings(&gateway, NAME).await.is_empty().then_some(())).await;
+    std::fs::remove_dir_all(site.path(&format!("certs/{NAME}"))).unwrap();
+    gateway.json(&["reload", "--json"]);
+    served(&gateway, &pebble, NAME).await;
+    served(&gateway, &pebble, OTHER).await;
+    assert_eq!(orders_at(&pebble), 2, "one each");
 }
 
 #[tokio::test(flavor = "multi_thread")]

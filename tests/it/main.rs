@@ -24,6 +24,8 @@ mod filters;
 mod flood;
 /// Certificates from a real ACME server.
 mod issuance;
+/// Kills on a certificate's way.
+mod issuance_kills;
 /// What goes wrong between a gateway and its CAs.
 mod issuance_troubles;
 /// Arrows between modules, and what stands where.

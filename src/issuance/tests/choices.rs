@@ -182,3 +182,62 @@ fn a_renewal_waits_for_its_ca_unless_its_end_is_near() {
     assert_eq!(begins_at(days_old(65), NOW_MS + HOUR_MS), (None, Some(NOW_MS + HOUR_MS)));
     assert_eq!(begins_at(days_old(88), NOW_MS + HOUR_MS).0.as_deref(), Some("b"));
 }
+
+#[test]
+fn an_order_for_the_twin_goes_on_when_the_twin_is_due_and_waits_for_the_limits() {
+    let (config, free) = (config(&["a"]), Budgets::default());
+    let aged = |days, which| match days_old(days) {
+        Present::Issued { not_before, not_after, .. } => Present::Issued { not_before, not_after, which },
+        other => other,
+    };
+    let of = |present, budgets: &Budgets| begun(&config, budgets, present, &open_order("a", true, NOW_MS));
+    let goal = |present| of(present, &free).unwrap().2;
+    assert_eq!(goal(aged(70, Which::Twin)), Goal::Resume);
+    assert_eq!(goal(aged(1, Which::First)), Goal::Resume);
+    assert_eq!(goal(aged(70, Which::First)), Goal::Fresh, "both are due again");
+    let mut used_up = Budgets::default();
+    (0..5).for_each(|_| used_up.take(&config.accounts[0], "a.example.com", Kind::Renewal, NOW_MS));
+    assert!(of(aged(70, Which::Twin), &used_up).is_err());
+    assert!(of(aged(1, Which::Only), &used_up).is_ok(), "it has only to be published");
+}
+
+#[test]
+fn a_name_below_an_imported_wildcard_gets_a_first_certificate_when_that_comes_to_its_end() {
+    let (a, nothing, config) = (name("a.example.com"), NameState::default(), config(&["a"]));
+    let below = |days| match days_old(days) {
+        Present::Issued { not_before, not_after, .. } => Present::Wildcard { not_before, not_after },
+        other => other,
+    };
+    let plan = |days| {
+        let subjects = [subject(&a, below(days), &nothing)];
+        plan(subjects.into_iter(), &config, &mut Budgets::default(), SLOTS, NOW_MS)
+    };
+    let orders: Vec<_> = plan(65).orders.iter().map(|start| (start.kind, start.goal)).collect();
+    assert_eq!(orders, [(Kind::New, Goal::Fresh)], "counted as the CA counts it");
+    let early = plan(1);
+    let at = early.next_ms.map(|at| (at - NOW_MS) / DAY_MS);
+    assert!(early.orders.is_empty() && at.is_some_and(|days| (54..60).contains(&days)), "{at:?}");
+    let moved = issued_by(&account("staging"));
+    let mut survey = Survey::default();
+    survey.see(0, &subject(&a, below(1), &moved), &config, &Budgets::default(), NOW_MS);
+    assert_eq!((survey.ranked().len(), survey.looks.len()), (0, 0), "no CA knows the wildcard");
+}
+
+#[test]
+fn an_order_defies_dns_when_the_end_is_near_or_a_person_has_just_asked() {
+    let (a, nothing) = (name("a.example.com"), NameState::default());
+    let defies = |present, state: &NameState| defies_dns(&subject(&a, present, state), NOW_MS);
+    let lives = |lifetime: i64, left: i64| {
+        let not_after = NOW_MS / 1_000 + left * 86_400;
+        Present::Issued { not_before: not_after - lifetime * 86_400, not_after, which: Which::Only }
+    };
+    for (lifetime, from) in [(90, 15), (47, 10), (6, 2), (360, 60)] {
+        assert!(!defies(lives(lifetime, from + 1), &nothing), "{lifetime}");
+        assert!(defies(lives(lifetime, from - 1), &nothing), "{lifetime}");
+    }
+    assert!(!defies(Present::Nothing, &nothing) && !defies(Present::Operators, &nothing));
+    let mut forced = NameState { forced: true, ..NameState::default() };
+    assert!(defies(Present::Nothing, &forced));
+    forced.failed("no", (HOUR, HOUR), 0.0, NOW_MS);
+    assert!(!defies(Present::Nothing, &forced), "the CA has seen it too");
+}

@@ -39,7 +39,7 @@ fn a_ca_that_never_has_enough_gets_no_more_than_an_order_an_hour_and_five_a_week
 
 #[test]
 fn a_window_after_the_end_is_not_believed() {
-    let Present::Issued { not_before, not_after } = days_old(1) else { panic!() };
+    let Present::Issued { not_before, not_after, .. } = days_old(1) else { panic!() };
     let late = (not_after + 30 * 86_400) * 1_000;
     let renewal = Renewal { of: not_after, offered: true, at_ms: late, window: (late, late), look_ms: 0 };
     let state = NameState { renewal: Some(renewal), ..NameState::default() };
@@ -118,6 +118,7 @@ fn an_error_of_an_earlier_certificate_is_forgiven() {
         (days_old(5), failed(not_after), false),
         (Present::Operators, failed(not_after), true),
         (days_old(5), NameState { unseen: true, ..failed(0) }, false),
+        (Present::Operators, NameState { unseen: true, ..failed(0) }, true),
     ] {
         let mut survey = Survey::default();
         survey.see(0, &subject(&a, present, &state), &config, &Budgets::default(), NOW_MS);

@@ -15,9 +15,10 @@ use std::time::Duration;
 use crate::account::ServerName;
 use crate::config::{AcmeAccount, AcmeBudget, AcmeBudgets, AcmeConfig, KeyType};
 use crate::issuance::budget::{Budgets, Kind, registered_domain};
-use crate::issuance::schedule::{Goal, Load, Next, Present, Start, Subject, all_full_until, choose, next};
+use crate::issuance::schedule::{Goal, Load, Next, Present, Start, Subject, all_full_until, choose, defies_dns, next};
 use crate::issuance::state::{NameState, OpenOrder, Renewal};
 use crate::issuance::survey::Survey;
+use crate::tls::Which;
 
 /// A moment in November 2026, Unix milliseconds.
 pub(super) const NOW_MS: i64 = 1_794_000_000_000;
@@ -107,7 +108,7 @@ fn name(text: &str) -> ServerName {
 /// 90 days, begun so many days ago.
 fn days_old(days: i64) -> Present {
     let not_before = NOW_MS / 1_000 - days * 86_400;
-    Present::Issued { not_before, not_after: not_before + 90 * 86_400 }
+    Present::Issued { not_before, not_after: not_before + 90 * 86_400, which: Which::Only }
 }
 
 /// As after an order long ago.
@@ -174,7 +175,7 @@ impl World {
         state.issued(account, None, self.now_ms);
         self.budgets.reached(&account.name);
         let not_before = self.now_ms / 1_000;
-        *present = Present::Issued { not_before, not_after: not_before + 90 * 86_400 };
+        *present = Present::Issued { not_before, not_after: not_before + 90 * 86_400, which: Which::Only };
     }
 
     fn issued(&self) -> usize {
@@ -361,8 +362,8 @@ fn a_certificate_is_renewed_when_the_ca_says_else_after_two_thirds() {
     let nothing = NameState::default();
     let usual = renewed_after(&config(&["a"]), days_old(1), &nothing);
     assert!((55.5..=60.0).contains(&usual), "{usual}");
-    let Present::Issued { not_before, not_after } = days_old(1) else { panic!() };
-    let six_days = Present::Issued { not_before, not_after: not_before + 6 * 86_400 };
+    let Present::Issued { not_before, not_after, .. } = days_old(1) else { panic!() };
+    let six_days = Present::Issued { not_before, not_after: not_before + 6 * 86_400, which: Which::Only };
     let short = renewed_after(&config(&["a"]), six_days, &nothing);
     assert!((3.7..=4.0).contains(&short), "{short}");
 
@@ -381,6 +382,23 @@ fn a_certificate_is_renewed_when_the_ca_says_else_after_two_thirds() {
     assert!((65.5..=70.0).contains(&at), "{at}");
     assert!((renewed_after(&early(20), days_old(1), &told) - 40.0).abs() < 0.01, "the CA's wish is earlier");
     assert!(renewed_after(&early(30), six_days, &nothing) > 1.6, "not for ever at once");
+}
+
+#[test]
+fn names_that_began_together_are_renewed_one_after_the_other() {
+    let (config, nothing) = (config(&["a"]), NameState::default());
+    let names = (0..100).map(|n| name(&format!("events.shop{n}.example")));
+    let mut at: Vec<_> = names
+        .map(|name| match next(&subject(&name, days_old(1), &nothing), &config, 0) {
+            Next::Order { at_ms, .. } => at_ms - (NOW_MS - DAY_MS),
+            other => panic!("{other:?}"),
+        })
+        .collect();
+    at.sort_unstable();
+    // A twentieth of ninety days before two thirds of them.
+    assert!(at.iter().all(|at| (60 * DAY_MS - 108 * HOUR_MS..=60 * DAY_MS).contains(at)), "{at:?}");
+    at.dedup();
+    assert!(at.len() > 95 && at[at.len() - 1] - at[0] > 72 * HOUR_MS, "{at:?}");
 }
 
 #[test]

@@ -125,3 +125,31 @@ async fn what_is_told_to_stop_while_it_looks_at_all_names_begins_nothing() {
     holding.join().unwrap();
     assert!(shared.book.with(|memory| memory.looked_up.contains_key(&name(SHOES))));
 }
+
+#[test]
+fn a_name_below_an_imported_wildcard_is_ordered_before_that_ends() {
+    let dir = tempfile::tempdir().unwrap();
+    let certs = dir.path().join("data/certs");
+    Issued::valid(&["*.shoes.example"], 2020, 2028).write(&certs.join("_.shoes.example"), "live");
+    Issued::valid(&["*.hats.example"], 2026, 2034).write(&certs.join("_.hats.example"), "live");
+    let issuance = open(dir.path(), &[("hats", &[HATS.to_owned()]), ("shoes", &[SHOES.to_owned()])]);
+    let shared = &issuance.shared;
+    let snapshot = shared.reloader.published().load_full();
+    let mut agenda = Agenda::make(shared, Arc::default(), NOW_MS);
+    let begun = shared.book.with(|memory| agenda.take(memory, &snapshot, NOW_MS));
+    let orders: Vec<_> = begun.look_ups.iter().map(|start| (start.name.as_str(), start.kind)).collect();
+    assert_eq!(orders, [(SHOES, Kind::New), (HOST, Kind::New)]);
+    assert!(begun.windows.is_empty(), "no CA is asked for the window of a wildcard");
+}
+
+#[test]
+fn a_visitor_of_a_name_that_the_agenda_does_not_know_yet_is_not_lost() {
+    let dir = tempfile::tempdir().unwrap();
+    let issuance = open(dir.path(), &[("shoes", &[SHOES.to_owned()])]);
+    let shared = &issuance.shared;
+    shared.wanted.ask(&name(SHOES));
+    shared.wanted.ask(&name(HATS));
+    shared.take_asked(&mut Agenda::default());
+    let asked = shared.book.with(|memory| [SHOES, HATS].map(|known| memory.names.contains_key(&name(known))));
+    assert_eq!(asked, [true, false]);
+}

@@ -3,6 +3,7 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
 use axum::Router;
@@ -23,7 +24,7 @@ use tokio_rustls::rustls::ServerConfig;
 use tokio_rustls::rustls::crypto::aws_lc_rs::default_provider;
 use tokio_rustls::server::TlsStream;
 
-use super::Pebble;
+use super::{Pebble, eventually};
 
 /// New accounts at Pebble.
 pub(crate) const ACCOUNTS: &str = "/sign-me-up";
@@ -31,6 +32,8 @@ pub(crate) const ACCOUNTS: &str = "/sign-me-up";
 pub(crate) const ORDERS: &str = "/order-plz";
 /// Authorisations at Pebble.
 pub(crate) const AUTHORISATIONS: &str = "/authZ/";
+/// Orders at Pebble that are to be issued.
+pub(crate) const FINALISATIONS: &str = "/finalize-order/";
 /// Certificates at Pebble.
 pub(crate) const CERTIFICATES: &str = "/certZ/";
 
@@ -52,9 +55,14 @@ struct Shared {
     refusals: Mutex<Vec<Refusal>>,
     /// Requests whose path begins so wait.
     held: watch::Sender<Option<&'static str>>,
+    /// How many do.
+    waiting: AtomicUsize,
     /// The keys that it takes out of the answers to new orders, and what it adds to `meta` of the directory.
     manners: Mutex<(Vec<&'static str>, Value)>,
 }
+
+/// A request that waits.
+struct Waits<'s>(&'s Shared);
 
 /// Requests that are refused.
 #[derive(Clone)]
@@ -90,6 +98,7 @@ impl Gate {
             pebble: pebble.directory().trim_end_matches("/dir").to_owned(),
             refusals: Mutex::default(),
             held: watch::Sender::new(None),
+            waiting: AtomicUsize::new(0),
             manners: Mutex::new((Vec::new(), json!({}))),
         });
         let router = Router::new().fallback(pass).with_state(shared.clone());
@@ -116,6 +125,12 @@ impl Gate {
         self.shared.held.send_replace(path);
     }
 
+    /// Waits until so many requests wait.
+    pub(crate) async fn has_waiting(&self, requests: usize) {
+        let wait = async || (self.shared.waiting.load(Ordering::Relaxed) == requests).then_some(());
+        eventually(&format!("{requests} requests wait at the gate"), wait).await;
+    }
+
     /// Leaves a key out of the answers to new orders.
     pub(crate) fn never_say(&self, key: &'static str) {
         self.shared.manners.lock().unwrap().0.push(key);
@@ -124,6 +139,19 @@ impl Gate {
     /// Says this in the directory's `meta`.
     pub(crate) fn say(&self, meta: Value) {
         self.shared.manners.lock().unwrap().1 = meta;
+    }
+}
+
+impl<'s> Waits<'s> {
+    fn of(shared: &'s Shared) -> Self {
+        shared.waiting.fetch_add(1, Ordering::Relaxed);
+        Self(shared)
+    }
+}
+
+impl Drop for Waits<'_> {
+    fn drop(&mut self) {
+        self.0.waiting.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -150,7 +178,11 @@ async fn pass(State(shared): State<Arc<Shared>>, request: Request) -> Response {
     let (parts, body) = request.into_parts();
     let path = parts.uri.path().to_owned();
     let mut held = shared.held.subscribe();
-    let _ = held.wait_for(|held| !held.is_some_and(|held| path.starts_with(held))).await;
+    let is_held = held.borrow().is_some_and(|held| path.starts_with(held));
+    if is_held {
+        let _waits = Waits::of(&shared);
+        let _ = held.wait_for(|held| !held.is_some_and(|held| path.starts_with(held))).await;
+    }
     let body = axum::body::to_bytes(body, 1 << 20).await.unwrap_or_default();
     if let Some(refusal) = shared.refusal(&path, &about(&body)) {
         let (kind, detail) = refusal.problem;

@@ -8,6 +8,7 @@ pub(crate) mod gateway;
 pub(crate) mod hello;
 pub(crate) mod pebble;
 pub(crate) mod process;
+pub(crate) mod resolver;
 pub(crate) mod site;
 pub(crate) mod standin;
 
@@ -19,6 +20,7 @@ pub(crate) use gate::Gate;
 pub(crate) use gateway::Gateway;
 pub(crate) use hello::Hello;
 pub(crate) use pebble::Pebble;
+pub(crate) use resolver::troubled_resolver;
 pub(crate) use site::{Account, Site};
 pub(crate) use standin::Standin;
 

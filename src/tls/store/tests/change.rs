@@ -1,6 +1,7 @@
 //! Files that change, break, go and come back, and time that passes.
 
 use super::*;
+use crate::tls::Which;
 
 #[test]
 fn what_is_no_regular_file_is_not_waited_for() {
@@ -302,4 +303,38 @@ fn a_look_at_one_name_judges_what_time_has_changed_of_its_neighbours() {
         assert!(matches!(next.lookup("a.example"), Lookup::Unknown), "it ended");
         assert_eq!((next.summary().expired, next.summary().valid), (1, 1));
     }
+}
+
+#[test]
+fn of_the_pairs_that_serve_a_name_the_first_end_decides_on_its_renewal() {
+    let (site, name) = (Site::new(), "events.shoes.example");
+    let standing = || {
+        let Standing { serving, issued } = site.load(&[name], None).standing(&name.parse().unwrap());
+        (serving, issued.map(|issued| (issued.which, issued.not_after)))
+    };
+    let end = |which, until| Some((which, year(until).unwrap()));
+    assert_eq!(standing(), (None, None));
+    site.issue("_.shoes.example", "01", &Issued::valid(&["*.shoes.example"], 2020, 2035));
+    assert_eq!(standing(), (Some(Origin::IssuedWildcard), end(Which::Only, 2035)));
+    site.issue(name, "01", &Issued::valid(&[name], 2020, 2030));
+    assert_eq!(standing(), (Some(Origin::Issued), end(Which::Only, 2030)));
+
+    let folder = site.folders.issued_dir.join(name).join("02");
+    site.issue(name, "02", &Issued::valid(&[name], 2020, 2030));
+    let twin = |until| {
+        let key = rcgen::KeyPair::generate_for(&rcgen::PKCS_RSA_SHA256).unwrap();
+        let rsa = Issued::with_key(&[name], 2020, until, key);
+        std::fs::write(folder.join("chain.rsa.pem"), &rsa.chain).unwrap();
+        std::fs::write(folder.join("key.rsa.pem"), &rsa.key).unwrap();
+    };
+    for (until, decides) in
+        [(2028, end(Which::Twin, 2028)), (2025, end(Which::First, 2030)), (2034, end(Which::First, 2030))]
+    {
+        twin(until);
+        assert_eq!(standing(), (Some(Origin::Issued), decides), "{until}");
+    }
+    std::fs::write(folder.join("key.pem"), Issued::new(&[name]).key).unwrap();
+    assert_eq!(standing(), (Some(Origin::Issued), end(Which::Twin, 2034)), "the first one is damaged");
+    Issued::valid(&[name], 2020, 2027).write(site.operator(), name);
+    assert_eq!(standing().0, Some(Origin::Operator));
 }
