@@ -1,12 +1,11 @@
 //! The status document: what `pixelgate status --json` and `/status` show. Its keys are stable.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
-use std::time::SystemTime;
 
 use serde::{Deserialize, Serialize};
 
 use crate::account::{AccountId, LaneKey, PixelId, ServerName};
-use crate::clock::now_ms;
+use crate::clock::{now_ms, rfc3339_millis};
 use crate::config::{PixelConfig, Problem};
 use crate::console::Console;
 use crate::console::certificates::expiring;
@@ -300,9 +299,9 @@ impl Lanes {
             expired: counts.expired,
             purged: counts.purged,
             damaged: counts.damaged,
-            oldest_at: lane.and_then(|lane| lane.oldest_accepted_ms).map(rfc3339),
+            oldest_at: lane.and_then(|lane| lane.oldest_accepted_ms).map(rfc3339_millis),
             failures: lane.map_or(0, |lane| lane.failures),
-            waits_until: lane.map(|lane| lane.not_before_ms).filter(|time_ms| *time_ms > 0).map(rfc3339),
+            waits_until: lane.map(|lane| lane.not_before_ms).filter(|time_ms| *time_ms > 0).map(rfc3339_millis),
         }
     }
 }
@@ -320,10 +319,4 @@ fn state(written: Option<&PixelConfig>, account_active: bool, pause: Option<&Pau
         }
         Some(_) => ("active", None),
     }
-}
-
-/// Unix milliseconds as RFC 3339, UTC.
-pub(super) fn rfc3339(at_ms: i64) -> String {
-    let since = std::time::Duration::from_millis(u64::try_from(at_ms).unwrap_or_default());
-    humantime::format_rfc3339_millis(SystemTime::UNIX_EPOCH + since).to_string()
 }
