@@ -10,6 +10,7 @@ use axum::routing::get;
 use serde_json::json;
 
 use crate::account::AccountId;
+use crate::console::control::{Refused, blocking};
 use crate::console::{CaAccountStatus, Console, status};
 use crate::outbox::Counts;
 use crate::telemetry::{Activity, exposition};
@@ -19,7 +20,7 @@ pub(super) fn routes(console: Console) -> Router {
         .route("/healthz", get(|| async { "ok\n" }))
         .route("/readyz", get(readyz))
         .route("/metrics", get(metrics))
-        .route("/status", get(|State(console): State<Console>| async move { Json(status::status(&console)) }))
+        .route("/status", get(status::show))
         .with_state(console)
 }
 
@@ -29,7 +30,11 @@ async fn readyz(State(console): State<Console>) -> Response {
     (code, Json(json!({ "ready": why.is_empty(), "why": why }))).into_response()
 }
 
-async fn metrics(State(console): State<Console>) -> Response {
+async fn metrics(State(console): State<Console>) -> Result<Response, Refused> {
+    blocking(move || exposed(&console)).await
+}
+
+fn exposed(console: &Console) -> Response {
     let stats = console.outbox.stats();
     console.metrics.outbox(stats.log_bytes + stats.dead_letter_bytes, stats.free_bytes);
     let now_ms = crate::clock::now_ms();
