@@ -11,7 +11,8 @@
 //!   each CA, all pure; `agenda` — what is begun next;
 //! * `work` — one name's way; `order` — one order at a CA; `show` — whether clients see what came; `settle` — what is
 //!   learnt, by `trouble`, whose trouble it is, and `limited`, of what a CA has had enough;
-//! * `looks`, `windows` — questions that cost nothing: a name's DNS (`dns`, `caa`), the renewal window of its certificate;
+//! * `looks`, `windows` — questions that cost nothing: a name's DNS (`dns`, `caa`, through one `resolver`), the renewal window
+//!   of its certificate;
 //! * `account` — the accounts at the CAs, `directory` — what a CA says to anybody, `transport` — HTTP under both;
 //! * `store` — the files of certificates, `prune` — what is left of names that are gone; `book` — what is known of
 //!   names (`state`) and budgets, and `state_file` — the same on disk;
@@ -34,6 +35,7 @@ mod names;
 mod order;
 mod outlook;
 mod prune;
+mod resolver;
 mod run;
 mod schedule;
 mod settle;
@@ -62,6 +64,7 @@ use crate::issuance::account::Accounts;
 use crate::issuance::book::Book;
 use crate::issuance::directory::Directories;
 use crate::issuance::names::find;
+use crate::issuance::resolver::Resolver;
 use crate::issuance::state_file::OpenError;
 use crate::issuance::store::Store;
 use crate::reload::Reloader;
@@ -164,6 +167,7 @@ struct Shared {
     certs_dir: PathBuf,
     accounts: Accounts,
     directories: Directories,
+    resolver: Resolver,
     /// Names that a person wants ordered now.
     hurried: Mutex<Vec<ServerName>>,
     woken: Notify,
@@ -207,6 +211,7 @@ impl Issuance {
                 certs_dir,
                 accounts: Accounts::new(dir),
                 directories: Directories::default(),
+                resolver: Resolver::default(),
                 hurried: Mutex::default(),
                 woken: Notify::new(),
             }),
