@@ -90,10 +90,10 @@ impl Agenda {
             names: names.clone(),
             ..Self::default()
         };
+        if is_new {
+            shared.take_up(&config.accounts, &names);
+        }
         if config.enabled {
-            if is_new {
-                shared.book.with(|memory| memory.retain(|name| names.get(name).is_some()));
-            }
             agenda.look(&shared.book, &snapshot, now_ms);
         }
         let took = began.elapsed();

@@ -8,7 +8,7 @@
 //!
 //! * `names` — the names that are to have a certificate, and what each is served with;
 //! * `schedule` — what one name waits for, `survey` — all names in their order, `budget` — how much may still be asked of
-//!   each CA, all pure; `agenda` — what is begun next;
+//!   each CA, `blame` — which CA accounts are left alone for their trouble, all pure; `agenda` — what is begun next;
 //! * `work` — one name's way; `order` — one order at a CA; `show` — whether clients see what came; `settle` — what is
 //!   learnt, by `trouble`, whose trouble it is, and `limited`, of what a CA has had enough;
 //! * `looks`, `windows` — questions that cost nothing: a name's DNS (`dns`, `caa`, through one `resolver`), the renewal window
@@ -24,6 +24,7 @@
 
 mod account;
 mod agenda;
+mod blame;
 mod book;
 mod budget;
 mod caa;
@@ -60,10 +61,11 @@ use tokio::sync::Notify;
 
 use crate::account::ServerName;
 use crate::clock::now_ms;
+use crate::config::AcmeAccount;
 use crate::issuance::account::Accounts;
 use crate::issuance::book::Book;
 use crate::issuance::directory::Directories;
-use crate::issuance::names::find;
+use crate::issuance::names::{Names, find};
 use crate::issuance::resolver::Resolver;
 use crate::issuance::state_file::OpenError;
 use crate::issuance::store::Store;
@@ -218,8 +220,8 @@ impl Issuance {
         })
     }
 
-    /// Orders a certificate for a name now, whatever it has, and says how it stands then: a limit may hold the order back.
-    /// Blocks until that is written down.
+    /// Orders a certificate for a name now, whatever it has, and says how it stands then: a limit may hold the order back, and
+    /// a CA that asked to be left alone. One that did not answer is tried again. Blocks until that is written down.
     ///
     /// # Errors
     /// Why nothing will come of it.
@@ -236,6 +238,9 @@ impl Issuance {
             let state = memory.change(name);
             state.forced = true;
             state.not_before_ms = 0;
+            for account in &snapshot.gateway.acme.accounts {
+                memory.budgets.blames.lift(&account.name);
+            }
         });
         self.shared.book.write(now_ms())?;
         // Nobody goes before it: it stands as if it were alone.
@@ -259,6 +264,20 @@ impl Issuance {
             }
         }
         identities
+    }
+}
+
+// === impl Shared ===
+
+impl Shared {
+    /// Takes up another configuration: nothing is kept of names and accounts at CAs that are not in it any more.
+    fn take_up(&self, accounts: &[Arc<AcmeAccount>], names: &Names) {
+        self.book.with(|memory| {
+            memory.take_up(accounts);
+            memory.retain(|name| names.get(name).is_some());
+        });
+        self.accounts.retain(accounts);
+        self.directories.retain(accounts);
     }
 }
 
