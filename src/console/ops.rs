@@ -11,9 +11,9 @@ use serde_json::json;
 
 use crate::account::AccountId;
 use crate::console::control::{Refused, blocking};
-use crate::console::{CaAccountStatus, Console, status};
+use crate::console::{Console, status};
 use crate::outbox::Counts;
-use crate::telemetry::{Activity, exposition};
+use crate::telemetry::{Activity, CaAccount, exposition};
 
 pub(super) fn routes(console: Console) -> Router {
     Router::new()
@@ -50,9 +50,13 @@ fn exposed(console: &Console) -> Response {
     let certificates = snapshot.certificates.summary();
     console.metrics.certificates(&certificates.states(), certificates.first_expiry.map(|at| at - now_ms / 1_000));
     let ca_accounts = console.desk.ca_accounts();
-    let ca_account =
-        |account: &CaAccountStatus| (account.name.clone(), account.paused_until.is_some(), account.orders_left);
-    console.metrics.ca_accounts(ca_accounts.iter().map(ca_account));
+    console.metrics.ca_accounts(ca_accounts.iter().map(|account| CaAccount {
+        name: &account.name,
+        paused: account.paused_until.is_some(),
+        orders_left: account.orders_left,
+        first_orders_waiting: account.first_orders_waiting,
+        renewals_waiting: account.renewals_waiting,
+    }));
     let all = snapshot.tenants().count() <= snapshot.gateway.metrics_per_account_max;
     for config in snapshot.tenants().map(|tenant| &tenant.config) {
         if all || console.metrics.has_own_series(&config.id) {

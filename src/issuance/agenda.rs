@@ -23,7 +23,7 @@ use crate::tls::CertStore;
 /// Names that one look at all of them puts into a queue.
 const QUEUE_MAX: usize = 1_000;
 /// Names for which the memory is taken at one time.
-const NAMES_AT_ONCE: usize = 500;
+pub(super) const NAMES_AT_ONCE: usize = 500;
 /// Two looks at all names are so many times as far apart as one takes.
 const REST: u32 = 50;
 /// All names are looked at again after so long, whatever happened: the clock may have been set.

@@ -16,7 +16,7 @@
 //! * `account` — the accounts at the CAs, `directory` — what a CA says to anybody, `transport` — HTTP under both;
 //! * `store` — the files of certificates, `prune` — what is left of names that are gone; `book` — what is known of
 //!   names (`state`) and budgets, and `state_file` — the same on disk;
-//! * `outlook` — the plan played through in time, pure; `view` — what an operator sees;
+//! * `outlook` — the plan played through in time, pure; `waiting` — how many wait in it; `view` — what an operator sees;
 //! * `run` — the service that runs it all; here — its door.
 //!
 //! A process that is killed goes on where it was: the keys and the order's URL are on disk before the CA is asked for
@@ -50,6 +50,7 @@ mod tests;
 mod transport;
 mod trouble;
 mod view;
+mod waiting;
 mod windows;
 mod work;
 
@@ -69,11 +70,13 @@ use crate::issuance::names::{Names, find};
 use crate::issuance::resolver::Resolver;
 use crate::issuance::state_file::OpenError;
 use crate::issuance::store::Store;
+use crate::issuance::waiting::Counted;
 use crate::reload::Reloader;
 use crate::tls::{Challenges, Origin, OwnConnections, Wanted};
 
 pub use self::dns::{Dns, DnsError, DnsFinding, DnsReport};
 pub use self::view::{AccountView, NameView, NextAction};
+pub use self::waiting::Waiting;
 
 /// Is told what happens, to count it.
 pub trait Observer: Send + Sync {
@@ -172,6 +175,8 @@ struct Shared {
     resolver: Resolver,
     /// Names that a person wants ordered now.
     hurried: Mutex<Vec<ServerName>>,
+    /// What waits at each account, as it was counted last.
+    counted: Mutex<Option<Counted>>,
     woken: Notify,
 }
 
@@ -215,6 +220,7 @@ impl Issuance {
                 directories: Directories::default(),
                 resolver: Resolver::default(),
                 hurried: Mutex::default(),
+                counted: Mutex::default(),
                 woken: Notify::new(),
             }),
         })

@@ -7,13 +7,15 @@ use crate::account::{AccountId, ServerName};
 use crate::clock::{now_ms, rfc3339};
 use crate::config::{AcmeAccount, AcmeBudget, AcmeConfig, Problem};
 use crate::issuance::Issuance;
+use crate::issuance::agenda::NAMES_AT_ONCE;
 use crate::issuance::budget::{Budgets, Kind, Limit};
 use crate::issuance::names::{Listed, find, listed, present};
 use crate::issuance::outlook::{Outlook, Wait, competes, foresee};
 use crate::issuance::schedule::{Load, Next, Present, Subject, choose, next};
 use crate::issuance::state::NameState;
 use crate::issuance::trouble::is_of_account;
-use crate::snapshot::Snapshot;
+use crate::issuance::waiting::Waiting;
+use crate::snapshot::{Route, Snapshot};
 
 /// One name.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -51,6 +53,8 @@ pub struct AccountView {
     pub new_orders_left: u32,
     /// Of how many in what time.
     pub new_orders: AcmeBudget,
+    /// What waits for an order there.
+    pub waiting: Waiting,
 }
 
 /// What a name waits for.
@@ -116,11 +120,15 @@ impl Issuance {
         self.views(&snapshot, &[found]).pop()
     }
 
-    /// The accounts at CAs, in the order of the configuration; none where nothing is ordered.
+    /// The accounts at CAs, in the order of the configuration; none where nothing is ordered. Blocks now and then, while all
+    /// names are looked at.
     pub fn accounts(&self) -> Vec<AccountView> {
         let snapshot = self.shared.reloader.published().load_full();
         let (acme, now_ms) = (&snapshot.gateway.acme, now_ms());
-        let ordering = acme.accounts.iter().filter(|_| acme.enabled);
+        if !acme.enabled {
+            return Vec::new();
+        }
+        let waiting = self.waiting(&snapshot);
         self.shared.book.with(|memory| {
             let budgets = &memory.budgets;
             let view = |account: &Arc<AcmeAccount>| AccountView {
@@ -130,24 +138,17 @@ impl Issuance {
                 trouble: budgets.blames.told(&account.name).map(str::to_owned),
                 new_orders_left: budgets.new_orders_left(account, now_ms),
                 new_orders: account.budgets.new_orders,
+                waiting: waiting.get(&account.name).copied().unwrap_or_default(),
             };
-            ordering.map(view).collect()
+            acme.accounts.iter().map(view).collect()
         })
     }
 
     /// Some names, each as it stands among these.
     pub(super) fn views(&self, snapshot: &Snapshot, listed: &[Listed]) -> Vec<NameView> {
         let (config, now_ms) = (&snapshot.gateway.acme, now_ms());
-        let (states, budgets) = self.shared.book.with(|memory| {
-            let known = |name: &ServerName| (memory.names.get(name).cloned().unwrap_or_default(), memory.is_busy(name));
-            let states: Vec<_> = listed.iter().map(|listed| known(&listed.name)).collect();
-            (states, memory.budgets.clone())
-        });
-        let mut subjects = Vec::with_capacity(listed.len());
-        for (Listed { name, rank, .. }, (state, busy)) in listed.iter().zip(&states) {
-            let present = present(snapshot, name, now_ms);
-            subjects.push(Subject { name, rank: *rank, present, state, busy: *busy });
-        }
+        let (states, budgets) = self.known(listed);
+        let subjects = subjects(snapshot, listed, &states, now_ms);
         let outlooks = if config.enabled { foresee(&subjects, config, &budgets, now_ms) } else { Vec::new() };
         let mut outlooks = outlooks.into_iter();
         let view = |(subject, listed): (&Subject<'_>, &Listed)| {
@@ -164,6 +165,19 @@ impl Issuance {
             }
         };
         subjects.iter().zip(listed).map(view).collect()
+    }
+
+    /// What is known of names, and whether something is under way for them. Others get at the book meanwhile.
+    pub(super) fn known(&self, listed: &[Listed]) -> (Vec<(NameState, bool)>, Budgets) {
+        let mut known = Vec::with_capacity(listed.len());
+        for some in listed.chunks(NAMES_AT_ONCE) {
+            self.shared.book.with(|memory| {
+                let names = some.iter().map(|listed| &listed.name);
+                let of = |name| (memory.names.get(name).cloned().unwrap_or_default(), memory.is_busy(name));
+                known.extend(names.map(of));
+            });
+        }
+        (known, self.shared.book.with(|memory| memory.budgets.clone()))
     }
 
     /// What is wrong with names now, as warnings.

@@ -91,6 +91,9 @@ impl CertificateDesk for OrderingDesk {
             orders_left: account.new_orders_left,
             orders_max: account.new_orders.max,
             orders_window_seconds: account.new_orders.window.as_secs(),
+            first_orders_waiting: account.waiting.first,
+            last_first_order_at: account.waiting.last_first_ms.map(rfc3339),
+            renewals_waiting: account.waiting.renewals,
         };
         self.issuance.accounts().into_iter().map(status).collect()
     }

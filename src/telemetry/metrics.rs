@@ -62,11 +62,27 @@ pub struct Metrics {
     certificate_orders: IntCounterVec,
     ca_account_paused: IntGaugeVec,
     ca_account_orders_left: IntGaugeVec,
-    reasons: Mutex<HashMap<AccountId, HashSet<String>>>,
+    ca_account_waiting: IntGaugeVec,
+    reasons: Mutex<HashMap<String, HashSet<String>>>,
     /// The accounts with series of their own, in the order in which they got them.
     pub(super) own_series: Mutex<Vec<String>>,
     #[cfg(test)]
     declared: Vec<prometheus::core::Desc>,
+}
+
+/// How an account at a CA stands.
+#[derive(Clone, Copy, Debug)]
+pub struct CaAccount<'a> {
+    /// Its name in the configuration.
+    pub name: &'a str,
+    /// Whether nothing is asked of it.
+    pub paused: bool,
+    /// First orders that it may be given now.
+    pub orders_left: u32,
+    /// Names that wait for their first order there.
+    pub first_orders_waiting: usize,
+    /// Names whose renewal there is due and waits.
+    pub renewals_waiting: usize,
 }
 
 /// The list in the making.
@@ -148,6 +164,12 @@ impl Metrics {
                 "ca_account_orders_left",
                 "First orders that a CA account may be given now",
                 &["ca_account"],
+            )?,
+            ca_account_waiting: gauges(
+                r,
+                "ca_account_waiting",
+                "Names that wait for an order at a CA account",
+                &["ca_account", "order"],
             )?,
             reasons: Mutex::default(),
             own_series: Mutex::default(),
@@ -279,15 +301,18 @@ impl Metrics {
         self.certificate_orders.with_label_values(&[result]).inc();
     }
 
-    /// The accounts at CAs, whether they are paused and how many first orders they may be given, set when metrics are
-    /// read.
-    pub fn ca_accounts(&self, accounts: impl Iterator<Item = (String, bool, u32)>) {
+    /// The accounts at CAs, set when metrics are read.
+    pub fn ca_accounts<'a>(&self, accounts: impl Iterator<Item = CaAccount<'a>>) {
         // One that left the configuration has no series any more.
-        self.ca_account_paused.reset();
-        self.ca_account_orders_left.reset();
-        for (name, paused, orders_left) in accounts {
-            self.ca_account_paused.with_label_values(&[&name]).set(i64::from(paused));
-            self.ca_account_orders_left.with_label_values(&[&name]).set(i64::from(orders_left));
+        for gauge in [&self.ca_account_paused, &self.ca_account_orders_left, &self.ca_account_waiting] {
+            gauge.reset();
+        }
+        for CaAccount { name, paused, orders_left, first_orders_waiting, renewals_waiting } in accounts {
+            self.ca_account_paused.with_label_values(&[name]).set(i64::from(paused));
+            self.ca_account_orders_left.with_label_values(&[name]).set(i64::from(orders_left));
+            for (order, names) in [("first", first_orders_waiting), ("renewal", renewals_waiting)] {
+                self.ca_account_waiting.with_label_values(&[name, order]).set(to_i64(names as u64));
+            }
         }
     }
 

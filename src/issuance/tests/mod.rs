@@ -8,6 +8,7 @@ mod measures;
 mod outlook;
 mod service;
 mod troubles;
+mod waiting;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
