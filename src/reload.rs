@@ -17,7 +17,7 @@ mod restart;
 #[cfg(test)]
 mod tests;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use serde::{Deserialize, Serialize};
@@ -145,6 +145,10 @@ impl Reloader {
         // The configuration is in force. Of the names that did not change, the files are looked at now: 100,000 take a while.
         let snapshot = self.look_through(now_ms());
         lock(&self.publishing).end();
+        if changes.as_ref().is_some_and(|changes| !changes.removed.is_empty()) {
+            let accounts: HashSet<_> = snapshot.tenants().map(|tenant| tenant.config.id.as_str()).collect();
+            self.metrics.retain_accounts(|account| accounts.contains(account));
+        }
         let report =
             Report { applied: true, revision: snapshot.revision, problems: snapshot.problems(), accounts: changes };
         self.keep_last_good();

@@ -37,16 +37,20 @@ async fn metrics(State(console): State<Console>) -> Result<Response, Refused> {
 fn exposed(console: &Console) -> Response {
     let stats = console.outbox.stats();
     console.metrics.outbox(stats.log_bytes + stats.dead_letter_bytes, stats.free_bytes);
-    let now_ms = crate::clock::now_ms();
+    let (now_ms, snapshot) = (crate::clock::now_ms(), console.reloader.published().load_full());
     let mut events = HashMap::<AccountId, u64>::new();
     for lane in console.outbox.lanes() {
         let Counts { delivered, tested, uncounted, dead, expired, .. } = lane.counts;
         let settled = delivered + tested + uncounted + dead + expired;
-        *events.entry(lane.lane.account.clone()).or_default() += settled + lane.pending + lane.in_flight;
+        let unsettled = lane.pending + lane.in_flight;
+        if unsettled == 0 && snapshot.tenant(&lane.lane.account).is_none() {
+            console.metrics.forget_lane(&lane.lane);
+            continue;
+        }
+        *events.entry(lane.lane.account.clone()).or_default() += settled + unsettled;
         let oldest = lane.oldest_accepted_ms.map_or(0, |at| u64::try_from((now_ms - at) / 1_000).unwrap_or_default());
         console.metrics.lane(&lane.lane, lane.pending, lane.in_flight, lane.paused.is_some(), oldest);
     }
-    let snapshot = console.reloader.published().load();
     let certificates = snapshot.certificates.summary();
     console.metrics.certificates(&certificates.states(), certificates.first_expiry.map(|at| at - now_ms / 1_000));
     let ca_accounts = console.desk.ca_accounts();

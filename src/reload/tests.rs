@@ -400,3 +400,17 @@ fn another_data_directory_is_told_and_what_lies_in_the_present_one_is_served_on(
     assert_eq!(restart_needed(started, &running.gateway), []);
     assert_eq!(running.gateway.host.data_dir, site.path("data"));
 }
+
+#[test]
+fn metrics_forget_an_account_that_is_removed() {
+    let site = Site::new();
+    site.write_account("shoes", &[NAME], &[7]);
+    site.write_account("hats", &[], &[8]);
+    let reloader = site.start();
+    ["shoes", "hats"].iter().for_each(|account| reloader.metrics.held(&id(account), 1));
+    let text = || crate::telemetry::exposition(&reloader.metrics, &crate::telemetry::Activity::default(), 2).unwrap();
+    assert!(text().contains("shoes") && text().contains("hats"));
+    std::fs::remove_file(site.path("accounts/shoes.toml")).unwrap();
+    reloader.reload(|| NOW_MS);
+    assert!(!text().contains("shoes") && text().contains("hats"), "{}", text());
+}

@@ -1,6 +1,7 @@
 //! Every metric there is, declared in one list.
 
 mod begin;
+mod forget;
 
 use std::collections::{HashMap, HashSet};
 use std::sync::{Mutex, PoisonError};
@@ -193,7 +194,7 @@ impl Metrics {
 
     /// An event that a filter dropped, with the filter's own words (bounded).
     pub fn dropped(&self, account: &AccountId, reason: &str) {
-        let reason = self.bounded_reason(account, reason);
+        let reason = self.bounded_reason(account.as_str(), reason);
         self.dropped.with_label_values(&[account.as_str(), &reason]).inc();
     }
 
@@ -334,10 +335,10 @@ impl Metrics {
     }
 
     /// A filter makes its reasons up: past a bound they are all `other`, or one account could fill the memory.
-    fn bounded_reason(&self, account: &AccountId, reason: &str) -> String {
+    fn bounded_reason(&self, account: &str, reason: &str) -> String {
         let reason = reason.get(..reason.floor_char_boundary(REASON_BYTES_MAX)).unwrap_or_default();
         let mut reasons = self.reasons.lock().unwrap_or_else(PoisonError::into_inner);
-        let known = reasons.entry(account.clone()).or_default();
+        let known = reasons.entry(account.to_owned()).or_default();
         if !known.contains(reason) {
             if known.len() >= REASONS_PER_ACCOUNT_MAX {
                 return OTHER_REASON.to_owned();
