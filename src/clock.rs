@@ -1,9 +1,11 @@
-//! The wall clock, for the services; everything below them is given the time as an argument.
+//! The wall clock, for the services; everything below them is given the time as an argument. And a time as persons read it.
 
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 /// The wall clock was set back if it is so much behind the time that passed.
 const SET_BACK_MIN_MS: i64 = 1_000;
+/// The last millisecond that RFC 3339 has a word for.
+const YEAR_9999_ENDS_MS: u64 = 253_402_300_799_999;
 
 /// Unix milliseconds now.
 pub fn now_ms() -> i64 {
@@ -15,6 +17,20 @@ pub fn now_ms() -> i64 {
 pub fn set_back(elapsed: Duration, passed_ms: i64) -> Option<i64> {
     let by_ms = i64::try_from(elapsed.as_millis()).ok()?.saturating_sub(passed_ms);
     (by_ms >= SET_BACK_MIN_MS).then_some(by_ms)
+}
+
+/// Unix milliseconds as RFC 3339, UTC, to the second; what lies outside of 1970 to 9999 is cut to that.
+pub fn rfc3339(at_ms: i64) -> String {
+    humantime::format_rfc3339_seconds(system_time(at_ms)).to_string()
+}
+
+/// The same to the millisecond.
+pub fn rfc3339_millis(at_ms: i64) -> String {
+    humantime::format_rfc3339_millis(system_time(at_ms)).to_string()
+}
+
+fn system_time(at_ms: i64) -> SystemTime {
+    UNIX_EPOCH + Duration::from_millis(u64::try_from(at_ms).unwrap_or_default().min(YEAR_9999_ENDS_MS))
 }
 
 /// The wall clock for what is thrown away by its age: it follows the wall clock back, and forward no faster than time passes. A
@@ -47,6 +63,19 @@ impl Steady {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn times_that_rfc_3339_has_no_word_for_are_cut() {
+        for (at_ms, told) in [
+            (1_794_000_000_789, "2026-11-06T21:20:00"),
+            (-1, "1970-01-01T00:00:00"),
+            (253_402_300_800_000, "9999-12-31T23:59:59"),
+            (i64::MAX, "9999-12-31T23:59:59"),
+        ] {
+            assert_eq!(rfc3339(at_ms), format!("{told}Z"));
+            assert!(rfc3339_millis(at_ms).starts_with(&format!("{told}.")), "{}", rfc3339_millis(at_ms));
+        }
+    }
 
     #[test]
     fn a_steady_clock_is_never_ahead_of_the_time_that_passed() {

@@ -13,10 +13,11 @@
 //! A reload may take minutes, while filters compile; it holds up the next reload and nothing else. Certificates are
 //! published meanwhile ([`Reloader::refresh_certificates`]), and what the reload publishes has them.
 
+mod restart;
 #[cfg(test)]
 mod tests;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use serde::{Deserialize, Serialize};
@@ -24,6 +25,7 @@ use serde::{Deserialize, Serialize};
 use crate::account::ServerName;
 use crate::config::{GatewayConfig, LastGood, Problem, Reading, Source};
 use crate::filter::FilterHost;
+use crate::reload::restart::{held, restart_needed};
 use crate::snapshot::{self, Before, Changes, Compiled, Inputs, Published, Snapshot};
 use crate::telemetry::Metrics;
 
@@ -143,6 +145,10 @@ impl Reloader {
         // The configuration is in force. Of the names that did not change, the files are looked at now: 100,000 take a while.
         let snapshot = self.look_through(now_ms());
         lock(&self.publishing).end();
+        if changes.as_ref().is_some_and(|changes| !changes.removed.is_empty()) {
+            let accounts: HashSet<_> = snapshot.tenants().map(|tenant| tenant.config.id.as_str()).collect();
+            self.metrics.retain_accounts(|account| accounts.contains(account));
+        }
         let report =
             Report { applied: true, revision: snapshot.revision, problems: snapshot.problems(), accounts: changes };
         self.keep_last_good();
@@ -262,6 +268,7 @@ impl Reloader {
             return Err(snapshot::judge(Inputs { gateway, reading, before, filters: &self.filters, now_ms }));
         };
         let restart = restart_needed(&self.started, &gateway);
+        let gateway = Arc::new(held(&self.started, &gateway));
         let inputs = Inputs { gateway, reading, before: Before::Running(&previous), filters: &self.filters, now_ms };
         let mut compiled = snapshot::compile(inputs);
         if is_refused(&compiled.snapshot) {
@@ -305,35 +312,6 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 /// nothing, and starts nothing.
 fn is_refused(snapshot: &Snapshot) -> bool {
     snapshot.file_problems.iter().any(|problem| problem.is_error() && problem.file == snapshot.gateway.file)
-}
-
-/// What a reload cannot change in a running process, and would change now.
-fn restart_needed(running: &GatewayConfig, written: &GatewayConfig) -> Vec<Problem> {
-    let per_lane = |config: &GatewayConfig| config.delivery.requests_in_flight_per_lane_max;
-    let backlog = |config: &GatewayConfig| config.limits.account_backlog_bytes_max;
-    let parts = [
-        ("host.data_dir", running.host.data_dir != written.host.data_dir),
-        ("host.control", running.host.control != written.host.control),
-        ("host.watch", running.host.watch != written.host.watch),
-        ("listen.https", running.listen.https != written.listen.https),
-        ("listen.http", running.listen.http != written.listen.http),
-        ("listen.ops", running.listen.ops != written.listen.ops),
-        ("outbox", running.outbox != written.outbox),
-        ("delivery.requests_in_flight_per_lane_max", per_lane(running) != per_lane(written)),
-        ("limits.account_backlog_bytes_max", backlog(running) != backlog(written)),
-        ("filters", running.filters != written.filters),
-        ("log", running.log != written.log),
-    ];
-    let changed = parts.into_iter().filter(|(_, changed)| *changed);
-    let problem = |(key, _)| {
-        Problem::warning(
-            &written.file,
-            key,
-            "changed, but is read at the start only",
-            "restart the gateway to take it up",
-        )
-    };
-    changed.map(problem).collect()
 }
 
 /// Tells metrics how much is wrong with what is in force, and `beyond` that with what was refused since.

@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use crate::account::{AccountId, ServerName};
 use crate::clock::now_ms;
 use crate::console::Console;
-use crate::console::control::Refused;
+use crate::console::control::{Refused, blocking};
 use crate::console::desk::{CaAccountStatus, DeskError, Ordered};
 use crate::console::peer::Peer;
 use crate::console::status::ExpiringName;
@@ -288,12 +288,6 @@ fn known(console: &Console, name: &str) -> Result<ServerName, Refused> {
 
 fn unknown(name: ServerName) -> Refused {
     Refused(StatusCode::NOT_FOUND, DeskError::UnknownName(name).to_string())
-}
-
-/// Reads files away from the threads that serve.
-async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, Refused> {
-    let done = tokio::task::spawn_blocking(work).await;
-    done.map_err(|error| Refused(StatusCode::INTERNAL_SERVER_ERROR, format!("it broke off: {error}")))
 }
 
 // === impl Changed ===

@@ -21,10 +21,10 @@ pub(super) struct Refused(pub(super) StatusCode, pub(super) String);
 
 pub(super) fn routes(console: Console) -> Router {
     Router::new()
-        .route("/status", get(|State(console): State<Console>| async move { Json(status::status(&console)) }))
+        .route("/status", get(status::show))
         .route("/check", post(check))
         .route("/reload", post(reload))
-        .route("/accounts", get(|State(console): State<Console>| async move { Json(status::accounts(&console)) }))
+        .route("/accounts", get(list))
         .route("/accounts/{id}", get(show))
         .route("/accounts/{id}/pause", post(pause))
         .route("/accounts/{id}/resume", post(resume))
@@ -95,9 +95,16 @@ async fn judge(act: impl FnOnce() -> Report + Send + 'static) -> Result<Json<Rep
         .map_err(|error| Refused(StatusCode::INTERNAL_SERVER_ERROR, format!("the reload broke off: {error}")))
 }
 
+async fn list(State(console): State<Console>) -> Result<Response, Refused> {
+    blocking(move || Json(status::accounts(&console)).into_response()).await
+}
+
 async fn show(State(console): State<Console>, Path(id): Path<String>) -> Result<Response, Refused> {
-    let found = status::accounts(&console).into_iter().find(|account| account.id.as_str() == id);
-    found.map(|account| Json(account).into_response()).ok_or_else(|| unknown(&id))
+    blocking(move || {
+        let found = status::accounts(&console).into_iter().find(|account| account.id.as_str() == id);
+        found.map(|account| Json(account).into_response()).ok_or_else(|| unknown(&id))
+    })
+    .await?
 }
 
 #[derive(Deserialize)]
@@ -146,6 +153,12 @@ fn account_of(console: &Console, id: &str) -> Result<(AccountId, Vec<PixelId>), 
         None if console.outbox.lanes().iter().any(|lane| lane.lane.account == account) => Ok((account, Vec::new())),
         None => Err(unknown(id)),
     }
+}
+
+/// Reads files, or looks at all names and accounts, away from the threads that serve.
+pub(super) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, Refused> {
+    let done = tokio::task::spawn_blocking(work).await;
+    done.map_err(|error| Refused(StatusCode::INTERNAL_SERVER_ERROR, format!("it broke off: {error}")))
 }
 
 pub(super) fn unknown(id: &str) -> Refused {

@@ -12,11 +12,10 @@ use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 
 use crate::account::{AccountId, PixelId};
-use crate::clock::now_ms;
+use crate::clock::{now_ms, rfc3339_millis};
 use crate::console::Console;
 use crate::console::control::{self, Refused};
 use crate::console::peer::Peer;
-use crate::console::status::rfc3339;
 use crate::outbox::DeadLetter;
 
 /// Ids of letters that one line of the log names.
@@ -76,7 +75,7 @@ pub(super) async fn show(State(console): State<Console>, Path(id): Path<String>)
     let mut shown = json!(DeadLetterView::of(&letter));
     if let Some(shown) = shown.as_object_mut() {
         shown.insert("event".to_owned(), json!(event));
-        shown.insert("dead_at".to_owned(), rfc3339(letter.dead_ms).into());
+        shown.insert("dead_at".to_owned(), rfc3339_millis(letter.dead_ms).into());
     }
     Ok(Json(shown))
 }
@@ -161,7 +160,7 @@ impl DeadLetterView {
             reason: letter.reason.clone(),
             message: letter.message.clone(),
             attempts: letter.attempts,
-            accepted_at: rfc3339(letter.accepted_ms),
+            accepted_at: rfc3339_millis(letter.accepted_ms),
         }
     }
 }

@@ -47,6 +47,15 @@ pub struct CaAccountStatus {
     pub orders_max: u32,
     /// …in so many seconds.
     pub orders_window_seconds: u64,
+    /// Names that wait for their first order there.
+    #[serde(default)]
+    pub first_orders_waiting: usize,
+    /// When the last of these goes if all goes well, RFC 3339; `None` = none waits, or nobody can say.
+    #[serde(default)]
+    pub last_first_order_at: Option<String>,
+    /// Names whose renewal there is due and waits.
+    #[serde(default)]
+    pub renewals_waiting: usize,
 }
 
 /// An order that a person asked for.
@@ -80,11 +89,22 @@ impl CaAccountStatus {
     /// How it stands, as a person reads it.
     pub fn summary(&self) -> String {
         let window = humantime::format_duration(Duration::from_secs(self.orders_window_seconds));
-        let orders = format!("{} of {} first orders in {window} left", self.orders_left, self.orders_max);
+        let left = format!("{} of {} first orders in {window} left", self.orders_left, self.orders_max);
+        let orders = left + &self.waiting();
         let reason = self.reason.as_ref().map(|reason| format!(": {reason}")).unwrap_or_default();
         match &self.paused_until {
             Some(until) => format!("{} at {}: left alone until {until}{reason}; {orders}", self.name, self.directory),
             None => format!("{} at {}: {orders}", self.name, self.directory),
         }
+    }
+
+    /// What waits there; nothing if nothing does.
+    fn waiting(&self) -> String {
+        let names = |count: usize| if count == 1 { "1 name waits".to_owned() } else { format!("{count} names wait") };
+        let last = self.last_first_order_at.as_ref().map(|at| format!(", the last one goes {at}")).unwrap_or_default();
+        let first = format!("; {} for a first order{last}", names(self.first_orders_waiting));
+        let renewals = format!("; {} for a renewal", names(self.renewals_waiting));
+        let some = [(self.first_orders_waiting, first), (self.renewals_waiting, renewals)].into_iter();
+        some.filter(|(count, _)| *count > 0).map(|(_, text)| text).collect()
     }
 }

@@ -7,6 +7,8 @@ mod desk;
 mod ops;
 mod peer;
 mod status;
+#[cfg(test)]
+mod tests;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;

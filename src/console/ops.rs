@@ -10,16 +10,17 @@ use axum::routing::get;
 use serde_json::json;
 
 use crate::account::AccountId;
-use crate::console::{CaAccountStatus, Console, status};
+use crate::console::control::{Refused, blocking};
+use crate::console::{Console, status};
 use crate::outbox::Counts;
-use crate::telemetry::{Activity, exposition};
+use crate::telemetry::{Activity, CaAccount, exposition};
 
 pub(super) fn routes(console: Console) -> Router {
     Router::new()
         .route("/healthz", get(|| async { "ok\n" }))
         .route("/readyz", get(readyz))
         .route("/metrics", get(metrics))
-        .route("/status", get(|State(console): State<Console>| async move { Json(status::status(&console)) }))
+        .route("/status", get(status::show))
         .with_state(console)
 }
 
@@ -29,25 +30,37 @@ async fn readyz(State(console): State<Console>) -> Response {
     (code, Json(json!({ "ready": why.is_empty(), "why": why }))).into_response()
 }
 
-async fn metrics(State(console): State<Console>) -> Response {
+async fn metrics(State(console): State<Console>) -> Result<Response, Refused> {
+    blocking(move || exposed(&console)).await
+}
+
+fn exposed(console: &Console) -> Response {
     let stats = console.outbox.stats();
     console.metrics.outbox(stats.log_bytes + stats.dead_letter_bytes, stats.free_bytes);
-    let now_ms = crate::clock::now_ms();
+    let (now_ms, snapshot) = (crate::clock::now_ms(), console.reloader.published().load_full());
     let mut events = HashMap::<AccountId, u64>::new();
     for lane in console.outbox.lanes() {
         let Counts { delivered, tested, uncounted, dead, expired, .. } = lane.counts;
         let settled = delivered + tested + uncounted + dead + expired;
-        *events.entry(lane.lane.account.clone()).or_default() += settled + lane.pending + lane.in_flight;
+        let unsettled = lane.pending + lane.in_flight;
+        if unsettled == 0 && snapshot.tenant(&lane.lane.account).is_none() {
+            console.metrics.forget_lane(&lane.lane);
+            continue;
+        }
+        *events.entry(lane.lane.account.clone()).or_default() += settled + unsettled;
         let oldest = lane.oldest_accepted_ms.map_or(0, |at| u64::try_from((now_ms - at) / 1_000).unwrap_or_default());
         console.metrics.lane(&lane.lane, lane.pending, lane.in_flight, lane.paused.is_some(), oldest);
     }
-    let snapshot = console.reloader.published().load();
     let certificates = snapshot.certificates.summary();
     console.metrics.certificates(&certificates.states(), certificates.first_expiry.map(|at| at - now_ms / 1_000));
     let ca_accounts = console.desk.ca_accounts();
-    let ca_account =
-        |account: &CaAccountStatus| (account.name.clone(), account.paused_until.is_some(), account.orders_left);
-    console.metrics.ca_accounts(ca_accounts.iter().map(ca_account));
+    console.metrics.ca_accounts(ca_accounts.iter().map(|account| CaAccount {
+        name: &account.name,
+        paused: account.paused_until.is_some(),
+        orders_left: account.orders_left,
+        first_orders_waiting: account.first_orders_waiting,
+        renewals_waiting: account.renewals_waiting,
+    }));
     let all = snapshot.tenants().count() <= snapshot.gateway.metrics_per_account_max;
     for config in snapshot.tenants().map(|tenant| &tenant.config) {
         if all || console.metrics.has_own_series(&config.id) {

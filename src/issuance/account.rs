@@ -73,10 +73,17 @@ impl Accounts {
         }
         *open = None;
         let file = self.folder(config).join(FILE);
-        match fs::rename(&file, file.with_extension("json.gone")) {
+        on_disk(move || match fs::rename(&file, file.with_extension("json.gone")) {
             Err(error) if error.kind() != ErrorKind::NotFound => Err(local(&file, &error)),
             _ => Ok(()),
-        }
+        })
+        .await
+    }
+
+    /// Forgets all accounts but these: their connections and secrets.
+    pub(super) fn retain(&self, accounts: &[Arc<AcmeAccount>]) {
+        let mut doors = self.doors.lock().unwrap_or_else(PoisonError::into_inner);
+        doors.retain(|name, _| accounts.iter().any(|account| account.name == *name));
     }
 
     fn door(&self, name: &str) -> Arc<Door> {
@@ -93,14 +100,8 @@ impl Accounts {
     async fn open(&self, config: &AcmeAccount) -> Result<Account, Trouble> {
         let folder = self.folder(config);
         let file = folder.join(FILE);
-        let kept = match fs::read(&file) {
-            Ok(bytes) => Some(serde_json::from_slice::<Kept>(&bytes).map_err(|error| {
-                Trouble::Local(format!("{}: {error}; restore it from a backup, or move it away", file.display()))
-            })?),
-            Err(error) if error.kind() == ErrorKind::NotFound => None,
-            Err(error) => return Err(local(&file, &error)),
-        };
-        let transport = Transport::new(&config.directory, config.ca_file.as_deref()).map_err(Trouble::Account)?;
+        let kept = on_disk(move || read(&file)).await?;
+        let transport = Transport::open(config).await.map_err(Trouble::Account)?;
         let builder = Account::builder_with_http(Box::new(transport));
         let contact = format!("mailto:{}", config.email);
         let told = |error: instant_acme::Error| Trouble::of(&error);
@@ -109,7 +110,8 @@ impl Accounts {
             let new = NewAccount { contact: &[&contact], terms_of_service_agreed: true, only_return_existing: false };
             let made = builder.create(&new, config.directory.clone(), external.as_ref()).await;
             let (account, credentials) = made.map_err(told)?;
-            keep(&folder, &Kept { email: config.email.clone(), credentials })?;
+            let kept = Kept { email: config.email.clone(), credentials };
+            on_disk(move || keep(&folder, &kept)).await?;
             tracing::info!(account = config.name, directory = config.directory, "an account was made at the CA");
             return Ok(account);
         };
@@ -118,9 +120,26 @@ impl Accounts {
         if email != config.email {
             account.update_contacts(&[&contact]).await.map_err(told)?;
             let credentials = serde_json::from_slice(&bytes).map_err(|error| Trouble::Local(error.to_string()))?;
-            keep(&folder, &Kept { email: config.email.clone(), credentials })?;
+            let kept = Kept { email: config.email.clone(), credentials };
+            on_disk(move || keep(&folder, &kept)).await?;
         }
         Ok(account)
+    }
+}
+
+/// Does what waits for the disk where nobody waits for it.
+async fn on_disk<T: Send + 'static>(work: impl FnOnce() -> Result<T, Trouble> + Send + 'static) -> Result<T, Trouble> {
+    tokio::task::spawn_blocking(work).await.map_err(|error| Trouble::Local(error.to_string()))?
+}
+
+/// What is kept of an account; `None` = it was never made.
+fn read(file: &Path) -> Result<Option<Kept>, Trouble> {
+    match fs::read(file) {
+        Ok(bytes) => serde_json::from_slice(&bytes).map(Some).map_err(|error| {
+            Trouble::Local(format!("{}: {error}; restore it from a backup, or move it away", file.display()))
+        }),
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(local(file, &error)),
     }
 }
 

@@ -24,7 +24,7 @@ use crate::tls::CertStore;
 /// Names that one look at all of them puts into a queue.
 const QUEUE_MAX: usize = 1_000;
 /// Names for which the memory is taken at one time.
-const NAMES_AT_ONCE: usize = 500;
+pub(super) const NAMES_AT_ONCE: usize = 500;
 /// Two looks at all names are so many times as far apart as one takes.
 const REST: u32 = 50;
 /// All names are looked at again after so long, whatever happened: the clock may have been set.
@@ -91,10 +91,10 @@ impl Agenda {
             names: names.clone(),
             ..Self::default()
         };
+        if is_new {
+            shared.take_up(&config.accounts, &names);
+        }
         if config.enabled {
-            if is_new {
-                shared.book.with(|memory| memory.retain(|name| names.get(name).is_some()));
-            }
             agenda.look(&shared.book, &snapshot, now_ms);
         }
         let took = began.elapsed();

@@ -32,6 +32,8 @@ pub(super) struct Memory {
     /// Names of which something is known.
     pub(super) names: HashMap<ServerName, NameState>,
     pub(super) budgets: Budgets,
+    /// The accounts at CAs that orders are made with, as they were taken up last.
+    accounts: Vec<Arc<AcmeAccount>>,
     /// Names whose DNS led here, and when that was seen. Unix milliseconds.
     pub(super) looked_up: HashMap<ServerName, i64>,
     /// How often in a row the DNS servers of a name did not answer.
@@ -148,6 +150,13 @@ impl Memory {
     pub(super) fn change(&mut self, name: &ServerName) -> &mut NameState {
         self.changed.insert(name.clone());
         self.names.entry(name.clone()).or_default()
+    }
+
+    /// Takes up the accounts of another configuration. What went wrong at one that is not as it was says nothing any more.
+    pub(super) fn take_up(&mut self, accounts: &[Arc<AcmeAccount>]) {
+        let before = std::mem::replace(&mut self.accounts, accounts.to_vec());
+        let stays = |name: &str| before.iter().any(|account| account.name == name && accounts.contains(account));
+        self.budgets.blames.retain(stays);
     }
 
     /// Whether something is to be written.

@@ -11,15 +11,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::config::{AcmeAccount, AcmeBudget};
+use crate::issuance::blame::Blames;
 
 /// What a CA says of one name or domain is obeyed for at most this long at a time.
 const PAUSE_MAX: Duration = Duration::from_secs(7 * 24 * 60 * 60);
 /// A whole account is left alone for at most this long at a time: all its names wait for it.
 const ACCOUNT_PAUSE_MAX: Duration = Duration::from_secs(24 * 60 * 60);
-/// First wait after a CA could not be reached; it doubles with each further time.
-pub(super) const TROUBLE_MIN: Duration = Duration::from_secs(5);
-/// Longest wait after a CA could not be reached.
-const TROUBLE_MAX: Duration = Duration::from_secs(30 * 60);
 
 /// Cells that are remembered before it is worth looking for some to forget.
 const SWEPT_FROM: usize = 1_024;
@@ -32,10 +29,8 @@ pub(super) struct Budgets {
     cells: HashMap<Key, i64>,
     /// What orders will take that were begun and have not been sent yet, in milliseconds.
     reserved: HashMap<Key, i64>,
-    /// How often in a row a CA could not be reached.
-    trouble: HashMap<Arc<str>, u32>,
-    /// Why a CA is left alone.
-    blamed: HashMap<Arc<str>, Box<str>>,
+    /// CA accounts that are left alone without having asked for it. Not on disk.
+    pub(super) blames: Blames,
     /// Cells that changed since they were last written to disk.
     changed: Vec<Key>,
     /// Cells from which on those of no use are forgotten: names come and go.
@@ -67,7 +62,8 @@ pub(super) enum Limit {
     Replacements,
     /// Failed validations of a name, of an account.
     Failures,
-    /// Nothing goes until then: the CA said so, or does not answer. With an empty subject for all names of an account.
+    /// Nothing goes until then: the CA said so; of an account, also what `blames` says. With an empty subject for all names
+    /// of an account.
     Pause,
 }
 
@@ -218,16 +214,6 @@ impl Budgets {
         Some(self.paused_until(&account.name, "", now_ms)).filter(|until| *until > now_ms)
     }
 
-    /// Notes why an account is left alone, for those who look.
-    pub(super) fn blame(&mut self, account: &str, reason: &str) {
-        self.blamed.insert(account.into(), reason.into());
-    }
-
-    /// What was noted last, unless the account was of use since; nothing is over a restart.
-    pub(super) fn blamed(&self, account: &str) -> Option<&str> {
-        self.blamed.get(account).map(|reason| &**reason)
-    }
-
     /// Counts a failed validation.
     pub(super) fn validation_failed(&mut self, account: &AcmeAccount, name: &str, now_ms: i64) {
         self.pay(Key::new(&account.name, Limit::Failures, name), account.budgets.failures, now_ms);
@@ -239,33 +225,15 @@ impl Budgets {
         let until = until_ms.min(now_ms.saturating_add(longest_pause(subject)));
         let key = Key::new(scope, Limit::Pause, subject);
         // What a clock that went back left there is not kept.
-        let before = self.paused_until(scope, subject, now_ms);
+        let before = self.told_until(scope, subject, now_ms);
         self.cells.insert(key.clone(), until.max(before));
         self.changed.push(key);
     }
 
-    /// A CA could not be reached, or is in trouble: it is left alone, longer each time. Says until when.
+    /// A CA could not be reached, or is in trouble: its account is left alone, longer each time. Says until when.
     pub(super) fn unreachable(&mut self, account: &str, now_ms: i64) -> i64 {
-        let trouble = self.trouble.entry(account.into()).or_default();
-        let wait = TROUBLE_MIN.saturating_mul(2u32.saturating_pow(*trouble)).min(TROUBLE_MAX);
-        // Orders in flight fail together: they are one trouble.
-        let until = now_ms.saturating_add(millis(wait));
-        if self.paused_until(account, "", now_ms) <= now_ms {
-            *self.trouble.entry(account.into()).or_default() += 1;
-            self.pause(account, "", until, now_ms);
-        }
-        until
-    }
-
-    /// A CA answers.
-    pub(super) fn reached(&mut self, account: &str) {
-        self.trouble.remove(account);
-        self.blamed.remove(account);
-    }
-
-    /// Whether a CA could not be reached the last time.
-    pub(super) fn is_in_trouble(&self, account: &str) -> bool {
-        self.trouble.contains_key(account)
+        let is_paused = self.paused_until(account, "", now_ms) > now_ms;
+        self.blames.unreachable(account, is_paused, now_ms)
     }
 
     /// The cells that changed since the last call, and what they hold now; `None` = nothing that would limit anybody.
@@ -294,7 +262,14 @@ impl Budgets {
         self.changed.extend(keys);
     }
 
+    /// Until when nothing is asked, because the CA said so, or for the trouble with it.
     pub(super) fn paused_until(&self, scope: &str, subject: &str, now_ms: i64) -> i64 {
+        let told = self.told_until(scope, subject, now_ms);
+        if subject.is_empty() { told.max(self.blames.until(scope, now_ms)) } else { told }
+    }
+
+    /// Until when a CA wants to be left alone.
+    fn told_until(&self, scope: &str, subject: &str, now_ms: i64) -> i64 {
         let until = self.cells.get(&Key::new(scope, Limit::Pause, subject)).copied().unwrap_or(i64::MIN);
         // A clock that went back must not lock an account out.
         if until > now_ms.saturating_add(longest_pause(subject)) { i64::MIN } else { until }

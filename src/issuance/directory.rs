@@ -108,6 +108,12 @@ impl Directories {
         }
     }
 
+    /// Forgets all CAs but those of these accounts.
+    pub(super) fn retain(&self, accounts: &[Arc<AcmeAccount>]) {
+        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        known.retain(|directory, _| accounts.iter().any(|account| account.directory == *directory));
+    }
+
     fn known(&self, directory: &str, now_ms: i64) -> Option<Known> {
         let known = self.known.lock().unwrap_or_else(PoisonError::into_inner).get(directory).cloned()?;
         let left = known.until_ms.saturating_sub(now_ms);
@@ -125,7 +131,7 @@ impl Directories {
 }
 
 async fn read(account: &AcmeAccount) -> Result<Ca, String> {
-    let transport = Transport::new(&account.directory, account.ca_file.as_deref())?;
+    let transport = Transport::open(account).await?;
     let answer = transport.get(&account.directory).await?;
     if !answer.status.is_success() {
         return Err(format!("{} answers {}", account.directory, answer.status));

@@ -7,7 +7,6 @@ use crate::clock::now_ms;
 use crate::config::GatewayConfig;
 use crate::issuance::Shared;
 use crate::issuance::book::Memory;
-use crate::issuance::dns::Dns;
 use crate::issuance::names::present;
 use crate::issuance::schedule::{Start, Subject, defies_dns};
 use crate::issuance::settle::LOOK_AGAIN_MAX;
@@ -76,7 +75,7 @@ impl Shared {
     }
 
     async fn leads_here(&self, start: &Start, gateway: &GatewayConfig) -> Result<(), Trouble> {
-        let dns = Dns::new(gateway.acme.resolver).map_err(|error| Trouble::Resolver(error.to_string()))?;
+        let dns = self.resolver.get(gateway.acme.resolver).await?;
         let identities = self.directories.caa_identities(&start.account, now_ms()).await;
         let report = dns.inspect(&start.name, &gateway.host.addresses, &identities).await;
         let wrong = report.findings.iter().filter(|finding| finding.is_error);

@@ -8,14 +8,15 @@
 //!
 //! * `names` — the names that are to have a certificate, and what each is served with;
 //! * `schedule` — what one name waits for, `survey` — all names in their order, `budget` — how much may still be asked of
-//!   each CA, all pure; `agenda` — what is begun next;
+//!   each CA, `blame` — which CA accounts are left alone for their trouble, all pure; `agenda` — what is begun next;
 //! * `work` — one name's way; `order` — one order at a CA; `show` — whether clients see what came; `settle` — what is
 //!   learnt, by `trouble`, whose trouble it is, and `limited`, of what a CA has had enough;
-//! * `looks`, `windows` — questions that cost nothing: a name's DNS (`dns`, `caa`), the renewal window of its certificate;
+//! * `looks`, `windows` — questions that cost nothing: a name's DNS (`dns`, `caa`, through one `resolver`), the renewal window
+//!   of its certificate;
 //! * `account` — the accounts at the CAs, `directory` — what a CA says to anybody, `transport` — HTTP under both;
 //! * `store` — the files of certificates, `prune` — what is left of names that are gone; `book` — what is known of
 //!   names (`state`) and budgets, and `state_file` — the same on disk;
-//! * `outlook` — the plan played through in time, pure; `view` — what an operator sees;
+//! * `outlook` — the plan played through in time, pure; `waiting` — how many wait in it; `view` — what an operator sees;
 //! * `run` — the service that runs it all; here — its door.
 //!
 //! A process that is killed goes on where it was: the keys and the order's URL are on disk before the CA is asked for
@@ -23,6 +24,7 @@
 
 mod account;
 mod agenda;
+mod blame;
 mod book;
 mod budget;
 mod caa;
@@ -34,6 +36,7 @@ mod names;
 mod order;
 mod outlook;
 mod prune;
+mod resolver;
 mod run;
 mod schedule;
 mod settle;
@@ -47,6 +50,7 @@ mod tests;
 mod transport;
 mod trouble;
 mod view;
+mod waiting;
 mod windows;
 mod work;
 
@@ -58,17 +62,21 @@ use tokio::sync::Notify;
 
 use crate::account::ServerName;
 use crate::clock::now_ms;
+use crate::config::AcmeAccount;
 use crate::issuance::account::Accounts;
 use crate::issuance::book::Book;
 use crate::issuance::directory::Directories;
-use crate::issuance::names::find;
+use crate::issuance::names::{Names, find};
+use crate::issuance::resolver::Resolver;
 use crate::issuance::state_file::OpenError;
 use crate::issuance::store::Store;
+use crate::issuance::waiting::Counted;
 use crate::reload::Reloader;
 use crate::tls::{Challenges, Origin, OwnConnections, Wanted};
 
 pub use self::dns::{Dns, DnsError, DnsFinding, DnsReport};
 pub use self::view::{AccountView, NameView, NextAction};
+pub use self::waiting::Waiting;
 
 /// Is told what happens, to count it.
 pub trait Observer: Send + Sync {
@@ -164,8 +172,11 @@ struct Shared {
     certs_dir: PathBuf,
     accounts: Accounts,
     directories: Directories,
+    resolver: Resolver,
     /// Names that a person wants ordered now.
     hurried: Mutex<Vec<ServerName>>,
+    /// What waits at each account, as it was counted last.
+    counted: Mutex<Option<Counted>>,
     woken: Notify,
 }
 
@@ -207,14 +218,16 @@ impl Issuance {
                 certs_dir,
                 accounts: Accounts::new(dir),
                 directories: Directories::default(),
+                resolver: Resolver::default(),
                 hurried: Mutex::default(),
+                counted: Mutex::default(),
                 woken: Notify::new(),
             }),
         })
     }
 
-    /// Orders a certificate for a name now, whatever it has, and says how it stands then: a limit may hold the order back.
-    /// Blocks until that is written down.
+    /// Orders a certificate for a name now, whatever it has, and says how it stands then: a limit may hold the order back, and
+    /// a CA that asked to be left alone. One that did not answer is tried again. Blocks until that is written down.
     ///
     /// # Errors
     /// Why nothing will come of it.
@@ -231,6 +244,9 @@ impl Issuance {
             let state = memory.change(name);
             state.forced = true;
             state.not_before_ms = 0;
+            for account in &snapshot.gateway.acme.accounts {
+                memory.budgets.blames.lift(&account.name);
+            }
         });
         self.shared.book.write(now_ms())?;
         // Nobody goes before it: it stands as if it were alone.
@@ -254,6 +270,20 @@ impl Issuance {
             }
         }
         identities
+    }
+}
+
+// === impl Shared ===
+
+impl Shared {
+    /// Takes up another configuration: nothing is kept of names and accounts at CAs that are not in it any more.
+    fn take_up(&self, accounts: &[Arc<AcmeAccount>], names: &Names) {
+        self.book.with(|memory| {
+            memory.take_up(accounts);
+            memory.retain(|name| names.get(name).is_some());
+        });
+        self.accounts.retain(accounts);
+        self.directories.retain(accounts);
     }
 }
 

@@ -24,6 +24,8 @@ const QUESTIONS: usize = 32;
 pub(super) struct Outlook<'a> {
     /// When it begins; `None` = nobody can say. Unix milliseconds.
     pub(super) at_ms: Option<i64>,
+    /// The CA account where it begins then.
+    pub(super) account: Option<Arc<AcmeAccount>>,
     /// What it waits for at last; `None` = only its own time.
     pub(super) wait: Option<Wait<'a>>,
     /// Orders that begin before it.
@@ -93,10 +95,18 @@ pub(super) fn competes(subject: &Subject<'_>, config: &AcmeConfig) -> bool {
 
 /// An order that no other one keeps waiting.
 fn alone<'a>(subject: &Subject<'a>, at_ms: i64, config: &AcmeConfig, budgets: &Budgets) -> Outlook<'a> {
-    let told = |at_ms: i64, wait| Outlook { at_ms: Some(at_ms).filter(|at| *at < i64::MAX), wait, before: 0 };
+    let told = |at_ms: i64, account, wait| Outlook {
+        at_ms: Some(at_ms).filter(|at| *at < i64::MAX),
+        account,
+        wait,
+        before: 0,
+    };
     match choose(subject, config, budgets, &Load::default(), at_ms) {
-        Ok(_) => told(at_ms, None),
-        Err(until_ms) => told(until_ms, wait(subject, config, budgets, at_ms, until_ms)),
+        Ok(start) => told(at_ms, Some(start.account), None),
+        Err(until_ms) => {
+            let wait = wait(subject, config, budgets, at_ms, until_ms);
+            told(until_ms, wait.as_ref().map(|wait| wait.account.clone()), wait)
+        }
     }
 }
 
@@ -136,7 +146,7 @@ impl<'q, 'a> Play<'q, 'a> {
                 Next::Operator | Next::Visitor => None,
                 Next::Order { at_ms, .. } if competes(subject, config) => {
                     play.later.push(Reverse((at_ms.max(now_ms), index)));
-                    Some(Outlook { at_ms: None, wait: None, before: 0 })
+                    Some(Outlook { at_ms: None, account: None, wait: None, before: 0 })
                 }
                 Next::Order { at_ms, .. } => Some(alone(subject, at_ms.max(now_ms), config, &play.budgets)),
             };
@@ -194,6 +204,7 @@ impl<'q, 'a> Play<'q, 'a> {
         match choose(subject, self.config, &self.budgets, &Load::default(), now_ms) {
             Ok(start) => {
                 outlook.at_ms = Some(now_ms);
+                outlook.account = Some(start.account.clone());
                 outlook.before = self.begun;
                 self.begun += 1;
                 let (full_until, limit) = self.full;

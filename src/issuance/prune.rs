@@ -5,18 +5,20 @@ use std::io;
 use std::path::Path;
 use std::time::{Duration, UNIX_EPOCH};
 
+use crate::account::ServerName;
 use crate::tls::chain::Chain;
 use crate::tls::keep::{FILES, LIVE, remove_if};
 
 /// How long after its end a certificate is kept, and what was begun and never came to anything: a name may come back.
 const KEPT: Duration = Duration::from_secs(7 * 24 * 60 * 60);
 
-/// Removes the folders of names that nobody wants and whose certificate has ended. Wildcards are nobody's name, and
-/// left alone. Says how many. `is_wanted` is asked again of each name when it is about to go.
+/// Removes the folders of names that nobody wants and whose certificate has ended. What is called otherwise than a server
+/// name is not ours, nor are wildcards: they are left alone. Says how many. `is_wanted` is asked again of each name when it
+/// is about to go.
 ///
 /// # Errors
 /// What was wrong first: a folder that cannot be read or removed keeps no other.
-pub(super) fn prune(certs_dir: &Path, is_wanted: impl Fn(&str) -> bool, now_ms: i64) -> io::Result<usize> {
+pub(super) fn prune(certs_dir: &Path, is_wanted: impl Fn(&ServerName) -> bool, now_ms: i64) -> io::Result<usize> {
     let entries = match fs::read_dir(certs_dir) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(0),
         entries => entries?,
@@ -31,17 +33,27 @@ pub(super) fn prune(certs_dir: &Path, is_wanted: impl Fn(&str) -> bool, now_ms: 
     wrong.map(|()| pruned)
 }
 
-fn prune_one(certs_dir: &Path, entry: &DirEntry, is_wanted: impl Fn(&str) -> bool, now_ms: i64) -> io::Result<bool> {
-    let name = entry.file_name();
-    let Some(name) = name.to_str().filter(|name| !name.starts_with(['_', '.'])) else { return Ok(false) };
-    if !entry.file_type()?.is_dir() || is_wanted(name) {
+fn prune_one(
+    certs_dir: &Path,
+    entry: &DirEntry,
+    is_wanted: impl Fn(&ServerName) -> bool,
+    now_ms: i64,
+) -> io::Result<bool> {
+    let folder = entry.file_name();
+    let Some(name) = folder.to_str().and_then(own_name) else { return Ok(false) };
+    if !entry.file_type()?.is_dir() || is_wanted(&name) {
         return Ok(false);
     }
-    let is_gone = remove_if(certs_dir, name, |folder| Ok(has_ended(folder, now_ms)? && !is_wanted(name)))?;
+    let is_gone = remove_if(certs_dir, name.as_str(), |folder| Ok(has_ended(folder, now_ms)? && !is_wanted(&name)))?;
     if is_gone {
-        tracing::info!(name, "the certificate and the key of a name that left the configuration were removed");
+        tracing::info!(%name, "the certificate and the key of a name that left the configuration were removed");
     }
     Ok(is_gone)
+}
+
+/// The server name that a folder is called by, in the one form in which we write it.
+fn own_name(folder: &str) -> Option<ServerName> {
+    folder.parse().ok().filter(|name: &ServerName| name.as_str() == folder)
 }
 
 /// Whether nothing in a name's folder is of use any more: what is live has ended long ago, or there is nothing live and
@@ -78,7 +90,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         Issued::valid(&["a.example"], 2020, 2022).write(&dir.path().join("a.example"), "live");
         let asked = std::cell::Cell::new(0);
-        let comes_back = |_: &str| asked.replace(asked.get() + 1) > 0;
+        let comes_back = |_: &ServerName| asked.replace(asked.get() + 1) > 0;
         assert_eq!(prune(dir.path(), comes_back, i64::MAX).unwrap(), 0);
         assert!(dir.path().join("a.example/live/chain.pem").exists());
     }
@@ -97,7 +109,7 @@ mod tests {
             let begun = std::cell::Cell::new(None);
             let asked = std::cell::Cell::new(0);
             // It comes back, and is begun, right after the last question.
-            let is_wanted = |_: &str| {
+            let is_wanted = |_: &ServerName| {
                 if asked.replace(asked.get() + 1) > 0 {
                     let beginning = scope.spawn(begin);
                     for _ in 0..1_000 {
@@ -139,6 +151,9 @@ mod tests {
         put("gone.example", 2022);
         put("good.example", 2040);
         put("_.gone.example", 2022);
+        // A person's own.
+        put("backup", 2022);
+        put("Old.example", 2022);
         fs::create_dir_all(dir.path().join("begun.example/pending")).unwrap();
         fs::create_dir_all(dir.path().join("broken.example/live")).unwrap();
         fs::write(dir.path().join("broken.example/live/chain.pem"), "x").unwrap();
@@ -151,11 +166,13 @@ mod tests {
             left
         };
         let now_ms = i64::try_from(SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_millis()).unwrap();
-        let is_wanted = |name: &str| name == "listed.example";
+        let is_wanted = |name: &ServerName| name.as_str() == "listed.example";
         assert_eq!(prune(dir.path(), is_wanted, now_ms).unwrap(), 1);
-        assert_eq!(left(), ["_.gone.example", "begun.example", "broken.example", "good.example", "listed.example"]);
+        let stays = ["Old.example", "_.gone.example", "backup", "begun.example", "broken.example"];
+        assert_eq!(left(), [&stays[..], &["good.example", "listed.example"]].concat());
         assert_eq!(prune(dir.path(), is_wanted, now_ms + 8 * 86_400_000).unwrap(), 1, "what was begun long ago");
-        assert_eq!(left(), ["_.gone.example", "broken.example", "good.example", "listed.example"]);
+        let stays = ["Old.example", "_.gone.example", "backup", "broken.example", "good.example", "listed.example"];
+        assert_eq!(left(), stays);
         assert_eq!(prune(&dir.path().join("none"), is_wanted, now_ms).unwrap(), 0);
     }
 }

@@ -10,7 +10,7 @@ use tokio_util::sync::CancellationToken;
 use crate::account::ServerName;
 use crate::clock::now_ms;
 use crate::issuance::agenda::{Agenda, Begun};
-use crate::issuance::names::{is_listed, present};
+use crate::issuance::names::present;
 use crate::issuance::schedule::{Present, asked};
 use crate::issuance::store::KeyKind;
 use crate::issuance::work::Work;
@@ -151,9 +151,9 @@ impl Shared {
         }
     }
 
-    /// Whether a name is to have a certificate now, or something is under way for it.
-    fn wants(&self, name: &ServerName) -> bool {
-        is_listed(&self.reloader.published().load(), name) || self.book.with(|memory| memory.is_busy(name))
+    /// Whether a name is in the configuration, be its account active or not, or something is under way for it.
+    pub(super) fn wants(&self, name: &ServerName) -> bool {
+        self.reloader.published().load().route(name.as_str()).is_some() || self.book.with(|memory| memory.is_busy(name))
     }
 
     fn busy(self: &Arc<Self>, name: &ServerName) -> Busy {
@@ -209,14 +209,11 @@ impl Chores {
         } else if self.prune <= now {
             self.prune = now + PRUNE_INTERVAL;
             let shared = shared.clone();
-            if shared.reloader.published().load().gateway.acme.enabled {
-                self.tasks.spawn_blocking(move || {
-                    let is_wanted = |name: &str| name.parse().is_ok_and(|name| shared.wants(&name));
-                    if let Err(error) = prune::prune(&shared.certs_dir, is_wanted, now_ms()) {
-                        tracing::warn!(%error, "what is left of names that are gone cannot be removed");
-                    }
-                });
-            }
+            self.tasks.spawn_blocking(move || {
+                if let Err(error) = prune::prune(&shared.certs_dir, |name| shared.wants(name), now_ms()) {
+                    tracing::warn!(%error, "what is left of names that are gone cannot be removed");
+                }
+            });
         }
     }
 

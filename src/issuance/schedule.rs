@@ -7,7 +7,8 @@ use std::time::Duration;
 
 use crate::account::ServerName;
 use crate::config::{AcmeAccount, AcmeConfig, KeyType};
-use crate::issuance::budget::{Budgets, Kind, TROUBLE_MIN, millis};
+use crate::issuance::blame::TROUBLE_MIN;
+use crate::issuance::budget::{Budgets, Kind, millis};
 use crate::issuance::state::NameState;
 use crate::tls::Which;
 
@@ -364,7 +365,8 @@ impl Load {
     /// From when on an account may be given another order: one at a CA that did not answer tells whether it does again,
     /// and the others are not kept waiting for it.
     fn free_at(&self, account: &AcmeAccount, budgets: &Budgets, now_ms: i64) -> i64 {
-        let tries = budgets.is_in_trouble(&account.name) && self.orders.iter().any(|order| **order == *account.name);
+        let tries =
+            budgets.blames.is_in_trouble(&account.name) && self.orders.iter().any(|order| **order == *account.name);
         if tries { now_ms.saturating_add(millis(TROUBLE_MIN)) } else { now_ms }
     }
 }

@@ -46,7 +46,7 @@ impl Work {
             return;
         }
         state.issued(&start.account, None, now_ms);
-        memory.budgets.reached(&start.account.name);
+        memory.budgets.blames.reached(&start.account.name);
     }
 
     fn settle_trouble(&self, memory: &mut Memory, trouble: &Trouble, told: Option<i64>, served: i64, now_ms: i64) {
@@ -77,10 +77,10 @@ impl Work {
                 let (scope, subject) = enough.pause(account, name);
                 let usual = if enough == Enough::Account { PAUSE } else { PAUSE_OF_NAME };
                 let until = told.unwrap_or(now_ms.saturating_add(millis(usual)));
-                memory.budgets.reached(&account.name);
+                memory.budgets.blames.reached(&account.name);
                 memory.budgets.pause(scope, subject, until, now_ms);
                 if enough == Enough::Account {
-                    memory.budgets.blame(&account.name, &reason);
+                    memory.budgets.blames.tell(&account.name, &reason);
                 } else {
                     failed(memory, waits);
                 }
@@ -109,7 +109,7 @@ impl Work {
             }
         }
         if matches!(trouble, Trouble::Validation(_) | Trouble::Refused(_) | Trouble::Slow(_)) {
-            memory.budgets.reached(&account.name);
+            memory.budgets.blames.reached(&account.name);
         }
         if let (Some(told), Trouble::Unreachable(_) | Trouble::Broken(_)) = (told, trouble) {
             memory.budgets.pause(&account.name, "", told, now_ms);
@@ -122,10 +122,13 @@ impl Work {
         }
     }
 
-    /// No other name of this account fares better: it is left alone.
+    /// No other name of this account fares better: it is left alone, unless it was mended meanwhile.
     fn blame(&self, memory: &mut Memory, reason: &str, now_ms: i64) {
-        memory.budgets.unreachable(&self.start.account.name, now_ms);
-        memory.budgets.blame(&self.start.account.name, reason);
+        let account = &self.start.account;
+        if self.shared.reloader.published().load().gateway.acme.accounts.contains(account) {
+            memory.budgets.unreachable(&account.name, now_ms);
+            memory.budgets.blames.tell(&account.name, reason);
+        }
     }
 }
 
@@ -141,7 +144,7 @@ impl Shared {
     /// A name that left the configuration while something was under way for it leaves nothing behind.
     pub(super) fn let_go(&self, memory: &mut Memory, name: &ServerName) {
         let snapshot = self.reloader.published().load();
-        if snapshot.gateway.acme.enabled && !is_listed(&snapshot, name) {
+        if !is_listed(&snapshot, name) {
             memory.forget(name);
         }
     }

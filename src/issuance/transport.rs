@@ -14,6 +14,7 @@ use instant_acme::{BodyWrapper, BytesResponse, Error, HttpClient};
 use reqwest::{Certificate, Client, redirect};
 
 use crate::clock::now_ms;
+use crate::config::AcmeAccount;
 
 /// Time for one request, from connecting to the end of the answer.
 const TIMEOUT: Duration = Duration::from_secs(30);
@@ -85,11 +86,18 @@ impl Heard {
 // === impl Transport ===
 
 impl Transport {
-    /// A client that trusts the system's CAs, and those of a file.
+    /// A way to an account's CA that trusts the system's CAs, and those of a file. The files are read where nobody waits for
+    /// them.
     ///
     /// # Errors
-    /// What is wrong with the file or with this machine's TLS settings, for a person to read.
-    pub(super) fn new(directory: &str, ca_file: Option<&Path>) -> Result<Self, String> {
+    /// What is wrong with a file or with this machine's TLS settings, for a person to read.
+    pub(super) async fn open(account: &AcmeAccount) -> Result<Self, String> {
+        let (directory, ca_file) = (account.directory.clone(), account.ca_file.clone());
+        let made = tokio::task::spawn_blocking(move || Self::new(&directory, ca_file.as_deref())).await;
+        made.map_err(|error| error.to_string())?
+    }
+
+    fn new(directory: &str, ca_file: Option<&Path>) -> Result<Self, String> {
         let mut builder = Client::builder()
             .user_agent(concat!("pixelgate/", env!("CARGO_PKG_VERSION")))
             .redirect(redirect::Policy::none())

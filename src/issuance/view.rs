@@ -4,16 +4,18 @@
 use std::sync::Arc;
 
 use crate::account::{AccountId, ServerName};
-use crate::clock::now_ms;
+use crate::clock::{now_ms, rfc3339};
 use crate::config::{AcmeAccount, AcmeBudget, AcmeConfig, Problem};
 use crate::issuance::Issuance;
+use crate::issuance::agenda::NAMES_AT_ONCE;
 use crate::issuance::budget::{Budgets, Kind, Limit};
 use crate::issuance::names::{Listed, find, listed, present};
 use crate::issuance::outlook::{Outlook, Wait, competes, foresee};
-use crate::issuance::schedule::{Next, Present, Subject, next};
+use crate::issuance::schedule::{Load, Next, Present, Subject, choose, next};
 use crate::issuance::state::NameState;
 use crate::issuance::trouble::is_of_account;
-use crate::snapshot::Snapshot;
+use crate::issuance::waiting::Waiting;
+use crate::snapshot::{Route, Snapshot};
 
 /// One name.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -51,6 +53,8 @@ pub struct AccountView {
     pub new_orders_left: u32,
     /// Of how many in what time.
     pub new_orders: AcmeBudget,
+    /// What waits for an order there.
+    pub waiting: Waiting,
 }
 
 /// What a name waits for.
@@ -116,38 +120,35 @@ impl Issuance {
         self.views(&snapshot, &[found]).pop()
     }
 
-    /// The accounts at CAs, in the order of the configuration; none where nothing is ordered.
+    /// The accounts at CAs, in the order of the configuration; none where nothing is ordered. Blocks now and then, while all
+    /// names are looked at.
     pub fn accounts(&self) -> Vec<AccountView> {
         let snapshot = self.shared.reloader.published().load_full();
         let (acme, now_ms) = (&snapshot.gateway.acme, now_ms());
-        let ordering = acme.accounts.iter().filter(|_| acme.enabled);
+        if !acme.enabled {
+            return Vec::new();
+        }
+        let waiting = self.waiting(&snapshot);
         self.shared.book.with(|memory| {
             let budgets = &memory.budgets;
             let view = |account: &Arc<AcmeAccount>| AccountView {
                 name: account.name.clone(),
                 directory: account.directory.clone(),
                 paused_until_ms: budgets.paused(account, now_ms),
-                trouble: budgets.blamed(&account.name).map(str::to_owned),
+                trouble: budgets.blames.told(&account.name).map(str::to_owned),
                 new_orders_left: budgets.new_orders_left(account, now_ms),
                 new_orders: account.budgets.new_orders,
+                waiting: waiting.get(&account.name).copied().unwrap_or_default(),
             };
-            ordering.map(view).collect()
+            acme.accounts.iter().map(view).collect()
         })
     }
 
     /// Some names, each as it stands among these.
     pub(super) fn views(&self, snapshot: &Snapshot, listed: &[Listed]) -> Vec<NameView> {
         let (config, now_ms) = (&snapshot.gateway.acme, now_ms());
-        let (states, budgets) = self.shared.book.with(|memory| {
-            let known = |name: &ServerName| (memory.names.get(name).cloned().unwrap_or_default(), memory.is_busy(name));
-            let states: Vec<_> = listed.iter().map(|listed| known(&listed.name)).collect();
-            (states, memory.budgets.clone())
-        });
-        let mut subjects = Vec::with_capacity(listed.len());
-        for (Listed { name, rank, .. }, (state, busy)) in listed.iter().zip(&states) {
-            let present = present(snapshot, name, now_ms);
-            subjects.push(Subject { name, rank: *rank, present, state, busy: *busy });
-        }
+        let (states, budgets) = self.known(listed);
+        let subjects = subjects(snapshot, listed, &states, now_ms);
         let outlooks = if config.enabled { foresee(&subjects, config, &budgets, now_ms) } else { Vec::new() };
         let mut outlooks = outlooks.into_iter();
         let view = |(subject, listed): (&Subject<'_>, &Listed)| {
@@ -166,52 +167,91 @@ impl Issuance {
         subjects.iter().zip(listed).map(view).collect()
     }
 
+    /// What is known of names, and whether something is under way for them. Others get at the book meanwhile.
+    pub(super) fn known(&self, listed: &[Listed]) -> (Vec<(NameState, bool)>, Budgets) {
+        let mut known = Vec::with_capacity(listed.len());
+        for some in listed.chunks(NAMES_AT_ONCE) {
+            self.shared.book.with(|memory| {
+                let names = some.iter().map(|listed| &listed.name);
+                let of = |name| (memory.names.get(name).cloned().unwrap_or_default(), memory.is_busy(name));
+                known.extend(names.map(of));
+            });
+        }
+        (known, self.shared.book.with(|memory| memory.budgets.clone()))
+    }
+
     /// What is wrong with names now, as warnings.
     pub fn problems(&self) -> Vec<Problem> {
-        let snapshot = self.shared.reloader.published().load_full();
-        if !snapshot.gateway.acme.enabled {
+        let (snapshot, now_ms) = (self.shared.reloader.published().load_full(), now_ms());
+        let acme = &snapshot.gateway.acme;
+        if !acme.enabled {
             return Vec::new();
         }
+        let failing: Vec<_> = self.shared.book.with(|memory| {
+            let failing = memory.names.iter().filter_map(|(name, state)| Some((name, state, state.error.as_deref()?)));
+            let told = |(name, state, error): (&ServerName, &NameState, &str)| {
+                let subject = Subject { name, rank: 0, present: present(&snapshot, name, now_ms), state, busy: false };
+                (name.clone(), error.to_owned(), tried_again_at(&subject, acme, &memory.budgets, now_ms))
+            };
+            failing.map(told).collect()
+        });
         let owner = |name: &ServerName| match snapshot.route(name.as_str()) {
-            Some(crate::snapshot::Route::Tenant(tenant)) => Some(tenant),
+            Some(Route::Tenant(tenant)) => Some(tenant),
             _ => None,
         };
-        let mut problems: Vec<_> = self.shared.book.with(|memory| {
-            let failing = memory.names.iter().filter_map(|(name, state)| Some((name, state, state.error.as_deref()?)));
-            let problem = |(name, state, error): (&ServerName, &NameState, &str)| {
-                let tenant = owner(name);
-                let file = tenant.as_ref().map_or(&snapshot.gateway.file, |tenant| &tenant.config.file);
-                let reason = format!("no certificate was issued: {error}");
-                let problem = Problem::warning(file, name.as_str(), reason, remedy(name, state));
-                match tenant {
-                    Some(tenant) => problem.of_account(&tenant.config.id),
-                    None => problem,
-                }
-            };
-            failing.map(problem).collect()
-        });
+        let problem = |(name, error, at_ms): (ServerName, String, Option<i64>)| {
+            let tenant = owner(&name);
+            let file = tenant.as_ref().map_or(&snapshot.gateway.file, |tenant| &tenant.config.file);
+            let reason = format!("no certificate was issued: {error}");
+            let problem = Problem::warning(file, name.as_str(), reason, remedy(&name, &error, at_ms));
+            match tenant {
+                Some(tenant) => problem.of_account(&tenant.config.id),
+                None => problem,
+            }
+        };
+        let mut problems: Vec<_> = failing.into_iter().map(problem).collect();
         problems.sort();
         problems
     }
 }
 
-fn remedy(name: &ServerName, state: &NameState) -> String {
-    let at = rfc3339(state.not_before_ms);
-    if state.error.as_deref().is_some_and(is_of_account) {
-        return format!(
-            "mend [acme] (external_account, email, terms_agreed, profile) by what the CA says; `pixelgate status` shows \
-             the accounts at CAs; it is tried again after {at}, at once by `pixelgate cert issue {name}`"
-        );
-    }
-    format!(
-        "`pixelgate cert check {name}` shows what is wrong; it is tried again after {at}, at once by `pixelgate cert issue {name}`"
-    )
+/// Names with what is known of them.
+pub(super) fn subjects<'a>(
+    snapshot: &Snapshot,
+    listed: &'a [Listed],
+    known: &'a [(NameState, bool)],
+    now_ms: i64,
+) -> Vec<Subject<'a>> {
+    let subject = |(Listed { name, rank, .. }, (state, busy)): (&'a Listed, &'a (NameState, bool))| {
+        let present = present(snapshot, name, now_ms);
+        Subject { name, rank: *rank, present, state, busy: *busy }
+    };
+    listed.iter().zip(known).map(subject).collect()
 }
 
-/// Unix milliseconds as RFC 3339, UTC.
-fn rfc3339(at_ms: i64) -> humantime::Rfc3339Timestamp {
-    let since = std::time::Duration::from_millis(u64::try_from(at_ms).unwrap_or_default());
-    humantime::format_rfc3339_seconds(std::time::UNIX_EPOCH + since)
+/// Until when a name that failed waits, itself or for every account at which it may be ordered. Unix milliseconds; `None` =
+/// it is its turn as soon as there is room, or nobody can say.
+fn tried_again_at(subject: &Subject<'_>, config: &AcmeConfig, budgets: &Budgets, now_ms: i64) -> Option<i64> {
+    let waits_until = subject.state.waits_until(config.retry_max, now_ms);
+    if waits_until > now_ms {
+        return Some(waits_until);
+    }
+    choose(subject, config, budgets, &Load::default(), now_ms).err().filter(|until_ms| *until_ms < i64::MAX)
+}
+
+fn remedy(name: &ServerName, error: &str, at_ms: Option<i64>) -> String {
+    let again = match at_ms {
+        Some(at_ms) => format!("it is tried again after {}", rfc3339(at_ms)),
+        None => "it is tried again when its turn comes".to_owned(),
+    };
+    let now = format!("by `pixelgate cert issue {name}` as soon as the limits of the CA let it");
+    if is_of_account(error) {
+        return format!(
+            "mend [acme] (external_account, email, terms_agreed, profile) by what the CA says, and reload; `pixelgate \
+             status` shows the accounts at CAs; {again}, or {now}"
+        );
+    }
+    format!("`pixelgate cert check {name}` shows what is wrong; {again}, or {now}")
 }
 
 fn action(subject: &Subject<'_>, config: &AcmeConfig, now_ms: i64) -> NextAction {
@@ -232,7 +272,8 @@ fn why(subject: &Subject<'_>, outlook: &Outlook<'_>, budgets: &Budgets) -> Optio
     let Some(Wait { account, limit, subject: of, .. }) = &outlook.wait else {
         let renewal = subject.state.renewal.as_ref().is_some_and(|renewal| renewal.offered);
         return match subject.present {
-            _ if subject.state.failures > 0 => Some(format!("it failed {} times in a row", subject.state.failures)),
+            _ if subject.state.failures == 1 => Some("it failed once".to_owned()),
+            _ if subject.state.failures > 1 => Some(format!("it failed {} times in a row", subject.state.failures)),
             Present::Issued { .. } if renewal && !subject.state.forced => Some("the CA wants it then".to_owned()),
             _ => None,
         };
@@ -254,7 +295,7 @@ fn why(subject: &Subject<'_>, outlook: &Outlook<'_>, budgets: &Budgets) -> Optio
         Limit::Replacements => budget(limits.duplicates, "certificates that the CA wanted replaced for one name"),
         Limit::Failures => budget(limits.failures, "failed validations of one name"),
         Limit::Pause if !of.is_empty() => format!("the CA wants no order for {of} before, at the account {ca}"),
-        Limit::Pause => match budgets.blamed(ca) {
+        Limit::Pause => match budgets.blames.told(ca) {
             Some(reason) => format!("the CA account {ca} is left alone until then: {reason}"),
             None => format!("the CA account {ca} is left alone until then"),
         },

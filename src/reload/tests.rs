@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::panic)]
 
+mod data_dir;
+
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::thread::JoinHandle;
@@ -375,4 +377,18 @@ fn a_restart_is_asked_for_where_it_is_needed_and_nowhere_else() {
     assert_eq!(keys("[listen]\nhttp = []\n"), ["listen.http"]);
     let late = "[delivery]\nrequests_in_flight_per_lane_max = 2\n[limits]\naccount_backlog_bytes_max = 2_000_000\n";
     assert_eq!(keys(late), ["delivery.requests_in_flight_per_lane_max", "limits.account_backlog_bytes_max"]);
+}
+
+#[test]
+fn metrics_forget_an_account_that_is_removed() {
+    let site = Site::new();
+    site.write_account("shoes", &[NAME], &[7]);
+    site.write_account("hats", &[], &[8]);
+    let reloader = site.start();
+    ["shoes", "hats"].iter().for_each(|account| reloader.metrics.held(&id(account), 1));
+    let text = || crate::telemetry::exposition(&reloader.metrics, &crate::telemetry::Activity::default(), 2).unwrap();
+    assert!(text().contains("shoes") && text().contains("hats"));
+    std::fs::remove_file(site.path("accounts/shoes.toml")).unwrap();
+    reloader.reload(|| NOW_MS);
+    assert!(!text().contains("shoes") && text().contains("hats"), "{}", text());
 }

@@ -2,12 +2,11 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::time::Duration;
 
 use tokio::runtime::Handle;
 
 use crate::account::ServerName;
-use crate::clock::now_ms;
+use crate::clock::{now_ms, rfc3339};
 use crate::config::Problem;
 use crate::console::{CaAccountStatus, CertificateDesk, CertificateView, DeskError, Ordered, view, views};
 use crate::issuance::{AccountView, Issuance, IssuanceError, NameView, NextAction, Refusal};
@@ -92,6 +91,9 @@ impl CertificateDesk for OrderingDesk {
             orders_left: account.new_orders_left,
             orders_max: account.new_orders.max,
             orders_window_seconds: account.new_orders.window.as_secs(),
+            first_orders_waiting: account.waiting.first,
+            last_first_order_at: account.waiting.last_first_ms.map(rfc3339),
+            renewals_waiting: account.waiting.renewals,
         };
         self.issuance.accounts().into_iter().map(status).collect()
     }
@@ -149,10 +151,4 @@ impl CertificateDesk for ClosedDesk {
     fn issue(&self, _: &ServerName) -> Result<Ordered, DeskError> {
         Err(DeskError::Refused(self.why.clone()))
     }
-}
-
-/// Unix milliseconds as RFC 3339, UTC.
-fn rfc3339(at_ms: i64) -> String {
-    let since = Duration::from_millis(u64::try_from(at_ms).unwrap_or_default());
-    humantime::format_rfc3339_seconds(std::time::UNIX_EPOCH + since).to_string()
 }

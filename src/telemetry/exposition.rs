@@ -9,8 +9,8 @@ use prometheus::{Encoder, TextEncoder};
 use crate::account::AccountId;
 use crate::telemetry::Metrics;
 
-/// What the accounts past the bound are counted under.
-const OTHER: &str = "_other";
+/// What the accounts past the bound are counted under, and those that are gone.
+pub(super) const OTHER: &str = "_other";
 /// Events that an account must have had before it gets series of its own, where there are more accounts than series.
 const OWN_SERIES_EVENTS_MIN: u64 = 1_000;
 /// Gauges that are no amounts: of several lanes, the worst one's counts.
@@ -54,7 +54,9 @@ pub fn exposition(metrics: &Metrics, activity: &Activity, per_account_max: usize
 /// The accounts with series, those that had the most events first, and how many they had.
 fn busiest_accounts(families: &[MetricFamily], activity: &Activity) -> Vec<(String, u64)> {
     let events: HashMap<_, _> = activity.events.iter().map(|(account, events)| (account.as_str(), *events)).collect();
-    let with_series: HashSet<_> = families.iter().flat_map(MetricFamily::get_metric).filter_map(account_of).collect();
+    let mut with_series: HashSet<_> =
+        families.iter().flat_map(MetricFamily::get_metric).filter_map(account_of).collect();
+    with_series.remove(OTHER);
     let weigh = |account: &str| (account.to_owned(), events.get(account).copied().unwrap_or_default());
     let mut ranked: Vec<_> = with_series.into_iter().map(weigh).collect();
     ranked.sort_by(|(name_a, a), (name_b, b)| b.cmp(a).then(name_a.cmp(name_b)));

@@ -1,6 +1,7 @@
 //! Every metric there is, declared in one list.
 
 mod begin;
+mod forget;
 
 use std::collections::{HashMap, HashSet};
 use std::sync::{Mutex, PoisonError};
@@ -62,11 +63,27 @@ pub struct Metrics {
     certificate_orders: IntCounterVec,
     ca_account_paused: IntGaugeVec,
     ca_account_orders_left: IntGaugeVec,
-    reasons: Mutex<HashMap<AccountId, HashSet<String>>>,
+    ca_account_waiting: IntGaugeVec,
+    reasons: Mutex<HashMap<String, HashSet<String>>>,
     /// The accounts with series of their own, in the order in which they got them.
     pub(super) own_series: Mutex<Vec<String>>,
     #[cfg(test)]
     declared: Vec<prometheus::core::Desc>,
+}
+
+/// How an account at a CA stands.
+#[derive(Clone, Copy, Debug)]
+pub struct CaAccount<'a> {
+    /// Its name in the configuration.
+    pub name: &'a str,
+    /// Whether nothing is asked of it.
+    pub paused: bool,
+    /// First orders that it may be given now.
+    pub orders_left: u32,
+    /// Names that wait for their first order there.
+    pub first_orders_waiting: usize,
+    /// Names whose renewal there is due and waits.
+    pub renewals_waiting: usize,
 }
 
 /// The list in the making.
@@ -149,6 +166,12 @@ impl Metrics {
                 "First orders that a CA account may be given now",
                 &["ca_account"],
             )?,
+            ca_account_waiting: gauges(
+                r,
+                "ca_account_waiting",
+                "Names that wait for an order at a CA account",
+                &["ca_account", "order"],
+            )?,
             reasons: Mutex::default(),
             own_series: Mutex::default(),
             #[cfg(test)]
@@ -171,7 +194,7 @@ impl Metrics {
 
     /// An event that a filter dropped, with the filter's own words (bounded).
     pub fn dropped(&self, account: &AccountId, reason: &str) {
-        let reason = self.bounded_reason(account, reason);
+        let reason = self.bounded_reason(account.as_str(), reason);
         self.dropped.with_label_values(&[account.as_str(), &reason]).inc();
     }
 
@@ -279,15 +302,18 @@ impl Metrics {
         self.certificate_orders.with_label_values(&[result]).inc();
     }
 
-    /// The accounts at CAs, whether they are paused and how many first orders they may be given, set when metrics are
-    /// read.
-    pub fn ca_accounts(&self, accounts: impl Iterator<Item = (String, bool, u32)>) {
+    /// The accounts at CAs, set when metrics are read.
+    pub fn ca_accounts<'a>(&self, accounts: impl Iterator<Item = CaAccount<'a>>) {
         // One that left the configuration has no series any more.
-        self.ca_account_paused.reset();
-        self.ca_account_orders_left.reset();
-        for (name, paused, orders_left) in accounts {
-            self.ca_account_paused.with_label_values(&[&name]).set(i64::from(paused));
-            self.ca_account_orders_left.with_label_values(&[&name]).set(i64::from(orders_left));
+        for gauge in [&self.ca_account_paused, &self.ca_account_orders_left, &self.ca_account_waiting] {
+            gauge.reset();
+        }
+        for CaAccount { name, paused, orders_left, first_orders_waiting, renewals_waiting } in accounts {
+            self.ca_account_paused.with_label_values(&[name]).set(i64::from(paused));
+            self.ca_account_orders_left.with_label_values(&[name]).set(i64::from(orders_left));
+            for (order, names) in [("first", first_orders_waiting), ("renewal", renewals_waiting)] {
+                self.ca_account_waiting.with_label_values(&[name, order]).set(to_i64(names as u64));
+            }
         }
     }
 
@@ -309,10 +335,10 @@ impl Metrics {
     }
 
     /// A filter makes its reasons up: past a bound they are all `other`, or one account could fill the memory.
-    fn bounded_reason(&self, account: &AccountId, reason: &str) -> String {
+    fn bounded_reason(&self, account: &str, reason: &str) -> String {
         let reason = reason.get(..reason.floor_char_boundary(REASON_BYTES_MAX)).unwrap_or_default();
         let mut reasons = self.reasons.lock().unwrap_or_else(PoisonError::into_inner);
-        let known = reasons.entry(account.clone()).or_default();
+        let known = reasons.entry(account.to_owned()).or_default();
         if !known.contains(reason) {
             if known.len() >= REASONS_PER_ACCOUNT_MAX {
                 return OTHER_REASON.to_owned();

@@ -6,4 +6,4 @@ mod metrics;
 
 pub use exposition::{Activity, exposition};
 pub use log::{LogError, LogStyle, start_log};
-pub use metrics::{Metrics, REJECTED};
+pub use metrics::{CaAccount, Metrics, REJECTED};

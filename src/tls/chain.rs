@@ -3,7 +3,6 @@
 //! Nothing here is on the way of a handshake.
 
 use std::collections::{HashMap, HashSet};
-use std::time::Duration;
 
 use boring::asn1::{Asn1Time, Asn1TimeRef};
 use boring::hash::MessageDigest;
@@ -14,6 +13,7 @@ use boring::x509::store::X509StoreBuilder;
 use boring::x509::{X509, X509NameRef, X509Ref, X509StoreContext};
 
 use crate::account::ServerName;
+use crate::clock;
 
 /// Certificates in a chain; real ones have two to four.
 const CHAIN_MAX: usize = 10;
@@ -316,9 +316,7 @@ fn unix_seconds(time: &Asn1TimeRef) -> Option<i64> {
 
 /// Unix seconds as RFC 3339, UTC; what lies outside of its years is cut to them.
 pub fn rfc3339(seconds: i64) -> String {
-    const YEAR_9999_ENDS: u64 = 253_402_300_799;
-    let since = Duration::from_secs(u64::try_from(seconds).unwrap_or_default().min(YEAR_9999_ENDS));
-    humantime::format_rfc3339_seconds(std::time::UNIX_EPOCH + since).to_string()
+    clock::rfc3339(seconds.saturating_mul(1_000))
 }
 
 #[cfg(test)]

@@ -132,6 +132,15 @@ impl Entry {
         Some((origin, self.folder(wildcard, origin)?, served.pairs()))
     }
 
+    /// Whether it is served with the pair that a file of this origin belongs to.
+    pub(super) fn is_served_with(&self, origin: Origin, part: Part) -> bool {
+        let is_twin = matches!(part, Part::RsaChain | Part::RsaKey);
+        self.choice.is_some_and(|(of, served)| {
+            let [first, twin] = served.pairs();
+            of == origin && if is_twin { twin } else { first }
+        })
+    }
+
     pub(super) fn is_served_by_wildcard(&self) -> bool {
         self.choice.is_some_and(|(origin, _)| origin.is_wildcard())
     }

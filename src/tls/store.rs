@@ -249,7 +249,8 @@ impl CertStore {
             file: path.join(told.part.file()),
             fault: told.fault,
             not_after: folder.and_then(|folder| folder.facts_of(told.part)).map(|facts| facts.not_after),
-            served_on: folder.is_some_and(|folder| folder.is_unread(told.part)),
+            served_on: folder.is_some_and(|folder| folder.is_unread(told.part))
+                && entry.is_served_with(told.origin, told.part),
         }
     }
 }

@@ -430,11 +430,15 @@ async fn a_queue_of_thousands_is_listed_with_times_reasons_and_errors() {
     let account = &gateway.json(&["status", "--json"])["certificates"]["ca_accounts"][0];
     assert_eq!((&account["name"], &account["orders_max"]), (&json!("default"), &json!(300)));
     assert!(account["reason"].as_str().unwrap().contains("cannot be reached"), "{account}");
+    let waiting = account["first_orders_waiting"].as_u64().unwrap() as usize;
+    assert!((NAMES - 50..=NAMES).contains(&waiting) && account["renewals_waiting"] == 0, "{account}");
+    assert!(account["last_first_order_at"].as_str().unwrap() >= last["next_action_at"].as_str().unwrap(), "{account}");
     let text = String::from_utf8(gateway.command(&["status"]).stdout).unwrap();
     assert!(
         text.contains("CA account default at http://127.0.0.1:9/dir") && text.contains("first orders in 3h left"),
         "{text}"
     );
+    assert!(text.contains("names wait for a first order, the last one goes 20"), "{text}");
     let left = gateway.metric("pixelgate_ca_account_orders_left", "default").await;
     assert!((0.0..=300.0).contains(&left), "{left}");
 

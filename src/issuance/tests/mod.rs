@@ -7,6 +7,8 @@ mod loops;
 mod measures;
 mod outlook;
 mod service;
+mod troubles;
+mod waiting;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -173,7 +175,7 @@ impl World {
     fn issue(&mut self, name: &ServerName, account: &AcmeAccount) {
         let (state, present) = self.names.get_mut(name).unwrap();
         state.issued(account, None, self.now_ms);
-        self.budgets.reached(&account.name);
+        self.budgets.blames.reached(&account.name);
         let not_before = self.now_ms / 1_000;
         *present = Present::Issued { not_before, not_after: not_before + 90 * 86_400, which: Which::Only };
     }

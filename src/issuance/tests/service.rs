@@ -16,9 +16,9 @@ use crate::reload::Reloader;
 use crate::telemetry::Metrics;
 use crate::tls::testing::Issued;
 
-const HOST: &str = "gw.agency.example";
-const SHOES: &str = "events.shoes.example";
-const HATS: &str = "events.hats.example";
+pub(super) const HOST: &str = "gw.agency.example";
+pub(super) const SHOES: &str = "events.shoes.example";
+pub(super) const HATS: &str = "events.hats.example";
 
 struct Nobody;
 
@@ -29,7 +29,7 @@ impl Observer for Nobody {
 }
 
 /// The issuance of a gateway with these accounts, each with its domains, that knows where it is. Its CA is nobody.
-fn open(dir: &Path, accounts: &[(&str, &[String])]) -> Issuance {
+pub(super) fn open(dir: &Path, accounts: &[(&str, &[String])]) -> Issuance {
     let gateway = format!(
         "[host]\ndomain = \"{HOST}\"\ndata_dir = \"data\"\naddresses = [\"203.0.113.5\"]\n[acme]\nenabled = true\n\
          terms_agreed = true\nemail = \"ops@agency.example\"\ndirectory = \"http://127.0.0.1:9/dir\"\n"

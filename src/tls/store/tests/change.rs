@@ -78,6 +78,9 @@ fn a_file_that_cannot_be_read_is_told_and_what_was_read_before_is_served_on() {
         let late = second.tended(NOW + 2 * YEAR);
         assert_eq!(late.summary().expired, 0, "what cannot be read is told first");
         assert!(served(&late, "a.example").is_none(), "and is not served for ever");
+        for problem in late.problems() {
+            assert!(problem.to_string().ends_with("not served with it"), "{problem}");
+        }
     }
     let second = site.load(&all, Some(&first));
     keys.iter().zip(&aside).for_each(|(key, aside)| mend(key, aside));

@@ -1,0 +1,85 @@
+//! Which CA accounts are left alone because something went wrong there, for how long and why. Nobody asked for that, so a
+//! person, another configuration or a restart ends it. Pure: the time is an argument.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::issuance::budget::millis;
+
+/// First wait after a CA could not be reached; it doubles with each further time.
+pub(super) const TROUBLE_MIN: Duration = Duration::from_secs(5);
+/// Longest wait after a CA could not be reached.
+const TROUBLE_MAX: Duration = Duration::from_secs(30 * 60);
+
+/// What went wrong at which CA account, by its name.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Blames(HashMap<Arc<str>, Blame>);
+
+#[derive(Clone, Debug, Default)]
+struct Blame {
+    /// How often in a row the CA could not be reached.
+    times: u32,
+    /// Until then the account is left alone. Unix milliseconds.
+    until_ms: i64,
+    /// What went wrong last, if nothing went well since.
+    reason: Option<Box<str>>,
+}
+
+// === impl Blames ===
+
+impl Blames {
+    /// A CA could not be reached, or is in trouble: its account is left alone, longer each time, unless it is already:
+    /// orders in flight fail together, and are one trouble. Says until when.
+    pub(super) fn unreachable(&mut self, account: &str, is_paused: bool, now_ms: i64) -> i64 {
+        let blame = self.0.entry(account.into()).or_default();
+        let wait = TROUBLE_MIN.saturating_mul(2u32.saturating_pow(blame.times)).min(TROUBLE_MAX);
+        let until_ms = now_ms.saturating_add(millis(wait));
+        if !is_paused {
+            blame.times = blame.times.saturating_add(1);
+            blame.until_ms = until_ms;
+        }
+        until_ms
+    }
+
+    /// Notes what went wrong, for those who look.
+    pub(super) fn tell(&mut self, account: &str, reason: &str) {
+        self.0.entry(account.into()).or_default().reason = Some(reason.into());
+    }
+
+    /// What was noted last, unless the account was of use since.
+    pub(super) fn told(&self, account: &str) -> Option<&str> {
+        self.0.get(account)?.reason.as_deref()
+    }
+
+    /// The CA answers.
+    pub(super) fn reached(&mut self, account: &str) {
+        if let Some(blame) = self.0.get_mut(account) {
+            (blame.times, blame.reason) = (0, None);
+        }
+    }
+
+    /// A person wants it tried now.
+    pub(super) fn lift(&mut self, account: &str) {
+        if let Some(blame) = self.0.get_mut(account) {
+            blame.until_ms = 0;
+        }
+    }
+
+    /// Forgets all accounts but these.
+    pub(super) fn retain(&mut self, stays: impl Fn(&str) -> bool) {
+        self.0.retain(|account, _| stays(account));
+    }
+
+    /// Whether the CA could not be reached the last time.
+    pub(super) fn is_in_trouble(&self, account: &str) -> bool {
+        self.0.get(account).is_some_and(|blame| blame.times > 0)
+    }
+
+    /// Until when an account is left alone; one that is not is so until long ago.
+    pub(super) fn until(&self, account: &str, now_ms: i64) -> i64 {
+        let until = self.0.get(account).map_or(i64::MIN, |blame| blame.until_ms);
+        // A clock that went back must not lock an account out.
+        if until > now_ms.saturating_add(millis(TROUBLE_MAX)) { i64::MIN } else { until }
+    }
+}

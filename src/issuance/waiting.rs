@@ -1,0 +1,90 @@
+//! How many names wait for an order at each CA account, and when the last of them has its turn: the outlook, counted.
+
+use std::collections::HashMap;
+use std::sync::{Arc, PoisonError};
+use std::time::Instant;
+
+use crate::clock::now_ms;
+use crate::config::AcmeConfig;
+use crate::issuance::Issuance;
+use crate::issuance::names::listed;
+use crate::issuance::outlook::{Outlook, competes, foresee};
+use crate::issuance::schedule::{Next, Present, Subject, next};
+use crate::issuance::view::subjects;
+use crate::snapshot::Snapshot;
+
+/// What was counted is good for so many times as long as counting takes: monitoring asks often, and 100,000 names are work.
+const REST: u32 = 50;
+
+/// Names that wait for an order at one account; those under way do not wait.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Waiting {
+    /// For an order that counts as a name's first at that CA.
+    pub first: usize,
+    /// For a renewal that is due.
+    pub renewals: usize,
+    /// When the last of the first orders begins if all goes well; `None` = none waits, or nobody can say. Unix milliseconds.
+    pub last_first_ms: Option<i64>,
+}
+
+/// What waits at each account, by its name.
+pub(super) type ByAccount = HashMap<String, Waiting>;
+
+/// What was counted last.
+pub(super) struct Counted {
+    /// Of which revision of the configuration.
+    revision: u64,
+    good_until: Instant,
+    by_account: Arc<ByAccount>,
+}
+
+/// Counts. A name of which nobody can say where it goes is counted at the account that it waits for, or the first.
+pub(super) fn count(
+    subjects: &[Subject<'_>],
+    outlooks: &[Option<Outlook<'_>>],
+    config: &AcmeConfig,
+    now_ms: i64,
+) -> ByAccount {
+    let mut by_account = ByAccount::new();
+    for (subject, outlook) in subjects.iter().zip(outlooks) {
+        let Some(outlook) = outlook.as_ref().filter(|_| is_waiting(subject, config, now_ms)) else { continue };
+        let waited_for = outlook.wait.as_ref().map(|wait| &wait.account);
+        let Some(account) = outlook.account.as_ref().or(waited_for).or(config.accounts.first()) else { continue };
+        let waiting = by_account.entry(account.name.clone()).or_default();
+        if competes(subject, config) {
+            waiting.first += 1;
+            waiting.last_first_ms = waiting.last_first_ms.max(outlook.at_ms);
+        } else {
+            waiting.renewals += 1;
+        }
+    }
+    by_account
+}
+
+/// Whether an order of the name is due, or would be had the last one not failed.
+fn is_waiting(subject: &Subject<'_>, config: &AcmeConfig, now_ms: i64) -> bool {
+    let is_due = matches!(next(subject, config, now_ms), Next::Order { at_ms, .. } if at_ms <= now_ms);
+    is_due || subject.present == Present::Nothing || subject.state.failures > 0
+}
+
+// === impl Issuance ===
+
+impl Issuance {
+    /// What waits at each account. Blocks while all names are looked at, which is done now and then only.
+    pub(super) fn waiting(&self, snapshot: &Snapshot) -> Arc<ByAccount> {
+        let mut counted = self.shared.counted.lock().unwrap_or_else(PoisonError::into_inner);
+        let began = Instant::now();
+        let is_good = |counted: &&Counted| counted.revision == snapshot.revision && began < counted.good_until;
+        if let Some(counted) = counted.as_ref().filter(is_good) {
+            return counted.by_account.clone();
+        }
+        let (config, listed, now_ms) = (&snapshot.gateway.acme, listed(snapshot), now_ms());
+        let (states, budgets) = self.known(&listed);
+        let subjects = subjects(snapshot, &listed, &states, now_ms);
+        let outlooks = foresee(&subjects, config, &budgets, now_ms);
+        let by_account = Arc::new(count(&subjects, &outlooks, config, now_ms));
+        let good_until = Instant::now() + began.elapsed() * REST;
+        *counted = Some(Counted { revision: snapshot.revision, good_until, by_account: by_account.clone() });
+        by_account
+    }
+}
