@@ -22,7 +22,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::config::GatewayConfig;
 use crate::proxy::context::{Connection, ConnectionApp};
-use crate::proxy::handshake::{Entry, HandshakeError, TlsAcceptor};
+use crate::proxy::handshake::{HandshakeError, Terms, TlsAcceptor};
 use crate::proxy::limits::{ConnectionLimits, ConnectionPermit};
 use crate::proxy::pace::Pace;
 use crate::proxy::rates::{HandshakeBudget, SourceRates};
@@ -272,13 +272,13 @@ impl Acceptor {
             let connection = Connection { peer: client, server_name: None, pace };
             return Some(Established { stream: Box::new(wire), connection });
         }
-        let entry = Entry {
+        let terms = Terms {
             budget: &self.handshakes,
             per_second: gateway.limits.handshakes_per_second,
             min_version: gateway.tls.min_version,
             own,
         };
-        match self.tls.accept(wire, entry).await {
+        match self.tls.accept(wire, terms).await {
             Ok((stream, name)) => {
                 self.observer.handshake("ok");
                 let connection = Connection { peer: client, server_name: Some(name), pace };

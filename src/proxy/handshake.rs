@@ -78,7 +78,7 @@ pub(super) struct Names {
 
 /// What a connection may ask of a handshake.
 #[derive(Clone, Copy)]
-pub(super) struct Entry<'a> {
+pub(super) struct Terms<'a> {
     pub(super) budget: &'a HandshakeBudget,
     /// Handshakes that all visitors may begin in a second.
     pub(super) per_second: usize,
@@ -184,14 +184,14 @@ impl TlsAcceptor {
     pub(super) async fn accept(
         &self,
         wire: Wire,
-        entry: Entry<'_>,
+        terms: Terms<'_>,
     ) -> Result<(SslStream<Wire>, Arc<str>), HandshakeError> {
-        let mut guest = entry.guest();
-        let mut turn = entry.budget.sure_turn(guest).await;
-        let mut stream = self.prepare(wire, entry.min_version).map_err(|_| HandshakeError::Failed)?;
+        let mut guest = terms.guest();
+        let mut turn = terms.budget.sure_turn(guest).await;
+        let mut stream = self.prepare(wire, terms.min_version).map_err(|_| HandshakeError::Failed)?;
         let mut loads = 0;
         loop {
-            let accepted = compute(&mut stream, turn, entry.budget, guest).await;
+            let accepted = compute(&mut stream, turn, terms.budget, guest).await;
             let is_aside = |error: &ssl::Error| error.code() == ErrorCode::PENDING_CERTIFICATE;
             match (accepted, stream.ssl().ex_data(self.choice)) {
                 (Ok(()), Some(Choice::Serve(name))) => {
@@ -207,7 +207,7 @@ impl TlsAcceptor {
                     if *challenge {
                         guest = Guest::Challenger;
                     }
-                    if !entry.budget.begin(guest, entry.per_second).await {
+                    if !terms.budget.begin(guest, terms.per_second).await {
                         return Err(HandshakeError::Limited);
                     }
                 }
@@ -221,7 +221,7 @@ impl TlsAcceptor {
                 }
                 _ => return Err(HandshakeError::Failed),
             }
-            turn = entry.budget.turn(guest).await.ok_or(HandshakeError::Limited)?;
+            turn = terms.budget.turn(guest).await.ok_or(HandshakeError::Limited)?;
         }
     }
 
@@ -325,9 +325,9 @@ fn choose(
     }
 }
 
-// === impl Entry ===
+// === impl Terms ===
 
-impl Entry<'_> {
+impl Terms<'_> {
     fn guest(&self) -> Guest {
         if self.own { Guest::Own } else { Guest::Visitor }
     }

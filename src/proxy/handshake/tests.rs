@@ -138,8 +138,8 @@ impl Rig {
             let (tcp, _) = listener.accept().await.unwrap();
             let permit = ConnectionLimits::new(Arc::new(Uncounted)).admit(1).unwrap();
             let wire = Wire::new(tcp, Pace::new(), Duration::from_secs(5), 65_536, permit);
-            let entry = Entry { budget: &budget, per_second, min_version, own };
-            let (mut stream, name) = acceptor.accept(wire, entry).await?;
+            let terms = Terms { budget: &budget, per_second, min_version, own };
+            let (mut stream, name) = acceptor.accept(wire, terms).await?;
             // TLS 1.3's sessions go out with the first byte.
             let _ = stream.write_all(b"x").await;
             let _ = stream.flush().await;
