@@ -14,7 +14,7 @@ use pingora::protocols::tls::ALPN;
 use pingora::proxy::HttpProxy;
 use pingora::server::ShutdownWatch;
 use rustix::net::{SendFlags, send};
-use tokio::io::ReadBuf;
+use tokio::io::{AsyncWriteExt, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::{JoinSet, yield_now};
 use tokio::time::{Instant, timeout_at};
@@ -271,6 +271,13 @@ impl Acceptor {
         if scheme == Scheme::Http {
             let connection = Connection { peer: client, server_name: None, pace };
             return Some(Established { stream: Box::new(wire), connection });
+        }
+        if is_proxied && let Some(error) = self.tls.refusal(wire.unread().await.unwrap_or_default()) {
+            // Whether the client hears it is its own concern.
+            let _ = wire.write_all(&error.alert()).await;
+            let _ = wire.flush().await;
+            self.observer.handshake(error.label());
+            return None;
         }
         let terms = Terms {
             budget: &self.handshakes,

@@ -1,7 +1,7 @@
 //! TLS handshakes: the server name chooses the certificate, and a name that is not served ends it at once.
 //!
-//! What asks plainly for a name that is not served is refused before there is any TLS (`hello`), unless a PROXY header
-//! comes first.
+//! What asks plainly for a name that is not served is refused before there is any TLS (`hello`). A ClientHello that comes in
+//! pieces, or is longer than a first read, is left to BoringSSL: it asks for the name before it computes anything.
 //!
 //! A name that nobody asked for since the start has no credential in memory: its handshake is put aside in the
 //! ClientHello (before anything was computed), the files are read on a blocking thread, and the handshake goes on.

@@ -32,6 +32,8 @@ mod layers;
 mod life;
 /// What a scanner for weak TLS says.
 mod rating;
+/// What is refused before anything is computed for it: noise, names that nobody has, excess.
+mod refusals;
 /// Problems of the configuration, and taking up a new one under load.
 mod reload;
 /// Certificates as they are served: broken since the start, issued here, sessions resumed.
