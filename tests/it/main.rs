@@ -36,6 +36,8 @@ mod rating;
 mod refusals;
 /// Problems of the configuration, and taking up a new one under load.
 mod reload;
+/// Certificates that are replaced while events come.
+mod renewals;
 /// Certificates as they are served: broken since the start, issued here, sessions resumed.
 mod serving;
 /// The ways in: gateway, pixel and Graph formats, good input and bad.
