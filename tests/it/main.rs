@@ -38,6 +38,8 @@ mod refusals;
 mod reload;
 /// Certificates that are replaced while events come.
 mod renewals;
+/// Many names: what each takes of memory.
+mod scale;
 /// Certificates as they are served: broken since the start, issued here, sessions resumed.
 mod serving;
 /// The ways in: gateway, pixel and Graph formats, good input and bad.
