@@ -76,7 +76,8 @@ bench-tls: setup own
 	benches/compare/peers $(TOOLS)/peers
 	cargo bench --bench compare-tls -- --peers $(TOOLS)/peers --rounds $(or $(ROUNDS),3) $(if $(N),--names $(N))
 
-# Adds, renewals, removals, reloads and traffic at once; fails if an event is lost, or memory, threads or files are not flat at the end.
+# Adds, renewals, removals, reloads and traffic at once; fails if an event is lost, or if memory, threads or open files are
+# not flat at the end.
 soak: plugins
 	cargo bench --bench soak -- --minutes $(or $(MINUTES),30)
 
