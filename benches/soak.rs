@@ -158,7 +158,7 @@ impl Soak {
             }
         }
         self.reload();
-        if changes % 4 == 0 {
+        if changes.is_multiple_of(4) {
             self.visit(new, "only").await;
         }
     }

@@ -13,7 +13,8 @@ use pixelgate::account::ServerName;
 use pixelgate::tls::{CertFolders, CertStore};
 use tikv_jemallocator::{Jemalloc, usable_size};
 
-const NAMES: usize = 5_000;
+/// Enough for several shards: what is counted to the byte needs no more.
+const NAMES: usize = 2_000;
 /// Bytes that a name may take that nobody visited.
 const BYTES_MAX: usize = 512;
 
