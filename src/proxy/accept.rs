@@ -14,7 +14,7 @@ use pingora::protocols::tls::ALPN;
 use pingora::proxy::HttpProxy;
 use pingora::server::ShutdownWatch;
 use rustix::net::{SendFlags, send};
-use tokio::io::ReadBuf;
+use tokio::io::{AsyncWriteExt, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::{JoinSet, yield_now};
 use tokio::time::{Instant, timeout_at};
@@ -22,7 +22,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::config::GatewayConfig;
 use crate::proxy::context::{Connection, ConnectionApp};
-use crate::proxy::handshake::{Entry, HandshakeError, TlsAcceptor};
+use crate::proxy::handshake::{HandshakeError, Terms, TlsAcceptor};
 use crate::proxy::limits::{ConnectionLimits, ConnectionPermit};
 use crate::proxy::pace::Pace;
 use crate::proxy::rates::{HandshakeBudget, SourceRates};
@@ -273,13 +273,20 @@ impl Acceptor {
             let connection = Connection { peer: client, server_name: None, pace };
             return Some(Established { stream: Box::new(wire), connection });
         }
-        let entry = Entry {
+        if is_proxied && let Some(error) = self.tls.refusal(wire.unread().await.unwrap_or_default()) {
+            // Whether the client hears it is its own concern.
+            let _ = wire.write_all(&error.alert()).await;
+            let _ = wire.flush().await;
+            self.observer.handshake(error.label());
+            return None;
+        }
+        let terms = Terms {
             budget: &self.handshakes,
             per_second: gateway.limits.handshakes_per_second,
             min_version: gateway.tls.min_version,
             own,
         };
-        match self.tls.accept(wire, entry).await {
+        match self.tls.accept(wire, terms).await {
             Ok((stream, name)) => {
                 self.observer.handshake("ok");
                 let connection = Connection { peer: client, server_name: Some(name), pace };

@@ -2,7 +2,8 @@
 //!
 //! The whole of it is `[limits] bodies_in_memory_max`. Nobody may hold all of it: there is a share for one source, for one
 //! account, for all servers together (what is left is the browsers'), and a small one for bodies that must be read before
-//! it is known whether their sender may send at all.
+//! it is known whether their sender may send at all. The last of it is for sources that hold little: a few that hold as much
+//! as they may keep nobody else out.
 
 use std::collections::HashMap;
 use std::hash::Hash;
@@ -21,6 +22,9 @@ pub(super) struct BodyMemory(Mutex<Held>);
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Shares {
     all: usize,
+    /// By all, but for sources that then hold no more than `little`.
+    contested: usize,
+    little: usize,
     /// By one source; by one account.
     source: usize,
     account: usize,
@@ -77,11 +81,13 @@ impl Shares {
         Self::new(limits.bodies_in_memory_max, body)
     }
 
-    /// The parts of `all`; none is smaller than what one body may take.
+    /// The parts of `all`; none but what is little is smaller than what one body may take.
     pub(super) fn new(all: usize, body: usize) -> Self {
         let at_least = |part: usize| part.max(body).min(all);
         Self {
             all,
+            contested: at_least(all - all / 8),
+            little: all / 256,
             source: at_least(all / 4),
             account: at_least(all / 2),
             servers: at_least(all - all / 4),
@@ -140,7 +146,8 @@ impl Held {
         let is_server = holder.sender != Sender::Browser;
         let is_unproven = holder.sender == Sender::Unproven;
         let fits = |held: usize, share: usize| held.checked_add(bytes).is_some_and(|after| after <= share);
-        let fit = fits(self.all, shares.all)
+        let is_little = fits(of(&self.by_source, holder.source.as_ref()), shares.little);
+        let fit = fits(self.all, if is_little { shares.all } else { shares.contested })
             && (!is_server || fits(self.servers, shares.servers))
             && (!is_unproven || fits(self.unproven, shares.unproven))
             && (!is_unproven || fits(of(&self.unproven_by_source, holder.source.as_ref()), shares.unproven_source))
@@ -191,7 +198,7 @@ fn remove<K: Eq + Hash>(held: &mut HashMap<K, usize>, who: Option<&K>, bytes: us
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used)]
+    #![allow(clippy::unwrap_used, clippy::indexing_slicing)]
     use super::*;
 
     fn claim(memory: &Arc<BodyMemory>, source: u8, account: &str, sender: Sender) -> HeldBytes {
@@ -230,7 +237,23 @@ mod tests {
         let shoes = fill(200, "shoes", Sender::Server);
         let hats = fill(200, "hats", Sender::Server);
         assert_eq!(shoes.len() + hats.len(), 75, "all servers");
-        assert_eq!(fill(200, "caps", Sender::Browser).len(), 25, "the rest is the browsers'");
+        assert_eq!(fill(200, "caps", Sender::Browser).len(), 12, "the rest is the browsers', but for what is kept");
+    }
+
+    #[test]
+    fn a_few_sources_keep_nobody_out() {
+        let (memory, shares) = (Arc::new(BodyMemory::default()), Shares::new(256_000, 100));
+        // Bodies of 100 bytes of one source, each for another account.
+        let fill = |source: u8| -> Vec<HeldBytes> {
+            let bodies = (0..2_000).map(|n| claim(&memory, source, &format!("a{n}"), Sender::Browser));
+            bodies.filter_map(|mut body| body.grow(100, &shares).then_some(body)).collect()
+        };
+        let held: Vec<_> = (1..=20).map(fill).collect();
+        let counts: Vec<_> = held.iter().map(Vec::len).collect();
+        assert_eq!(counts[..4], [640, 640, 640, 320], "a quarter each, of all but an eighth");
+        assert!(counts[4..].iter().all(|count| *count == 10), "who comes later finds a little: {counts:?}");
+        let mut visitor = claim(&memory, 200, "shoes", Sender::Browser);
+        assert!(visitor.grow(1_000, &shares) && !visitor.grow(1, &shares));
     }
 
     #[test]
@@ -238,7 +261,16 @@ mod tests {
         let shares = Shares::new(100, 80);
         assert_eq!(
             shares,
-            Shares { all: 100, source: 80, account: 80, servers: 80, unproven: 80, unproven_source: 80 }
+            Shares {
+                all: 100,
+                contested: 88,
+                little: 0,
+                source: 80,
+                account: 80,
+                servers: 80,
+                unproven: 80,
+                unproven_source: 80
+            }
         );
         assert_eq!(Shares::new(100, 500).unproven_source, 100);
     }

@@ -1,7 +1,7 @@
 //! TLS handshakes: the server name chooses the certificate, and a name that is not served ends it at once.
 //!
-//! What asks plainly for a name that is not served is refused before there is any TLS (`hello`), unless a PROXY header
-//! comes first.
+//! What asks plainly for a name that is not served is refused before there is any TLS (`hello`). A ClientHello that comes in
+//! pieces, or is longer than a first read, is left to BoringSSL: it asks for the name before it computes anything.
 //!
 //! A name that nobody asked for since the start has no credential in memory: its handshake is put aside in the
 //! ClientHello (before anything was computed), the files are read on a blocking thread, and the handshake goes on.
@@ -77,7 +77,7 @@ pub(super) struct Names {
 
 /// What a connection may ask of a handshake.
 #[derive(Clone, Copy)]
-pub(super) struct Entry<'a> {
+pub(super) struct Terms<'a> {
     pub(super) budget: &'a HandshakeBudget,
     /// Handshakes that all visitors may begin in a second.
     pub(super) per_second: usize,
@@ -184,14 +184,14 @@ impl TlsAcceptor {
     pub(super) async fn accept(
         &self,
         wire: Wire,
-        entry: Entry<'_>,
+        terms: Terms<'_>,
     ) -> Result<(SslStream<Wire>, Arc<str>), HandshakeError> {
-        let mut guest = entry.guest();
-        let mut turn = entry.budget.sure_turn(guest).await;
-        let mut stream = self.prepare(wire, entry.min_version).map_err(|_| HandshakeError::Failed)?;
+        let mut guest = terms.guest();
+        let mut turn = terms.budget.sure_turn(guest).await;
+        let mut stream = self.prepare(wire, terms.min_version).map_err(|_| HandshakeError::Failed)?;
         let mut loads = 0;
         loop {
-            let accepted = compute(&mut stream, turn, entry.budget, guest).await;
+            let accepted = compute(&mut stream, turn, terms.budget, guest).await;
             let is_aside = |error: &ssl::Error| error.code() == ErrorCode::PENDING_CERTIFICATE;
             match (accepted, stream.ssl().ex_data(self.choice)) {
                 (Ok(()), Some(Choice::Serve(name))) => {
@@ -207,7 +207,7 @@ impl TlsAcceptor {
                     if *challenge {
                         guest = Guest::Challenger;
                     }
-                    if !entry.budget.begin(guest, entry.per_second).await {
+                    if !terms.budget.begin(guest, terms.per_second).await {
                         return Err(HandshakeError::Limited);
                     }
                 }
@@ -221,7 +221,7 @@ impl TlsAcceptor {
                 }
                 _ => return Err(HandshakeError::Failed),
             }
-            turn = entry.budget.turn(guest).await.ok_or(HandshakeError::Limited)?;
+            turn = terms.budget.turn(guest).await.ok_or(HandshakeError::Limited)?;
         }
     }
 
@@ -317,9 +317,9 @@ fn choose(
     }
 }
 
-// === impl Entry ===
+// === impl Terms ===
 
-impl Entry<'_> {
+impl Terms<'_> {
     fn guest(&self) -> Guest {
         if self.own { Guest::Own } else { Guest::Visitor }
     }

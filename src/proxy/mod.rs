@@ -2,7 +2,8 @@
 //!
 //! * `accept` — connection caps (`limits`), PROXY header (`proxy_protocol`), then
 //! * `hello` — whom the first bytes ask for, which may be refused before there is TLS;
-//! * `handshake` — TLS; the server name chooses the certificate, and `rates` say when it may begin;
+//! * `handshake` — TLS; the server name chooses the certificate, and `rates` say when it may begin; its tickets are made
+//!   with keys in `rotation`;
 //! * `wire` — the socket under it, with the deadlines that Pingora does not have, as `pace` says them;
 //! * `context` — what is known of the connection and the request;
 //! * `hooks` — Pingora's hooks, which call
@@ -29,6 +30,7 @@ mod pace;
 mod proxy_protocol;
 mod rates;
 mod respond;
+mod rotation;
 mod routes;
 mod script;
 mod service;
@@ -62,6 +64,7 @@ use crate::proxy::hooks::TRIES_MAX;
 use crate::proxy::incoming::Ports;
 use crate::proxy::limits::ConnectionLimits;
 use crate::proxy::rates::{HandshakeBudget, SourceRates};
+use crate::proxy::rotation::Rotation;
 use crate::proxy::script::Script;
 use crate::proxy::service::Service;
 use crate::proxy::upstream::Upstreams;
@@ -73,8 +76,6 @@ use crate::tls::{Challenges, Lookup, OwnConnections, TicketKeys, Wanted};
 const DRAIN_MAX: Duration = Duration::from_secs(8);
 /// The file of the session tickets' keys, in `data_dir`.
 const TICKET_KEYS: &str = "ticket.keys";
-/// How often it is seen whether they are due for a change.
-const TICKET_KEYS_EVERY: Duration = Duration::from_secs(30);
 /// How long connections without a request are kept then, for what they were last told to arrive.
 const IDLE_GRACE: Duration = Duration::from_millis(500);
 /// Requests at one time on one HTTP/2 connection.
@@ -122,7 +123,7 @@ pub struct Edge {
     acceptor: Arc<Acceptor>,
     published: Arc<Published>,
     upstreams: Arc<Upstreams>,
-    tickets: Arc<TicketKeys>,
+    rotation: Arc<Rotation>,
     requests: TaskTracker,
     stopping: watch::Sender<bool>,
 }
@@ -180,7 +181,13 @@ impl Edge {
         proxy.h2_options = Some(h2);
         let (stopping, watched) = watch::channel(false);
         let tickets = Arc::new(TicketKeys::open(published.load().gateway.host.data_dir.join(TICKET_KEYS)));
-        rotate(&tickets, &published);
+        let configured = published.clone();
+        let rotation = Rotation {
+            tickets: tickets.clone(),
+            every: Box::new(move || configured.load().gateway.tls.ticket_rotation),
+            now_s: Box::new(|| now_ms() / 1_000),
+        };
+        rotation.rotate();
         let certificates = published.clone();
         let names = Names {
             lookup: Arc::new(move |name| look_up(&certificates.load(), &wanted, name)),
@@ -188,7 +195,7 @@ impl Edge {
         };
         let acceptor = Arc::new(Acceptor {
             published: published.clone(),
-            tls: TlsAcceptor::new(names, challenges, tickets.clone())?,
+            tls: TlsAcceptor::new(names, challenges, tickets)?,
             limits: ConnectionLimits::new(observer.clone()),
             own,
             handshakes: HandshakeBudget::new(Handle::current().metrics().num_workers(), Instant::now()),
@@ -197,13 +204,13 @@ impl Edge {
             observer,
             stopping: watched,
         });
-        Ok(Self { listeners, acceptor, published, upstreams, tickets, requests, stopping })
+        Ok(Self { listeners, acceptor, published, upstreams, rotation: Arc::new(rotation), requests, stopping })
     }
 
     /// Serves until `stop`, then lets requests in flight end for a few seconds, and closes what is left.
     pub async fn run(self, stop: CancellationToken) {
-        let Self { listeners, acceptor, published, upstreams, tickets, requests, stopping } = self;
-        let rotating = tokio::spawn(keep_rotating(tickets, published.clone(), stop.clone()));
+        let Self { listeners, acceptor, published, upstreams, rotation, requests, stopping } = self;
+        let rotating = tokio::spawn(rotation.run(stop.clone()));
         let mut accepting = JoinSet::new();
         for (listener, scheme) in listeners {
             accepting.spawn(acceptor.clone().run(listener, scheme, stop.clone()));
@@ -257,23 +264,4 @@ fn look_up(snapshot: &Snapshot, wanted: &Wanted, name: &str) -> Lookup {
         wanted.ask(&name);
     }
     found
-}
-
-/// Changes the keys of session tickets when they are due, until `stop`.
-async fn keep_rotating(tickets: Arc<TicketKeys>, published: Arc<Published>, stop: CancellationToken) {
-    let mut ticks = tokio::time::interval(TICKET_KEYS_EVERY);
-    loop {
-        tokio::select! {
-            () = stop.cancelled() => return,
-            _ = ticks.tick() => {}
-        }
-        let (tickets, published) = (tickets.clone(), published.clone());
-        let _ = tokio::task::spawn_blocking(move || rotate(&tickets, &published)).await;
-    }
-}
-
-fn rotate(tickets: &TicketKeys, published: &Published) {
-    if let Err(error) = tickets.rotate(published.load().gateway.tls.ticket_rotation, now_ms() / 1_000) {
-        tracing::warn!(%error, "the keys of session tickets cannot be kept: visitors shake hands in full after a restart");
-    }
 }

@@ -17,7 +17,7 @@ use pingora::protocols::{
     GetProxyDigest, GetSocketDigest, GetTimingDigest, Peek, Shutdown, SocketDigest, Ssl, TimingDigest, UniqueID,
     UniqueIDType,
 };
-use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, BufStream, ReadBuf};
+use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncWrite, AsyncWriteExt, BufStream, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::task::coop::has_budget_remaining;
 use tokio::time::{Instant, Sleep};
@@ -86,6 +86,11 @@ impl Wire {
             socket,
             permit,
         }
+    }
+
+    /// What was received and nobody has read yet, which stays to be read; waits for it, and is empty at the end.
+    pub(super) async fn unread(&mut self) -> io::Result<&[u8]> {
+        self.io.fill_buf().await
     }
 
     /// The permit of this connection, to count it for its source.

@@ -59,23 +59,18 @@ async fn one_address_begins_so_many_handshakes_and_no_more() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_connection_that_says_nothing_takes_little_memory() {
-    const SILENT: u32 = 600;
+    const SILENT: usize = 600;
     let standin = Standin::start().await;
     let (_site, gateway) = shop(&standin, "handshake_timeout = \"1m\"").await;
-    let resident = || {
-        let status = std::fs::read_to_string(format!("/proc/{}/status", gateway.ready.pid)).unwrap();
-        let line = status.lines().find(|line| line.starts_with("VmRSS:")).unwrap().to_owned();
-        line.split_whitespace().nth(1).unwrap().parse::<u32>().unwrap() * 1_024
-    };
     let _ = gateway.ops("/metrics").await;
-    let before = resident();
-    let from = |n: u32| Ipv4Addr::from_bits(FLOOD.to_bits() + n % 10);
+    let before = gateway.resident();
+    let from = |n: usize| Ipv4Addr::from_bits(FLOOD.to_bits() + n as u32 % 10);
     let _silent: Vec<_> = (0..SILENT).map(|n| connect(from(n), gateway.https()).unwrap()).collect();
     eventually("all are accepted", async || {
-        (gateway.metric("pixelgate_connections", "").await == f64::from(SILENT)).then_some(())
+        (gateway.metric("pixelgate_connections", "").await == SILENT as f64).then_some(())
     })
     .await;
-    let each = resident().saturating_sub(before) / SILENT;
+    let each = gateway.resident().saturating_sub(before) / SILENT;
     assert!(each <= 5_000, "{each} bytes each");
 }
 

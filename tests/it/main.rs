@@ -34,8 +34,14 @@ mod layers;
 mod life;
 /// What a scanner for weak TLS says.
 mod rating;
+/// What is refused before anything is computed for it: noise, names that nobody has, excess.
+mod refusals;
 /// Problems of the configuration, and taking up a new one under load.
 mod reload;
+/// Certificates that are replaced while events come.
+mod renewals;
+/// Many names: what each takes of memory.
+mod scale;
 /// Certificates as they are served: broken since the start, issued here, sessions resumed.
 mod serving;
 /// The ways in: gateway, pixel and Graph formats, good input and bad.

@@ -1,6 +1,7 @@
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::os::unix::fs::{PermissionsExt, symlink};
+use std::path::Path;
 use std::sync::{Arc, Mutex};
 
 use boring::ssl::{SslConnector, SslMethod, SslSession, SslSessionCacheMode, SslVerifyMode, SslVersion};
@@ -92,6 +93,41 @@ async fn a_session_survives_a_restart_and_never_crosses_names() {
     let gateway = Gateway::start(&site).await;
     for (visitor, session) in visitors.iter().zip(&sessions) {
         assert_eq!(visitor.visit(gateway.https(), NAME, Some(session)), Ok(false), "with other keys");
+    }
+}
+
+/// Makes all keys of session tickets older by so many seconds, in the file: its first line, 88 bytes for each key with the
+/// second in which it was made first, a sum. Returns how many there are.
+fn age(keys: &Path, seconds: i64) -> usize {
+    let mut bytes = std::fs::read(keys).unwrap();
+    bytes.truncate(bytes.len() - 4);
+    let begin = 1 + bytes.iter().position(|byte| *byte == b'\n').unwrap();
+    let mut count = 0;
+    for key in bytes[begin..].chunks_exact_mut(88) {
+        let made_at = i64::from_le_bytes(key[..8].try_into().unwrap()) - seconds;
+        key[..8].copy_from_slice(&made_at.to_le_bytes());
+        count += 1;
+    }
+    let sum = crc32c::crc32c(&bytes);
+    std::fs::write(keys, [bytes, sum.to_le_bytes().to_vec()].concat()).unwrap();
+    count
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_keys_of_sessions_are_changed_as_configured_and_taken_for_as_long_again() {
+    let standin = Standin::start().await;
+    let (site, mut gateway) = shop(&standin, "[tls]\nticket_rotation = \"1h\"\n").await;
+    let visitor = Visitor::of(SslVersion::TLS1_3);
+    assert_eq!(visitor.visit(gateway.https(), NAME, None), Ok(false));
+    let session = visitor.session();
+    let file = site.path("data/ticket.keys");
+    // Minutes that pass, the keys that there are then, and whether the first one is taken.
+    for (minutes, keys, is_taken) in [(50, 1, true), (20, 2, true), (60, 2, false)] {
+        gateway.stop().await;
+        age(&file, minutes * 60);
+        gateway = Gateway::start(&site).await;
+        assert_eq!(age(&file, 0), keys, "after {minutes} minutes more");
+        assert_eq!(visitor.visit(gateway.https(), NAME, Some(&session)), Ok(is_taken), "after {minutes} minutes more");
     }
 }
 

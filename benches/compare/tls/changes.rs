@@ -7,7 +7,7 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use crate::client::{connector, shake};
+use crate::client::{connector, is_refusal, shake};
 use crate::names::{LATE, NEW, Names};
 use crate::peers::{Kind, POLL, START_MAX, Server, nginx_block, seen_by_peers};
 
@@ -42,8 +42,16 @@ impl Server {
         self.tell(change, names)?;
         let connector = connector();
         loop {
-            let served = shake(&connector, self.address, name).ok().and_then(|stream| stream.ssl().peer_certificate());
-            if served.and_then(|served| served.to_der().ok()) == leaf {
+            let is_noticed = match (shake(&connector, self.address, name), &leaf) {
+                (Ok(stream), Some(leaf)) => {
+                    let served = stream.ssl().peer_certificate().and_then(|served| served.to_der().ok());
+                    served.as_ref() == Some(leaf)
+                }
+                // A server that cannot be reached says nothing of the name.
+                (Err(error), None) => is_refusal(&error),
+                _ => false,
+            };
+            if is_noticed {
                 return Ok(begun.elapsed());
             }
             if self.is_over() {

@@ -15,6 +15,8 @@ use crate::names::{Names, pixel_of};
 const THREADS: usize = 4;
 const KEPT_ALIVE: usize = 8;
 const UNKNOWN: &str = "events.unknown.example.net";
+/// What errors of handshakes begin with.
+const REFUSAL: &str = "no handshake for";
 const PACE: Duration = Duration::from_millis(20);
 
 /// Where load goes.
@@ -46,13 +48,18 @@ pub(crate) fn shake(connector: &SslConnector, address: SocketAddr, name: &str) -
     tcp.set_nodelay(true).expect("a socket");
     tcp.set_read_timeout(Some(Duration::from_secs(30))).expect("a socket");
     let config = connector.configure().expect("TLS").verify_hostname(false);
-    let stream = config.connect(name, tcp).map_err(|error| format!("no handshake for {name}: {error}"))?;
+    let stream = config.connect(name, tcp).map_err(|error| format!("{REFUSAL} {name}: {error}"))?;
     let leaf = stream.ssl().peer_certificate().ok_or("no certificate")?;
     let names = leaf.subject_alt_names().ok_or("a certificate without names")?;
     if !names.iter().any(|own| own.dnsname() == Some(name)) {
         return Err(format!("another name's certificate for {name}"));
     }
     Ok(stream)
+}
+
+/// Whether [`shake`] failed because the server, which was reached, did not shake hands.
+pub(crate) fn is_refusal(error: &str) -> bool {
+    error.starts_with(REFUSAL)
 }
 
 fn post(stream: &mut SslStream<TcpStream>, name: &str, pixel: usize, keep: bool) -> Result<(), String> {
@@ -92,7 +99,7 @@ impl Load<'_> {
     /// So many handshakes for a name that nobody has, which must not succeed.
     pub(crate) fn unknown(&self, handshakes: usize) -> Result<(), String> {
         in_threads(handshakes, |connector, _| match shake(connector, self.address, UNKNOWN) {
-            Err(error) if error.starts_with("no handshake") => Ok(()),
+            Err(error) if is_refusal(&error) => Ok(()),
             Err(error) => Err(error),
             Ok(_) => Err(format!("there is a certificate for {UNKNOWN}")),
         })

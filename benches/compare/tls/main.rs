@@ -3,8 +3,8 @@
 //! `make bench-tls [N=100000] [ROUNDS=3]`; without N it runs 1,000, 20,000 and 100,000 names. Needs root, since the other
 //! servers run with chroot; `benches/compare/peers` installs them. The certificates are made once and kept.
 //!
-//! All serve the same names with the same certificates (P-256, leaf and intermediate), with two threads or workers,
-//! TLS 1.3, X25519, no access log, and session tickets as each makes them by default (Pixelgate cannot be told to make
+//! All serve the same names with the same certificates (P-256, leaf and intermediate), with two threads or workers on two
+//! cores, TLS 1.3, X25519, no access log, and session tickets as each makes them by default (Pixelgate cannot be told to make
 //! none). The servers take turns, round by round; the table has medians. A server that needs longer than
 //! two minutes to start is measured in the first round only, one that needs longer than ten not at all, and the changes
 //! of one that needs longer than ten seconds are made in the first round only: most of them cost it another start. The

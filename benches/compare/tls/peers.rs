@@ -207,7 +207,7 @@ impl Starting<'_> {
     }
 
     fn in_peers(&self, program: &str) -> Command {
-        let mut command = Command::new("chroot");
+        let mut command = on_two_cores("chroot");
         command.arg(self.root).arg(program);
         command
     }
@@ -225,7 +225,7 @@ impl Starting<'_> {
             self.graph
         );
         std::fs::write(config.join("pixelgate.toml"), toml).expect("a configuration file");
-        let mut command = Command::new(env!("CARGO_BIN_EXE_pixelgate"));
+        let mut command = on_two_cores(env!("CARGO_BIN_EXE_pixelgate"));
         command.arg("run").arg("--config").arg(config);
         command
     }
@@ -308,6 +308,17 @@ impl Starting<'_> {
         command.args(["run", "--config", &config]).env("GOMAXPROCS", "2").env("HOME", "/root");
         command
     }
+}
+
+/// A program on as many cores as the servers have threads or workers: Pixelgate makes one for each core that it has.
+fn on_two_cores(program: &str) -> Command {
+    if std::thread::available_parallelism().map_or(1, usize::from) <= 2 {
+        return Command::new(program);
+    }
+    // It becomes the program, under the same process id.
+    let mut command = Command::new("taskset");
+    command.args(["--cpu-list", "0,1", program]);
+    command
 }
 
 pub(crate) fn nginx_block(address: SocketAddr, name: &str, folder: &str) -> String {

@@ -39,6 +39,7 @@ struct Rig {
     store: Arc<ArcSwap<CertStore>>,
     challenges: Arc<Challenges>,
     acceptor: Arc<TlsAcceptor>,
+    tickets: Arc<TicketKeys>,
     /// True holds up the judging of names, as a long reload does.
     held: Arc<(Mutex<bool>, Condvar)>,
     budget: Arc<HandshakeBudget>,
@@ -97,17 +98,17 @@ impl Rig {
         assert_eq!(store.load().problems().count(), 0);
         let challenges = Arc::default();
         let held = Arc::default();
-        let acceptor = Self::acceptor(&store, &challenges, &held, &dir, NOW);
+        let tickets = tickets(&dir, NOW);
+        let acceptor = Self::acceptor(&store, &challenges, &held, &tickets);
         let budget = Arc::new(HandshakeBudget::new(2, Instant::now()));
-        Self { dir, store, challenges, acceptor, held, budget, per_second: 1_000_000, root: issued.root }
+        Self { dir, store, challenges, acceptor, tickets, held, budget, per_second: 1_000_000, root: issued.root }
     }
 
     fn acceptor(
         store: &Arc<ArcSwap<CertStore>>,
         challenges: &Arc<Challenges>,
         held: &Arc<(Mutex<bool>, Condvar)>,
-        dir: &TempDir,
-        now: i64,
+        tickets: &Arc<TicketKeys>,
     ) -> Arc<TlsAcceptor> {
         let (reads, writes, held) = (store.clone(), store.clone(), held.clone());
         let names = Names {
@@ -117,12 +118,14 @@ impl Rig {
                 writes.store(Arc::new(writes.load().refreshed(names, NOW)));
             }),
         };
-        Arc::new(TlsAcceptor::new(names, challenges.clone(), tickets(dir, now)).unwrap())
+        Arc::new(TlsAcceptor::new(names, challenges.clone(), tickets.clone()).unwrap())
     }
 
     /// The same gateway after a restart at another time.
     fn restarted(self, now: i64) -> Self {
-        Self { acceptor: Self::acceptor(&self.store, &self.challenges, &self.held, &self.dir, now), ..self }
+        let tickets = tickets(&self.dir, now);
+        let acceptor = Self::acceptor(&self.store, &self.challenges, &self.held, &tickets);
+        Self { acceptor, tickets, ..self }
     }
 
     /// Accepts one connection.
@@ -139,8 +142,8 @@ impl Rig {
             let (tcp, _) = listener.accept().await.unwrap();
             let permit = ConnectionLimits::new(Arc::new(Uncounted)).admit(1).unwrap();
             let wire = Wire::new(tcp, Pace::new(), Duration::from_secs(5), 65_536, permit);
-            let entry = Entry { budget: &budget, per_second, min_version, own };
-            let (mut stream, name) = acceptor.accept(wire, entry).await?;
+            let terms = Terms { budget: &budget, per_second, min_version, own };
+            let (mut stream, name) = acceptor.accept(wire, terms).await?;
             // TLS 1.3's sessions go out with the first byte.
             let _ = stream.write_all(b"x").await;
             let _ = stream.flush().await;

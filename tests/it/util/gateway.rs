@@ -89,6 +89,12 @@ impl Gateway {
         lines.filter(|line| line.contains(labels)).filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok()).sum()
     }
 
+    /// Bytes of its process that are in memory.
+    pub(crate) fn resident(&self) -> usize {
+        let pages = std::fs::read_to_string(format!("/proc/{}/statm", self.ready.pid)).expect("it runs");
+        pages.split(' ').nth(1).and_then(|pages| pages.parse::<usize>().ok()).expect("pages") * 4_096
+    }
+
     pub(crate) fn log(&self) -> String {
         self.process.log()
     }

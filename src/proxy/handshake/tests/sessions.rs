@@ -5,8 +5,10 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use boring::ssl::SslSession;
 use foreign_types::ForeignType;
 use pingora::tls::ssl_sys as ffi;
+use tokio_util::sync::CancellationToken;
 
 use super::*;
+use crate::proxy::rotation::Rotation;
 
 /// A client that keeps sessions.
 #[derive(Clone)]
@@ -87,6 +89,42 @@ async fn a_session_is_resumed_under_its_own_name_only_also_after_a_restart() {
         rig = rig.restarted(NOW + 2 * 86_400);
         assert!(!rig.resume(&client, "a.example", Some(&session)).await.0, "{version:?}: a key that is forgotten");
     }
+}
+
+#[tokio::test]
+async fn keys_are_changed_while_it_runs_and_the_one_before_is_taken_for_as_long_again() {
+    const EVERY: Duration = Duration::from_secs(60);
+    let rig = Rig::serving(&["a.example"]);
+    let (begun, stop) = (tokio::time::Instant::now(), CancellationToken::new());
+    let looks = Arc::new(AtomicUsize::new(0));
+    let counting = looks.clone();
+    let rotation = Rotation {
+        tickets: rig.tickets.clone(),
+        every: Box::new(|| EVERY),
+        now_s: Box::new(move || {
+            counting.fetch_add(1, Ordering::Relaxed);
+            NOW + i64::try_from(begun.elapsed().as_secs()).unwrap()
+        }),
+    };
+    let rotating = tokio::spawn(Arc::new(rotation).run(stop.clone()));
+    let client = Resumer::of(SslVersion::TLS1_3);
+    let session = rig.resume(&client, "a.example", None).await.1.unwrap();
+    // They are looked at once at first, and twice in a minute; the second look begins when what the first did is done.
+    for (looked, is_taken) in [(3, true), (5, false)] {
+        let keys = || std::fs::read(rig.dir.path().join("ticket.keys")).unwrap();
+        let (before, patience) = (keys(), Instant::now() + Duration::from_secs(30));
+        tokio::time::pause();
+        tokio::time::advance(EVERY).await;
+        tokio::time::resume();
+        while looks.load(Ordering::Relaxed) < looked {
+            assert!(Instant::now() < patience, "the keys are not looked at");
+            tokio::task::yield_now().await;
+        }
+        assert_ne!(keys(), before, "on disk");
+        assert_eq!(rig.resume(&client, "a.example", Some(&session)).await.0, is_taken);
+    }
+    stop.cancel();
+    rotating.await.unwrap();
 }
 
 #[tokio::test]
