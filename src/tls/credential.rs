@@ -12,6 +12,7 @@ use pingora::tls::x509::X509;
 
 use crate::account::ServerName;
 use crate::tls::native::{NativeCredential, Pool};
+use crate::tls::sni;
 
 /// What proves a server name in a handshake: the chain, leaf first, and the leaf's key; and beside it, where there is
 /// one, the same with another kind of key.
@@ -84,6 +85,12 @@ impl Credential {
         (first.is_some() || twin.is_some()).then_some(Self { pairs: [first, twin] })
     }
 
+    /// The first pair alone, or the twin, if it is there.
+    pub(super) fn alone(&self, twin: bool) -> Option<Self> {
+        let pair = self.pairs.get(usize::from(twin))?.clone()?;
+        Some(Self { pairs: [Some(pair), None] })
+    }
+
     /// The same with only those of its two pairs that may be served.
     pub(super) fn only(self: &Arc<Self>, served: [bool; 2]) -> Arc<Self> {
         let [first, twin] = &self.pairs;
@@ -107,8 +114,7 @@ impl Credential {
     /// Whether a client that asked for `name` would take it: a DNS name of the certificate is `name`, or is it with the
     /// first label replaced by `*` (RFC 9525, 6.3). The subject's common name counts for nothing.
     pub fn covers(&self, name: &ServerName) -> bool {
-        let wildcard = ServerName::wildcard(name.as_str());
-        self.names().iter().any(|own| **own == *name.as_str() || Some(&**own) == wildcard.as_deref())
+        self.names().iter().any(|own| sni::covers(own, name.as_str()))
     }
 
     /// The DNS names that it is for, in lower case.
@@ -145,7 +151,8 @@ fn can_sign(key: &PKeyRef<Public>) -> bool {
     }
 }
 
-fn unix_seconds(time: &Asn1TimeRef) -> Result<i64, ErrorStack> {
+/// Unix time.
+pub(super) fn unix_seconds(time: &Asn1TimeRef) -> Result<i64, ErrorStack> {
     let since = Asn1Time::from_unix(0)?.diff(time)?;
     Ok(i64::from(since.days) * 86_400 + i64::from(since.secs))
 }
