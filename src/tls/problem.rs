@@ -3,14 +3,11 @@
 use std::fmt;
 use std::io;
 use std::path::PathBuf;
-use std::time::{Duration, UNIX_EPOCH};
 
 use crate::account::ServerName;
+use crate::tls::chain::rfc3339;
 use crate::tls::credential::CredentialError;
 use crate::tls::files::{Cause, Part};
-
-/// The last second that X.509 and RFC 3339 can write.
-const YEAR_9999_ENDS: u64 = 253_402_300_799;
 
 /// The names of a store by the state of their certificate.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -163,9 +160,8 @@ impl CertificateProblem {
         [Part::Key, Part::RsaKey].iter().any(|part| self.file.ends_with(part.file()))
     }
 
-    fn until(&self) -> humantime::Rfc3339Timestamp {
-        let not_after = self.not_after.and_then(|seconds| u64::try_from(seconds).ok()).unwrap_or_default();
-        humantime::format_rfc3339_seconds(UNIX_EPOCH + Duration::from_secs(not_after.min(YEAR_9999_ENDS)))
+    fn until(&self) -> String {
+        rfc3339(self.not_after.unwrap_or_default())
     }
 }
 
