@@ -333,6 +333,7 @@ mod tests {
     #![allow(clippy::unwrap_used, clippy::indexing_slicing)]
     use super::*;
     use crate::tls::testing::Issued;
+    use crate::tls::{Credential, CredentialError};
 
     /// The first second of 2026.
     const NOW: i64 = 1_767_225_600;
@@ -367,6 +368,51 @@ mod tests {
         assert!(matches!(judge(blocks[0]), Err(ChainFault::LeafOnly(name)) if name.contains("Intermediate")));
         assert!(matches!(judge(&(issued.chain.clone() + &issued.root)), Err(ChainFault::UnknownRoot(_))));
         assert!(Chain::from_pem(b"").is_none() && Chain::from_pem(issued.key.as_bytes()).is_none());
+    }
+
+    /// What `fuzz/fuzz_targets/pile.rs` holds of any bytes: what is put together is a credential, or only its key's kind is
+    /// none of TLS; a chain that is written is read again.
+    fn check(bytes: &[u8]) -> usize {
+        let again =
+            |chain: &Chain| assert_eq!(Chain::from_pem(&chain.to_pem().unwrap()).unwrap().to_der(), chain.to_der());
+        let mut pile = Pile::default();
+        assert!(pile.add(bytes) || pile.is_empty());
+        let bundles = pile.bundles();
+        for bundle in &bundles {
+            again(&bundle.chain);
+            // Of some kinds of key nothing is written.
+            let (Some(chain), Some(key)) = (bundle.chain.to_pem(), bundle.key_pem()) else { continue };
+            assert!(matches!(Credential::parse(&chain, &key), Ok(_) | Err(CredentialError::Unsupported)));
+        }
+        assert!(pile.keyless().is_sorted());
+        Chain::from_pem(bytes).iter().for_each(again);
+        bundles.len()
+    }
+
+    fn corpus() -> std::path::PathBuf {
+        std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/corpus/pile")
+    }
+
+    #[test]
+    fn the_corpus_of_the_fuzzer_holds() {
+        let seeds: Vec<_> = std::fs::read_dir(corpus()).unwrap().map(|seed| seed.unwrap().path()).collect();
+        for seed in &seeds {
+            let found = check(&std::fs::read(seed).unwrap());
+            assert_eq!(found > 0, seed.file_name().unwrap().to_str().unwrap().starts_with("good-"), "{seed:?}");
+        }
+        assert!(seeds.len() >= 5);
+    }
+
+    proptest::proptest! {
+        #![proptest_config(proptest::prelude::ProptestConfig { cases: 400, failure_persistence: None, ..Default::default() })]
+
+        #[test]
+        fn damage_breaks_nothing(at in 0..4_000_usize, length in 0..60_usize, with in proptest::collection::vec(proptest::prelude::any::<u8>(), 0..20)) {
+            let mut bytes = std::fs::read(corpus().join("good-ecdsa")).unwrap();
+            let at = at.min(bytes.len());
+            bytes.splice(at..(at + length).min(bytes.len()), with);
+            check(&bytes);
+        }
     }
 
     #[test]
