@@ -3,17 +3,34 @@ use base64::engine::general_purpose::STANDARD;
 use serde_json::Value;
 
 use crate::util::gateway::pixelgate;
-use crate::util::{Account, Authority, Site};
+use crate::util::{Account, Site};
 
 const NAME: &str = "events.shoes.example";
 
-/// Exit code, and the lines about one thing, with their level.
-fn check(site: &Site, about: &str) -> (Option<i32>, Vec<String>) {
-    let output = pixelgate(site.dir(), &["cert", "check", NAME, "--resolver", "127.0.0.1:9", "--json"]);
-    let report: Value = serde_json::from_slice(&output.stdout).unwrap();
-    let lines = report["lines"].as_array().unwrap().iter().filter(|line| line["about"] == about);
-    let shown = |line: &Value| format!("{}: {}", line["level"].as_str().unwrap(), line["text"].as_str().unwrap());
-    (output.status.code(), lines.map(shown).collect())
+/// What a check found.
+struct Check {
+    code: Option<i32>,
+    lines: Vec<Value>,
+}
+
+impl Check {
+    fn of(site: &Site) -> Self {
+        let output = pixelgate(site.dir(), &["cert", "check", NAME, "--resolver", "127.0.0.1:9", "--json"]);
+        let report: Value = serde_json::from_slice(&output.stdout).unwrap();
+        Self { code: output.status.code(), lines: report["lines"].as_array().unwrap().clone() }
+    }
+
+    /// Level and text of the first line about something.
+    fn line(&self, about: &str) -> Option<String> {
+        let line = self.lines.iter().find(|line| line["about"] == about)?;
+        Some(format!("{}: {}", line["level"].as_str().unwrap(), line["text"].as_str().unwrap()))
+    }
+
+    fn assert(&self, code: i32, about: &str, level: &str, text: &str) {
+        let line = self.line(about).unwrap_or_default();
+        assert!(line.starts_with(level) && line.contains(text), "{about}, {text}: {line}");
+        assert_eq!(self.code, Some(code));
+    }
 }
 
 /// A key file of which the public half is what it was.
@@ -31,31 +48,24 @@ fn with_other_private_half(pem: &str) -> String {
 #[test]
 fn a_key_that_is_damaged_or_anothers_is_an_error() {
     let site = Site::new("http://127.0.0.1:9").account(Account::new("shoes", 7001).domain(NAME));
-    let (code, key) = check(&site, "key");
-    assert!(code == Some(0) && key.len() == 1 && key[0].starts_with("ok: "), "{key:?}");
     let file = format!("certs/{NAME}/key.pem");
     let good = std::fs::read_to_string(site.path(&file)).unwrap();
     site.write(&file, with_other_private_half(&good));
-    let (code, lines) = check(&site, "certificate");
-    assert!(code == Some(1) && lines[0].contains("error: ") && lines[0].contains("the key is not"), "{lines:?}");
-    assert_eq!(check(&site, "key").1, [""; 0]);
+    let check = Check::of(&site);
+    check.assert(1, "certificate", "error", "the key is not a PEM private key");
+    assert_eq!(check.line("key"), None);
     site.write(&file, site.authority.credential(NAME, 60).1);
-    let (code, lines) = check(&site, "certificate");
-    assert!(code == Some(1) && lines[0].contains("the key does not belong to the first certificate"), "{lines:?}");
+    Check::of(&site).assert(1, "certificate", "error", "the key does not belong to the first certificate");
 }
 
 #[test]
 fn a_chain_that_is_not_whole_or_not_in_order_is_told() {
     let site = Site::new("http://127.0.0.1:9").account(Account::new("shoes", 7001).domain(NAME));
-    let (code, chain) = check(&site, "chain");
-    assert_eq!(code, Some(0), "fine for a private CA");
-    assert!(chain[0].starts_with("warning: the chain is the certificate alone"), "{chain:?}");
+    let check = Check::of(&site);
+    check.assert(0, "chain", "warning", "the chain is the certificate alone");
+    check.assert(0, "key", "ok", "belongs to the certificate");
     let file = format!("certs/{NAME}/chain.pem");
     let leaf = std::fs::read_to_string(site.path(&file)).unwrap();
-    site.write(&file, leaf + &Authority::new().pem());
-    let (code, chain) = check(&site, "chain");
-    assert!(
-        code == Some(1) && chain[0].contains("certificate 1 of the chain is not followed by its issuer"),
-        "{chain:?}"
-    );
+    site.write(&file, leaf + &site.authority.credential("other.example", 60).0);
+    Check::of(&site).assert(1, "chain", "error", "certificate 1 of the chain is not followed by its issuer");
 }

@@ -1,6 +1,8 @@
 use std::path::PathBuf;
 use std::process::Output;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use boring::pkey::Id;
 use boring::x509::X509;
 use rcgen::{KeyPair, PKCS_ED25519, PKCS_RSA_SHA256, RsaKeySize};
@@ -25,8 +27,12 @@ impl Import {
 
     /// A file with a certificate for the name, valid for so many days, and its key.
     fn bundle(&self, key: &KeyPair, days: i64) -> String {
+        self.file(&key.serialize_pem(), key, days)
+    }
+
+    fn file(&self, key_pem: &str, key: &KeyPair, days: i64) -> String {
         let file = self.folder.path().join(format!("{days}.pem"));
-        std::fs::write(&file, self.site.authority.sign(&[NAME], key, 1, days) + &key.serialize_pem()).unwrap();
+        std::fs::write(&file, self.site.authority.sign(&[NAME], key, 1, days) + key_pem).unwrap();
         file.to_str().unwrap().to_owned()
     }
 
@@ -63,13 +69,21 @@ fn rsa() -> KeyPair {
     KeyPair::generate_rsa_for(&PKCS_RSA_SHA256, RsaKeySize::_2048).unwrap()
 }
 
+/// An Ed25519 key as OpenSSL writes it, without its public half (RFC 8410, 7).
+fn openssls(key: &KeyPair) -> String {
+    let mut der = vec![0x30, 0x2e, 2, 1, 0, 0x30, 5, 6, 3, 0x2b, 0x65, 0x70, 4, 0x22, 4, 0x20];
+    der.extend_from_slice(&key.serialize_der()[16..48]);
+    format!("-----BEGIN PRIVATE KEY-----\n{}\n-----END PRIVATE KEY-----\n", STANDARD.encode(der))
+}
+
 #[test]
 fn what_cannot_be_served_takes_nothings_place() {
     let import = Import::new();
     let good = import.bundle(&ecdsa(), 60);
     assert_eq!(import.one(&good, &[]).0, Some(0));
     let before = std::fs::read(import.live().join("chain.pem")).unwrap();
-    let other = import.bundle(&KeyPair::generate_for(&PKCS_ED25519).unwrap(), 80);
+    let key = KeyPair::generate_for(&PKCS_ED25519).unwrap();
+    let other = import.file(&openssls(&key), &key, 80);
     for arguments in [&[][..], &["--force"], &["--dry-run"]] {
         let (code, result, notes) = import.one(&other, arguments);
         assert_eq!((code, result.as_str()), (Some(1), "refused"));
