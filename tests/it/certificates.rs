@@ -121,7 +121,7 @@ async fn dns_is_judged_as_a_ca_would() {
 }
 
 /// A DNS server that knows no name at all, and no CAA for those that it is told: what the challenge server cannot say.
-async fn empty_dns(rcode: u8) -> SocketAddr {
+pub(crate) async fn empty_dns(rcode: u8) -> SocketAddr {
     let socket = tokio::net::UdpSocket::bind("127.0.0.1:0").await.unwrap();
     let address = socket.local_addr().unwrap();
     tokio::spawn(async move {
