@@ -75,14 +75,16 @@ impl Credential {
         let names = names.filter_map(|name| name.dnsname().map(|name| name.to_ascii_lowercase().into())).collect();
         let ders = chain.iter().map(|certificate| certificate.to_der()).collect::<Result<Vec<_>, _>>();
         let ders = ders.map_err(|_| CredentialError::Chain)?;
-        let native = NativeCredential::new(&ders, &key, pool).map_err(|_| CredentialError::Unsupported)?;
+        let native = NativeCredential::new(&ders, key, pool).map_err(|_| CredentialError::Unsupported)?;
         Ok(Self { pairs: [Some(Pair { native, names, not_before, not_after }), None] })
     }
 
-    /// Of a first pair and its twin the one that is there, or both: many clients cannot use an ECDSA key.
+    /// Of a first pair and its twin the one that is there, or both: many clients cannot use an ECDSA key. What handshakes do
+    /// not ask for, the names, is left out: a folder knows them.
     pub(super) fn of_pairs(first: Option<Self>, twin: Option<Self>) -> Option<Self> {
         let [first, twin] = [first, twin].map(|credential| credential.and_then(|Self { pairs: [pair, _] }| pair));
-        (first.is_some() || twin.is_some()).then_some(Self { pairs: [first, twin] })
+        let pairs = [first, twin].map(|pair| pair.map(|pair| Pair { names: Arc::default(), ..pair }));
+        pairs.iter().any(Option::is_some).then_some(Self { pairs })
     }
 
     /// The first pair alone, or the twin, if it is there.
