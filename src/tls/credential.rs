@@ -17,8 +17,9 @@ use crate::tls::sni;
 /// What proves a server name in a handshake: the chain, leaf first, and the leaf's key; and beside it, where there is
 /// one, the same with another kind of key.
 pub struct Credential {
-    /// The first pair, and its twin; at least one is there.
-    pairs: [Option<Pair>; 2],
+    first: Option<Pair>,
+    /// At least one of the two is there; few have a twin.
+    twin: Option<Box<Pair>>,
 }
 
 #[derive(Clone)]
@@ -76,31 +77,30 @@ impl Credential {
         let ders = chain.iter().map(|certificate| certificate.to_der()).collect::<Result<Vec<_>, _>>();
         let ders = ders.map_err(|_| CredentialError::Chain)?;
         let native = NativeCredential::new(&ders, key, pool).map_err(|_| CredentialError::Unsupported)?;
-        Ok(Self { pairs: [Some(Pair { native, names, not_before, not_after }), None] })
+        Ok(Self { first: Some(Pair { native, names, not_before, not_after }), twin: None })
     }
 
     /// Of a first pair and its twin the one that is there, or both: many clients cannot use an ECDSA key. What handshakes do
     /// not ask for, the names, is left out: a folder knows them.
     pub(super) fn of_pairs(first: Option<Self>, twin: Option<Self>) -> Option<Self> {
-        let [first, twin] = [first, twin].map(|credential| credential.and_then(|Self { pairs: [pair, _] }| pair));
-        let pairs = [first, twin].map(|pair| pair.map(|pair| Pair { names: Arc::default(), ..pair }));
-        pairs.iter().any(Option::is_some).then_some(Self { pairs })
+        let pair = |credential: Option<Self>| Some(Pair { names: Arc::default(), ..credential?.first? });
+        let (first, twin) = (pair(first), pair(twin).map(Box::new));
+        (first.is_some() || twin.is_some()).then_some(Self { first, twin })
     }
 
     /// The first pair alone, or the twin, if it is there.
     pub(super) fn alone(&self, twin: bool) -> Option<Self> {
-        let pair = self.pairs.get(usize::from(twin))?.clone()?;
-        Some(Self { pairs: [Some(pair), None] })
+        let pair = if twin { self.twin.as_deref() } else { self.first.as_ref() };
+        Some(Self { first: Some(pair?.clone()), twin: None })
     }
 
     /// The same with only those of its two pairs that may be served.
     pub(super) fn only(self: &Arc<Self>, served: [bool; 2]) -> Arc<Self> {
-        let [first, twin] = &self.pairs;
-        if (served[0] || first.is_none()) && (served[1] || twin.is_none()) {
+        let [first, twin] = served;
+        if (first || self.first.is_none()) && (twin || self.twin.is_none()) {
             return self.clone();
         }
-        let pick = |pair: &Option<Pair>, served: bool| pair.as_ref().filter(|_| served).cloned();
-        Arc::new(Self { pairs: [pick(first, served[0]), pick(twin, served[1])] })
+        Arc::new(Self { first: self.first.clone().filter(|_| first), twin: self.twin.clone().filter(|_| twin) })
     }
 
     /// First second in which it is valid, Unix time.
@@ -139,7 +139,7 @@ impl Credential {
     }
 
     fn pairs(&self) -> impl Iterator<Item = &Pair> {
-        self.pairs.iter().flatten()
+        self.first.iter().chain(self.twin.as_deref())
     }
 }
 
