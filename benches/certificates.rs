@@ -2,7 +2,7 @@
 //!
 //! `cargo bench --bench certificates [-- --dir DIR] [--names N]`, or `NAMES=N` in the environment
 //!
-//! Each name has a P-256 certificate of its own below one intermediate, written as issuance does. *Start* is the time until
+//! Each name has a P-256 certificate of its own below one intermediate, as large as a public CA's, written as issuance does. *Start* is the time until
 //! every name is judged: without an index every file is parsed, with one only stamps are compared; files are in the page
 //! cache. *Memory* is the growth of the process's resident memory, and of what the allocator handed out. A *refresh* is
 //! what a renewal costs after its files are in place: files looked at, parsed, judged, one shard copied, and published.
@@ -21,7 +21,10 @@ use arc_swap::ArcSwap;
 use measure::{Promises, cpu_seconds, in_threads, ms, resident};
 use pixelgate::account::ServerName;
 use pixelgate::tls::{CertFolders, CertStore, Lookup};
-use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, Issuer, KeyPair, date_time_ymd};
+use rcgen::{
+    BasicConstraints, CertificateParams, CertifiedIssuer, CustomExtension, DnType, ExtendedKeyUsagePurpose, IsCa,
+    Issuer, KeyPair, KeyUsagePurpose, date_time_ymd,
+};
 
 #[global_allocator]
 static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
@@ -226,6 +229,8 @@ impl Authority {
         let authority = |name: &str| {
             let mut params = CertificateParams::default();
             params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+            params.distinguished_name.push(DnType::CountryName, "US");
+            params.distinguished_name.push(DnType::OrganizationName, "An Authority");
             params.distinguished_name.push(DnType::CommonName, name);
             params
         };
@@ -244,8 +249,13 @@ impl Authority {
     fn issue_as(&self, folder: &Path, as_folder: &str, name: &str, serial: u32) {
         let mut leaf = CertificateParams::new(vec![name.to_owned()]).expect("a name");
         leaf.not_after = date_time_ymd(2100, 1, 1);
+        leaf.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+        leaf.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
+        leaf.use_authority_key_identifier_extension = true;
+        leaf.custom_extensions = public_extensions();
         let key = KeyPair::generate().expect("a key");
         let leaf = leaf.signed_by(&key, &self.issuer).expect("a leaf");
+        assert!((850..1_100).contains(&leaf.der().len()), "{} bytes, unlike a public CA's", leaf.der().len());
         let folder = folder.join(as_folder);
         let place = folder.join(serial.to_string());
         std::fs::create_dir_all(&place).expect("a folder");
@@ -254,6 +264,33 @@ impl Authority {
         std::os::unix::fs::symlink(serial.to_string(), folder.join("live.new")).expect("a link");
         std::fs::rename(folder.join("live.new"), folder.join("live")).expect("a link");
     }
+}
+
+/// What public CAs write into a leaf besides: key identifier, policy, where its issuer and its revocation are found, and the
+/// time stamps of two logs.
+fn public_extensions() -> Vec<CustomExtension> {
+    const SEQUENCE: u8 = 0x30;
+    const OCTETS: u8 = 0x04;
+    const OID: u8 = 0x06;
+    const URI: u8 = 0x86;
+    let issuer = [der(OID, &[0x2b, 6, 1, 5, 5, 7, 0x30, 2]), der(URI, b"http://authority.example/e7.der")].concat();
+    let domain_validated = der(OID, &[0x67, 0x81, 0x0c, 1, 2, 1]);
+    let revoked = der(0xa0, &der(0xa0, &der(URI, b"http://e7.revoked.example/107.crl")));
+    let extension = |oid: &[u64], content: Vec<u8>| CustomExtension::from_oid_content(oid, content);
+    vec![
+        extension(&[2, 5, 29, 14], der(OCTETS, &[7; 20])),
+        extension(&[2, 5, 29, 32], der(SEQUENCE, &der(SEQUENCE, &domain_validated))),
+        extension(&[2, 5, 29, 31], der(SEQUENCE, &der(SEQUENCE, &revoked))),
+        extension(&[1, 3, 6, 1, 5, 5, 7, 1, 1], der(SEQUENCE, &der(SEQUENCE, &issuer))),
+        extension(&[1, 3, 6, 1, 4, 1, 11129, 2, 4, 2], der(OCTETS, &[7; 240])),
+    ]
+}
+
+/// A value of DER, of less than 256 bytes.
+fn der(tag: u8, content: &[u8]) -> Vec<u8> {
+    let length = content.len() as u8;
+    let head = if length < 128 { vec![tag, length] } else { vec![tag, 0x81, length] };
+    [&head, content].concat()
 }
 
 fn arguments() -> Arguments {

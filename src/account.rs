@@ -109,12 +109,6 @@ impl ServerName {
     pub fn as_str(&self) -> &str {
         &self.0
     }
-
-    /// The name with its first label replaced by `*`: what a wildcard certificate for it is called (RFC 6125, 6.4.3).
-    pub fn wildcard(name: &str) -> Option<String> {
-        let (_, rest) = name.split_once('.')?;
-        Some(format!("*.{rest}"))
-    }
 }
 
 impl FromStr for ServerName {

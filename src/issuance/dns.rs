@@ -40,8 +40,8 @@ pub struct DnsReport {
     pub chain: Vec<String>,
     /// Where it leads, A before AAAA.
     pub addresses: Vec<IpAddr>,
-    /// The CAA records that count for it, as in `0 issue "letsencrypt.org"` (RFC 8659, 3).
-    pub caa: Vec<String>,
+    /// The CAA records that count for it, as in `0 issue "letsencrypt.org"` (RFC 8659, 3); `None` = that cannot be said.
+    pub caa: Option<Vec<String>>,
     /// What is wrong and what to change.
     pub findings: Vec<DnsFinding>,
     /// Why a question was not answered at all, if one was not: by the name's DNS servers, or by our resolver.
@@ -134,7 +134,7 @@ impl Dns {
         match caa {
             Ok((at, records)) => {
                 report.findings.extend(caa::judge(&at, &records, caa_identities));
-                report.caa = records.iter().map(caa::shown).collect();
+                report.caa = Some(records.iter().map(caa::shown).collect());
             }
             Err((at, why)) => {
                 report.findings.push(DnsFinding::error(

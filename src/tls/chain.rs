@@ -4,16 +4,16 @@
 
 use std::collections::{HashMap, HashSet};
 
-use boring::asn1::{Asn1Time, Asn1TimeRef};
+use boring::error::ErrorStack;
 use boring::hash::MessageDigest;
 use boring::nid::Nid;
 use boring::pkey::{Id, PKey, PKeyRef, Private, Public};
 use boring::stack::Stack;
-use boring::x509::store::X509StoreBuilder;
+use boring::x509::store::{X509Store, X509StoreBuilder};
 use boring::x509::{X509, X509NameRef, X509Ref, X509StoreContext};
 
-use crate::account::ServerName;
 use crate::clock;
+use crate::tls::credential::unix_seconds;
 
 /// Certificates in a chain; real ones have two to four.
 const CHAIN_MAX: usize = 10;
@@ -22,9 +22,9 @@ const BEGIN: &str = "-----BEGIN ";
 /// A chain as it was read or sent, leaf first if it is right.
 pub struct Chain(Vec<X509>);
 
-/// What a certificate says.
+/// What a leaf says.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Facts {
+pub struct LeafFacts {
     /// The serial number, hexadecimal, as the name of a folder too.
     pub serial: String,
     /// Who issued it.
@@ -45,6 +45,9 @@ pub enum ChainFault {
     /// A certificate is not followed by the one that issued it.
     #[error("certificate {0} of the chain is not followed by its issuer, {1}")]
     Order(usize, String),
+    /// There is no issuer, and the leaf's is none that a client of public roots only knows.
+    #[error("the chain is the certificate alone, and {0}, which issued it, is no root that this machine trusts")]
+    LeafOnly(String),
     /// The chain ends too early for a client that knows public roots only.
     #[error("the chain ends with a certificate of {0}, which is no root that this machine trusts")]
     Unanchored(String),
@@ -56,6 +59,9 @@ pub enum ChainFault {
     Refused(String),
 }
 
+/// The roots that this machine trusts: read once, for many chains.
+pub struct Roots(X509Store);
+
 /// A chain with its key, put together from what a folder or file holds.
 pub struct Bundle {
     /// Leaf first, issuers after it, without the root.
@@ -63,7 +69,7 @@ pub struct Bundle {
     /// The leaf's key.
     key: PKey<Private>,
     /// What the leaf says.
-    pub facts: Facts,
+    pub facts: LeafFacts,
 }
 
 /// Certificates and keys, each once; the certificates in the order in which they were met. A folder may hold those of
@@ -96,7 +102,7 @@ impl Chain {
     }
 
     /// What the first certificate says; `None` = it is no certificate for TLS.
-    pub fn leaf(&self) -> Option<Facts> {
+    pub fn leaf(&self) -> Option<LeafFacts> {
         facts(self.0.first()?)
     }
 
@@ -111,11 +117,11 @@ impl Chain {
         Some(blocks.concat())
     }
 
-    /// Judges order and completeness as a client does that trusts what this machine trusts, as of `now` (Unix seconds).
+    /// Judges order and completeness as a client does that trusts these roots, as of `now` (Unix seconds).
     ///
     /// # Errors
     /// What a client would stumble over.
-    pub fn judge(&self, now: i64) -> Result<(), ChainFault> {
+    pub fn judge(&self, roots: &Roots, now: i64) -> Result<(), ChainFault> {
         for (at, pair) in self.0.windows(2).enumerate() {
             let [certificate, next] = pair else { continue };
             if !is_issuer(next, certificate) {
@@ -124,28 +130,26 @@ impl Chain {
         }
         let Some(last) = self.0.last() else { return Ok(()) };
         let issuer = common_name(last.issuer_name());
-        match self.is_trusted(now) {
+        match self.is_trusted(roots, now) {
             Ok(true) => Ok(()),
             Ok(false) if is_issuer(last, last) => Err(ChainFault::UnknownRoot(issuer)),
+            Ok(false) if self.0.len() == 1 => Err(ChainFault::LeafOnly(issuer)),
             Ok(false) => Err(ChainFault::Unanchored(issuer)),
             Err(words) => Err(ChainFault::Refused(words)),
         }
     }
 
-    /// Whether the chain leads to a root of this machine's store; an error is any other reason against it.
-    fn is_trusted(&self, now: i64) -> Result<bool, String> {
-        let words = |error: boring::error::ErrorStack| error.to_string();
+    /// Whether the chain leads to one of the roots; an error is any other reason against it.
+    fn is_trusted(&self, roots: &Roots, now: i64) -> Result<bool, String> {
+        let words = |error: ErrorStack| error.to_string();
         let (leaf, rest) = self.0.split_first().ok_or_else(String::new)?;
-        let mut store = X509StoreBuilder::new().map_err(words)?;
-        store.set_default_paths().map_err(words)?;
-        // Validity is told by itself: here it is judged inside of the leaf's.
         let leaf_facts = facts(leaf).ok_or("the leaf cannot be read")?;
-        store.verify_param_mut().set_time(now.clamp(leaf_facts.not_before, leaf_facts.not_after));
-        let store = store.build();
         let mut others = Stack::new().map_err(words)?;
         rest.iter().try_for_each(|certificate| others.push(certificate.clone())).map_err(words)?;
         let mut context = X509StoreContext::new().map_err(words)?;
-        let verdict = context.init(&store, leaf, &others, |context| {
+        let verdict = context.init(&roots.0, leaf, &others, |context| {
+            // Validity is told by itself: here it is judged inside of the leaf's.
+            context.verify_param_mut().set_time(now.clamp(leaf_facts.not_before, leaf_facts.not_after));
             context.verify_cert()?;
             Ok(context.verify_result())
         });
@@ -160,15 +164,23 @@ impl Chain {
 /// X509_V_ERR_…: no issuer at hand (2, 20), self-signed leaf (18) or root (19), unable to verify the first (21).
 const ANCHOR_ERRORS: [i32; 5] = [2, 18, 19, 20, 21];
 
-// === impl Facts ===
+// === impl Roots ===
 
-impl Facts {
-    /// Whether a client that asked for `name` would take it (RFC 9525, 6.3).
-    pub fn covers(&self, name: &ServerName) -> bool {
-        let wildcard = ServerName::wildcard(name.as_str());
-        self.names.iter().any(|own| own == name.as_str() || Some(own) == wildcard.as_ref())
+impl Roots {
+    /// Opens the system's list.
+    ///
+    /// # Errors
+    /// When BoringSSL has no memory left. A list that is not there is empty.
+    pub fn of_this_machine() -> Result<Self, ErrorStack> {
+        let mut store = X509StoreBuilder::new()?;
+        store.set_default_paths()?;
+        Ok(Self(store.build()))
     }
+}
 
+// === impl LeafFacts ===
+
+impl LeafFacts {
     /// Whether the key is RSA.
     pub fn is_rsa(&self) -> bool {
         self.key.starts_with("RSA")
@@ -271,14 +283,14 @@ impl Bundle {
 }
 
 /// What a certificate says; `None` = it has no key or validity that can be read.
-fn facts(certificate: &X509Ref) -> Option<Facts> {
+fn facts(certificate: &X509Ref) -> Option<LeafFacts> {
     let names = certificate.subject_alt_names().into_iter().flatten();
-    Some(Facts {
+    Some(LeafFacts {
         serial: certificate.serial_number().to_bn().ok()?.to_hex_str().ok()?.to_lowercase(),
         issuer: common_name(certificate.issuer_name()),
         names: names.filter_map(|name| name.dnsname().map(str::to_ascii_lowercase)).collect(),
-        not_before: unix_seconds(certificate.not_before())?,
-        not_after: unix_seconds(certificate.not_after())?,
+        not_before: unix_seconds(certificate.not_before()).ok()?,
+        not_after: unix_seconds(certificate.not_after()).ok()?,
         key: key_kind(&*certificate.public_key().ok()?),
     })
 }
@@ -309,11 +321,6 @@ fn key_kind(key: &PKeyRef<Public>) -> String {
     }
 }
 
-fn unix_seconds(time: &Asn1TimeRef) -> Option<i64> {
-    let since = Asn1Time::from_unix(0).ok()?.diff(time).ok()?;
-    Some(i64::from(since.days) * 86_400 + i64::from(since.secs))
-}
-
 /// Unix seconds as RFC 3339, UTC; what lies outside of its years is cut to them.
 pub fn rfc3339(seconds: i64) -> String {
     clock::rfc3339(seconds.saturating_mul(1_000))
@@ -324,6 +331,7 @@ mod tests {
     #![allow(clippy::unwrap_used, clippy::indexing_slicing)]
     use super::*;
     use crate::tls::testing::Issued;
+    use crate::tls::{Credential, CredentialError};
 
     /// The first second of 2026.
     const NOW: i64 = 1_767_225_600;
@@ -343,8 +351,7 @@ mod tests {
         assert_eq!(bundle.chain.to_pem().unwrap(), issued.chain.as_bytes(), "without the root");
         assert_eq!((bundle.facts.key.as_str(), bundle.facts.not_after), ("ECDSA P-256", 4_102_444_800));
         assert!(bundle.facts.issuer.contains("Intermediate of a.example"));
-        let covers = |name: &str| bundle.facts.covers(&name.parse().unwrap());
-        assert!(covers("a.example") && covers("x.b.example") && !covers("b.example") && !covers("y.x.b.example"));
+        assert_eq!(bundle.facts.names, ["a.example", "*.b.example"]);
         assert!(bundle.key_pem().unwrap().starts_with(b"-----BEGIN PRIVATE KEY-----"));
         assert_eq!(pile.keyless(), ["c.example"]);
     }
@@ -352,13 +359,58 @@ mod tests {
     #[test]
     fn a_chain_is_judged_by_order_and_end() {
         let issued = Issued::new(&["a.example"]);
-        let judge = |pem: &str| Chain::from_pem(pem.as_bytes()).unwrap().judge(NOW);
+        let judge = |pem: &str| Chain::from_pem(pem.as_bytes()).unwrap().judge(&Roots::of_this_machine().unwrap(), NOW);
         let blocks: Vec<_> = issued.chain.split_inclusive("-----END CERTIFICATE-----\n").collect();
         assert!(matches!(judge(&format!("{}{}", blocks[1], blocks[0])), Err(ChainFault::Order(1, _))));
         assert!(matches!(judge(&issued.chain), Err(ChainFault::Unanchored(root)) if root.contains("Root")));
-        assert!(matches!(judge(blocks[0]), Err(ChainFault::Unanchored(name)) if name.contains("Intermediate")));
+        assert!(matches!(judge(blocks[0]), Err(ChainFault::LeafOnly(name)) if name.contains("Intermediate")));
         assert!(matches!(judge(&(issued.chain.clone() + &issued.root)), Err(ChainFault::UnknownRoot(_))));
         assert!(Chain::from_pem(b"").is_none() && Chain::from_pem(issued.key.as_bytes()).is_none());
+    }
+
+    /// What `fuzz/fuzz_targets/pile.rs` holds of any bytes: what is put together is a credential, or only its key's kind is
+    /// none of TLS; a chain that is written is read again.
+    fn check(bytes: &[u8]) -> usize {
+        let again =
+            |chain: &Chain| assert_eq!(Chain::from_pem(&chain.to_pem().unwrap()).unwrap().to_der(), chain.to_der());
+        let mut pile = Pile::default();
+        assert!(pile.add(bytes) || pile.is_empty());
+        let bundles = pile.bundles();
+        for bundle in &bundles {
+            again(&bundle.chain);
+            // Of some kinds of key nothing is written.
+            let (Some(chain), Some(key)) = (bundle.chain.to_pem(), bundle.key_pem()) else { continue };
+            assert!(matches!(Credential::parse(&chain, &key), Ok(_) | Err(CredentialError::Unsupported)));
+        }
+        assert!(pile.keyless().is_sorted());
+        Chain::from_pem(bytes).iter().for_each(again);
+        bundles.len()
+    }
+
+    fn corpus() -> std::path::PathBuf {
+        std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/corpus/pile")
+    }
+
+    #[test]
+    fn the_corpus_of_the_fuzzer_holds() {
+        let seeds: Vec<_> = std::fs::read_dir(corpus()).unwrap().map(|seed| seed.unwrap().path()).collect();
+        for seed in &seeds {
+            let found = check(&std::fs::read(seed).unwrap());
+            assert_eq!(found > 0, seed.file_name().unwrap().to_str().unwrap().starts_with("good-"), "{seed:?}");
+        }
+        assert!(seeds.len() >= 5);
+    }
+
+    proptest::proptest! {
+        #![proptest_config(proptest::prelude::ProptestConfig { cases: 400, failure_persistence: None, ..Default::default() })]
+
+        #[test]
+        fn damage_breaks_nothing(at in 0..4_000_usize, length in 0..60_usize, with in proptest::collection::vec(proptest::prelude::any::<u8>(), 0..20)) {
+            let mut bytes = std::fs::read(corpus().join("good-ecdsa")).unwrap();
+            let at = at.min(bytes.len());
+            bytes.splice(at..(at + length).min(bytes.len()), with);
+            check(&bytes);
+        }
     }
 
     #[test]

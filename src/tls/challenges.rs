@@ -1,18 +1,25 @@
-//! What an ACME server may ask for now, to see that a name is ours.
+//! What an ACME server may ask for now, to see that a name is ours; and what a person may, to see that it is us who answers.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 
+use sha2::{Digest, Sha256};
+
 use crate::account::ServerName;
 use crate::tls::Credential;
 
+/// What a token begins with that is no challenge: its answer is a sign of the process that gives it, and is another one for
+/// each name and for what follows in the token. Whoever asks us, and then elsewhere, learns whether that leads to us.
+pub const SIGN: &str = "pixelgate-sign-";
+
 /// The open challenges of every name. Shared by issuance, which writes them, and the edge, which answers them.
-#[derive(Default)]
 pub struct Challenges {
     open: RwLock<HashMap<ServerName, Vec<Challenge>>>,
     begun: AtomicU64,
+    /// What no other process can know.
+    secret: [u8; 32],
 }
 
 /// Answers for a name as long as it lives.
@@ -32,6 +39,12 @@ struct Challenge {
 
 // === impl Challenges ===
 
+impl Default for Challenges {
+    fn default() -> Self {
+        Self { open: RwLock::default(), begun: AtomicU64::default(), secret: rand::random() }
+    }
+}
+
 impl Challenges {
     /// Begins to answer for a name; ends when the guard is dropped. A name may have several challenges open.
     pub fn offer(
@@ -49,6 +62,10 @@ impl Challenges {
 
     /// RFC 8555, 8.3: the body for `GET /.well-known/acme-challenge/{token}` under this Host.
     pub fn http_answer(&self, name: &str, token: &str) -> Option<String> {
+        if token.starts_with(SIGN) {
+            let sign = Sha256::new().chain_update(self.secret).chain_update(name).chain_update("/").chain_update(token);
+            return Some(hex::encode(sign.finalize()));
+        }
         let open = self.open.read().unwrap_or_else(PoisonError::into_inner);
         let challenge = open.get(name)?.iter().find(|challenge| challenge.token == token)?;
         Some(challenge.key_authorization.clone())
@@ -95,6 +112,17 @@ mod tests {
         assert_eq!(challenges.http_answer("a.example", "t2").as_deref(), Some("t2.thumb"));
         drop(second);
         assert!(challenges.open.read().unwrap().is_empty());
+    }
+
+    #[test]
+    fn a_sign_is_of_one_process_one_name_and_one_token() {
+        let (ours, others) = (Challenges::default(), Challenges::default());
+        let sign = |of: &Challenges, name: &str, end: &str| of.http_answer(name, &format!("{SIGN}{end}")).unwrap();
+        let first = sign(&ours, "a.example", "1");
+        assert_eq!((first.len(), sign(&ours, "a.example", "1")), (64, first.clone()));
+        for other in [sign(&others, "a.example", "1"), sign(&ours, "b.example", "1"), sign(&ours, "a.example", "2")] {
+            assert_ne!(first, other);
+        }
     }
 
     #[test]

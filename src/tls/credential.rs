@@ -12,12 +12,14 @@ use pingora::tls::x509::X509;
 
 use crate::account::ServerName;
 use crate::tls::native::{NativeCredential, Pool};
+use crate::tls::sni;
 
 /// What proves a server name in a handshake: the chain, leaf first, and the leaf's key; and beside it, where there is
 /// one, the same with another kind of key.
 pub struct Credential {
-    /// The first pair, and its twin; at least one is there.
-    pairs: [Option<Pair>; 2],
+    first: Option<Pair>,
+    /// At least one of the two is there; few have a twin.
+    twin: Option<Box<Pair>>,
 }
 
 #[derive(Clone)]
@@ -74,24 +76,31 @@ impl Credential {
         let names = names.filter_map(|name| name.dnsname().map(|name| name.to_ascii_lowercase().into())).collect();
         let ders = chain.iter().map(|certificate| certificate.to_der()).collect::<Result<Vec<_>, _>>();
         let ders = ders.map_err(|_| CredentialError::Chain)?;
-        let native = NativeCredential::new(&ders, &key, pool).map_err(|_| CredentialError::Unsupported)?;
-        Ok(Self { pairs: [Some(Pair { native, names, not_before, not_after }), None] })
+        let native = NativeCredential::new(&ders, key, pool).map_err(|_| CredentialError::Unsupported)?;
+        Ok(Self { first: Some(Pair { native, names, not_before, not_after }), twin: None })
     }
 
-    /// Of a first pair and its twin the one that is there, or both: many clients cannot use an ECDSA key.
+    /// Of a first pair and its twin the one that is there, or both: many clients cannot use an ECDSA key. What handshakes do
+    /// not ask for, the names, is left out: a folder knows them.
     pub(super) fn of_pairs(first: Option<Self>, twin: Option<Self>) -> Option<Self> {
-        let [first, twin] = [first, twin].map(|credential| credential.and_then(|Self { pairs: [pair, _] }| pair));
-        (first.is_some() || twin.is_some()).then_some(Self { pairs: [first, twin] })
+        let pair = |credential: Option<Self>| Some(Pair { names: Arc::default(), ..credential?.first? });
+        let (first, twin) = (pair(first), pair(twin).map(Box::new));
+        (first.is_some() || twin.is_some()).then_some(Self { first, twin })
+    }
+
+    /// The first pair alone, or the twin, if it is there.
+    pub(super) fn alone(&self, twin: bool) -> Option<Self> {
+        let pair = if twin { self.twin.as_deref() } else { self.first.as_ref() };
+        Some(Self { first: Some(pair?.clone()), twin: None })
     }
 
     /// The same with only those of its two pairs that may be served.
     pub(super) fn only(self: &Arc<Self>, served: [bool; 2]) -> Arc<Self> {
-        let [first, twin] = &self.pairs;
-        if (served[0] || first.is_none()) && (served[1] || twin.is_none()) {
+        let [first, twin] = served;
+        if (first || self.first.is_none()) && (twin || self.twin.is_none()) {
             return self.clone();
         }
-        let pick = |pair: &Option<Pair>, served: bool| pair.as_ref().filter(|_| served).cloned();
-        Arc::new(Self { pairs: [pick(first, served[0]), pick(twin, served[1])] })
+        Arc::new(Self { first: self.first.clone().filter(|_| first), twin: self.twin.clone().filter(|_| twin) })
     }
 
     /// First second in which it is valid, Unix time.
@@ -107,8 +116,7 @@ impl Credential {
     /// Whether a client that asked for `name` would take it: a DNS name of the certificate is `name`, or is it with the
     /// first label replaced by `*` (RFC 9525, 6.3). The subject's common name counts for nothing.
     pub fn covers(&self, name: &ServerName) -> bool {
-        let wildcard = ServerName::wildcard(name.as_str());
-        self.names().iter().any(|own| **own == *name.as_str() || Some(&**own) == wildcard.as_deref())
+        self.names().iter().any(|own| sni::covers(own, name.as_str()))
     }
 
     /// The DNS names that it is for, in lower case.
@@ -131,7 +139,7 @@ impl Credential {
     }
 
     fn pairs(&self) -> impl Iterator<Item = &Pair> {
-        self.pairs.iter().flatten()
+        self.first.iter().chain(self.twin.as_deref())
     }
 }
 
@@ -145,7 +153,8 @@ fn can_sign(key: &PKeyRef<Public>) -> bool {
     }
 }
 
-fn unix_seconds(time: &Asn1TimeRef) -> Result<i64, ErrorStack> {
+/// Unix time.
+pub(super) fn unix_seconds(time: &Asn1TimeRef) -> Result<i64, ErrorStack> {
     let since = Asn1Time::from_unix(0)?.diff(time)?;
     Ok(i64::from(since.days) * 86_400 + i64::from(since.secs))
 }

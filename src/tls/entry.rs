@@ -8,14 +8,14 @@ use crate::tls::folder::Folder;
 use crate::tls::places::{Origin, parent};
 use crate::tls::problem::CertificateFault;
 
-/// The folders of the operator and of what was issued here, of one kind: for a name, or for all below one.
-pub(super) type Pair = [Option<Arc<Folder>>; 2];
+/// The operator's folder and that of what was issued here, of one kind: for a name, or for all below one.
+pub(super) type ByOwner = [Option<Arc<Folder>>; 2];
 
 /// A name and its certificates. Those of wildcards are not kept in it: many names share one.
 #[derive(Clone)]
 pub(super) struct Entry {
     /// What there is for this very name.
-    pub(super) exact: Pair,
+    pub(super) exact: ByOwner,
     /// Of the name above it: which names are below one is found without reading them.
     pub(super) parent: ParentTag,
     /// What serves it, and with which of the two pairs there.
@@ -87,7 +87,7 @@ pub(super) struct Window {
 impl Entry {
     /// Chooses of what there is: an exact name's before a wildcard's, the operator's before what was issued here. A good
     /// one serves in the place of a faulty one that comes before it; the fault is told all the same.
-    pub(super) fn judged(name: &ServerName, exact: Pair, wildcard: Option<&Pair>, now: i64) -> Self {
+    pub(super) fn judged(name: &ServerName, exact: ByOwner, wildcard: Option<&ByOwner>, now: i64) -> Self {
         let (mut choice, mut told) = (None, None);
         for (origin, folder) in folders(&exact, wildcard) {
             let (served, fault) = folder.judge(name, now);
@@ -122,12 +122,12 @@ impl Entry {
     }
 
     /// The folder of an origin.
-    pub(super) fn folder<'e>(&'e self, wildcard: Option<&'e Pair>, origin: Origin) -> Option<&'e Arc<Folder>> {
+    pub(super) fn folder<'e>(&'e self, wildcard: Option<&'e ByOwner>, origin: Origin) -> Option<&'e Arc<Folder>> {
         folders(&self.exact, wildcard).find(|(of, _)| *of == origin).map(|(_, folder)| folder)
     }
 
     /// What serves it, and with which of the two pairs there.
-    pub(super) fn serving<'e>(&'e self, wildcard: Option<&'e Pair>) -> Option<(Origin, &'e Arc<Folder>, [bool; 2])> {
+    pub(super) fn serving<'e>(&'e self, wildcard: Option<&'e ByOwner>) -> Option<(Origin, &'e Arc<Folder>, [bool; 2])> {
         let (origin, served) = self.choice?;
         Some((origin, self.folder(wildcard, origin)?, served.pairs()))
     }
@@ -146,14 +146,14 @@ impl Entry {
     }
 
     /// Until when what serves it can.
-    pub(super) fn served_until(&self, wildcard: Option<&Pair>) -> Option<i64> {
+    pub(super) fn served_until(&self, wildcard: Option<&ByOwner>) -> Option<i64> {
         let (_, folder, served) = self.serving(wildcard)?;
         let served = folder.facts().zip(served).filter(|(_, served)| *served);
         served.filter_map(|(facts, _)| Some(facts.as_ref().ok()?.not_after)).min()
     }
 
     /// Narrows a window down to that in which all validities that were judged `now` are what they are.
-    pub(super) fn narrow(&self, window: &mut Window, wildcard: Option<&Pair>, now: i64) {
+    pub(super) fn narrow(&self, window: &mut Window, wildcard: Option<&ByOwner>, now: i64) {
         let facts = folders(&self.exact, wildcard).flat_map(|(_, folder)| folder.facts()).flatten();
         for moment in facts.flat_map(|facts| [facts.not_before, facts.not_after.saturating_add(1)]) {
             if moment <= now {
@@ -171,7 +171,7 @@ impl Entry {
 }
 
 /// What there is, the most preferred first.
-fn folders<'e>(exact: &'e Pair, wildcard: Option<&'e Pair>) -> impl Iterator<Item = (Origin, &'e Arc<Folder>)> {
+fn folders<'e>(exact: &'e ByOwner, wildcard: Option<&'e ByOwner>) -> impl Iterator<Item = (Origin, &'e Arc<Folder>)> {
     let all = exact.iter().chain(wildcard.into_iter().flatten());
     Origin::ALL.into_iter().zip(all).filter_map(|(origin, folder)| Some((origin, folder.as_ref()?)))
 }

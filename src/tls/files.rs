@@ -129,16 +129,12 @@ impl<'a> Place<'a> {
         Self { above, path, folder_bytes }
     }
 
-    /// The stamp of the folder and of these files now; `None` if not all can be looked at.
+    /// The stamp of the folder and of these files now, as far as they can be looked at; `None` if the folder cannot.
     pub(super) fn stamp(&mut self, parts: &[Part]) -> Option<Stamp> {
         let mut stamping = Stamping::new();
         stamping.add(&self.stat(None).ok()?);
         for part in parts {
-            match self.stat(Some(*part)) {
-                Ok(stat) => stamping.add(&stat),
-                Err(Errno::NOENT) => {}
-                Err(_) => return None,
-            }
+            self.stat(Some(*part)).iter().for_each(|stat| stamping.add(stat));
         }
         Some(Stamp(stamping.hash))
     }
@@ -161,12 +157,19 @@ impl<'a> Place<'a> {
         Ok(Some(Contents { stamp: Stamp(stamping.hash), changed: stamping.changed, parts }))
     }
 
-    /// A file is stamped before it is read: what is written meanwhile is seen at the next look.
+    /// A file is stamped before it is read: what is written meanwhile is seen at the next look. One that is there and cannot
+    /// be opened is stamped all the same, so that the stamp is what [`Place::stamp`] finds.
     fn read_part(&mut self, part: Part, stamping: &mut Stamping) -> Result<Vec<u8>, Cause> {
         // A pipe without a writer would be waited for.
         let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
         let (above, path) = (self.above, self.path_of(Some(part)));
-        let file = openat(above, path, flags, Mode::empty())?;
+        let file = match openat(above, path, flags, Mode::empty()) {
+            Ok(file) => file,
+            Err(error) => {
+                self.stat(Some(part)).iter().filter(|_| error != Errno::NOENT).for_each(|stat| stamping.add(stat));
+                return Err(error.into());
+            }
+        };
         let stat = statx(&file, c"", AtFlags::EMPTY_PATH, StatxFlags::BASIC_STATS)?;
         stamping.add(&stat);
         match FileType::from_raw_mode(stat.stx_mode.into()) {

@@ -12,6 +12,7 @@ use crate::tls::entry::{Validity, Which};
 use crate::tls::files::{Cause, Contents, Part, Place, Stamp};
 use crate::tls::glance::{self, Intermediates};
 use crate::tls::native::Pool;
+use crate::tls::sni;
 
 /// A folder with at least one of the files in it, as it was when last read.
 pub(super) struct Folder {
@@ -102,8 +103,8 @@ impl Folder {
         }
     }
 
-    /// The folder as it is now; `None` if none of the files is there. `known` is kept if nothing changed since, and also if
-    /// what changed cannot be read; what visitors used of it is built at once. `own` is the DNS name that the folder
+    /// The folder as it is now; `None` if none of the files is there. `known` is kept if nothing changed since, and of what
+    /// cannot be read what it knows. What visitors used of it is built at once. `own` is the DNS name that the folder
     /// stands for; `written_once` says that no file in it is ever written to again.
     pub(super) fn read(
         place: &mut Place<'_>,
@@ -122,34 +123,62 @@ impl Folder {
         let warm = known.is_some_and(|known| known.credential().is_some());
         let doubted = known.is_some_and(|known| known.is_distrusted() && known.stamp == contents.stamp);
         let [first, twin] = PAIRS.map(|pair| judge_pair(&contents, pair, own, warm || doubted, with));
-        let first = first?;
-        let kept = |(facts, _): &Judged, known: Option<&Result<Facts, FolderError>>| match (facts, known) {
-            (Err(error), Some(Ok(_))) if matches!(error.cause, Cause::Io(_)) => Some(*error),
-            _ => None,
-        };
-        let trouble = known
-            .and_then(|known| kept(&first, Some(&known.facts)).or_else(|| kept(twin.as_ref()?, known.twin.as_deref())));
-        if let Some(trouble) = trouble.filter(|trouble| known.is_some_and(|known| known.outlasts(trouble.cause))) {
-            return Some(Self::unreadable(trouble, known));
-        }
         let settled = written_once || contents.is_settled(with.now);
-        let (twin_facts, twin_credential) = twin.map_or((None, None), |(facts, built)| (Some(facts), built));
-        let folder = Self::new(contents.stamp, settled, first.0, twin_facts);
-        if let Some(credential) = Credential::of_pairs(first.1, twin_credential).filter(|_| warm) {
-            let _ = folder.credential.set(Arc::new(credential));
-        }
-        Some(Arc::new(folder))
+        Some(Self::judged(contents.stamp, settled, first?, twin, known))
     }
 
-    /// What is known of a folder that cannot be read: what was known before, if that was good.
+    /// A folder of two pairs as they are now; of one that cannot be read what was known before, if that can be served on.
+    fn judged(
+        stamp: Stamp,
+        settled: bool,
+        first: Judged,
+        twin: Option<Judged>,
+        known: Option<&Arc<Self>>,
+    ) -> Arc<Self> {
+        let pairs = || std::iter::once(&first).chain(&twin);
+        let one_is_good = pairs().any(|(facts, _)| facts.is_ok());
+        let one_is_built = pairs().any(|(_, built)| built.is_some());
+        let mut trouble = None;
+        let mut or_before = |judged: Judged, parts: [Part; 2]| {
+            let Err(error) = judged.0 else { return judged };
+            let before = known.and_then(|known| known.outlasting(parts, error.cause, one_is_good));
+            before.inspect(|_| trouble = trouble.or(Some(error))).unwrap_or(judged)
+        };
+        let [first_parts, twin_parts] = PAIRS;
+        let first = or_before(first, first_parts);
+        let twin = twin.map(|twin| or_before(twin, twin_parts));
+        let (twin, twin_built) = twin.map_or((None, None), |(facts, built)| (Some(facts), built));
+        let is_same = |known: &&Arc<Self>| {
+            let of_files = known.settled && settled && known.stamp == stamp && !known.is_distrusted();
+            of_files && known.trouble == trouble && known.facts == first.0 && known.twin.as_deref() == twin.as_ref()
+        };
+        // What cannot be read is looked at each time, and mostly is as it was.
+        if let Some(known) = known.filter(is_same) {
+            return known.clone();
+        }
+        let folder = Self { trouble, ..Self::new(stamp, settled, first.0, twin) };
+        let warm = known.and_then(|known| known.credential());
+        let credential = warm.and_then(|warm| match trouble {
+            Some(_) if !one_is_built => Some(warm.clone()),
+            _ => Credential::of_pairs(first.1, twin_built).map(Arc::new),
+        });
+        if let Some(credential) = credential {
+            let _ = folder.credential.set(credential);
+        }
+        Arc::new(folder)
+    }
+
+    /// What is known of a folder that cannot be looked at: what was known before, if that was good.
     fn unreadable(trouble: FolderError, known: Option<&Arc<Self>>) -> Arc<Self> {
+        if let Some(known) = known
+            .filter(|known| known.trouble == Some(trouble) || known.stamp == Stamp::NONE && known.facts == Err(trouble))
+        {
+            return known.clone();
+        }
         let Some(known) = known.filter(|known| known.facts().any(Result::is_ok) && known.outlasts(trouble.cause))
         else {
             return Arc::new(Self::new(Stamp::NONE, true, Err(trouble), None));
         };
-        if known.trouble == Some(trouble) {
-            return known.clone();
-        }
         Arc::new(Self {
             stamp: known.stamp,
             settled: true,
@@ -166,8 +195,21 @@ impl Folder {
         self.credential().is_some() || !cause.is_lasting()
     }
 
-    fn is_believed(&self) -> bool {
-        self.settled && self.trouble.is_none() && self.stamp != Stamp::NONE && !self.is_distrusted()
+    /// What is known of a pair that cannot be read now, if it can be served on. One that is not in memory is no reason to
+    /// have visitors wait for it where the other pair is good.
+    fn outlasting(&self, [chain, key]: [Part; 2], cause: Cause, other_is_good: bool) -> Option<Judged> {
+        let facts = self.facts_of(chain)?;
+        let built = self.credential().and_then(|credential| credential.alone(key == Part::RsaKey));
+        let outlasts = matches!(cause, Cause::Io(_)) && self.outlasts(cause) && (built.is_some() || !other_is_good);
+        outlasts.then(|| (Ok(facts.clone()), built))
+    }
+
+    /// Whether files with the same stamp are what is known of them. What could not be read may be read another time.
+    pub(super) fn is_believed(&self) -> bool {
+        let unread =
+            |facts: &Result<_, FolderError>| matches!(facts, Err(error) if matches!(error.cause, Cause::Io(_)));
+        let was_read = self.trouble.is_none() && !self.facts().any(unread);
+        self.settled && was_read && self.stamp != Stamp::NONE && !self.is_distrusted()
     }
 
     fn is_distrusted(&self) -> bool {
@@ -279,23 +321,14 @@ impl Facts {
     }
 
     fn new(not_before: i64, not_after: i64, names: &[Box<str>], own: &str) -> Self {
-        let covers_own = names.iter().any(|name| **name == *own || is_wildcard_of(name, own));
+        let covers_own = names.iter().any(|name| sni::covers(name, own));
         let names = (!covers_own).then(|| names.into());
         Self { not_before, not_after, names }
     }
 
     fn cover(&self, name: &ServerName) -> bool {
-        let name = name.as_str();
-        let Some(names) = &self.names else {
-            return true;
-        };
-        names.iter().any(|own| **own == *name || is_wildcard_of(own, name))
+        self.names.as_ref().is_none_or(|names| names.iter().any(|own| sni::covers(own, name.as_str())))
     }
-}
-
-/// Whether `wildcard` is the name with its first label replaced by `*`.
-fn is_wildcard_of(wildcard: &str, name: &str) -> bool {
-    matches!((wildcard.strip_prefix("*."), name.split_once('.')), (Some(parent), Some((_, above))) if parent == above)
 }
 
 // === impl Cold ===
@@ -333,10 +366,10 @@ impl Cold {
         let contents = contents.ok_or(Stale)?;
         let built = self.build(&contents);
         // What has the stamp now that it had when it was judged did not change in between.
-        if contents.stamp != self.folder.stamp || !self.folder.is_as(&mut place) {
+        if !self.folder.is_as(&mut place) {
             return Err(Stale);
         }
-        let Some(credential) = built else {
+        let Some(credential) = built.filter(|_| contents.stamp == self.folder.stamp) else {
             // The same files, and yet no credential: they are judged again, by more than a glance.
             self.distrust();
             return Err(Stale);
@@ -345,9 +378,11 @@ impl Cold {
         Ok(())
     }
 
-    /// Has the folder judged again though its files are those that were judged.
+    /// Has the folder judged again though its files are those that were judged. What could not be read is anyway.
     fn distrust(&self) {
-        self.folder.distrusted.store(true, Ordering::Relaxed);
+        if self.folder.trouble.is_none() {
+            self.folder.distrusted.store(true, Ordering::Relaxed);
+        }
     }
 
     /// Builds the pairs that were found good; `None` if one of them is not as it was found.

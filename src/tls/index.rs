@@ -60,7 +60,7 @@ pub(super) fn read(folders: &CertFolders) -> Folders {
 }
 
 /// Keeps what is known of folders. What is faulty is not kept, it is parsed and told at every start; nor is what was read
-/// while it may have been written.
+/// while it may have been written, or could not be read again.
 ///
 /// # Errors
 /// When the file cannot be written; the one before is there still.
@@ -79,7 +79,7 @@ fn encode<'a>(folders: &CertFolders, known: impl Iterator<Item = (Origin, &'a st
         let (Ok(facts), Ok(twin)) = (&folder.facts, folder.twin.as_deref().map(Result::as_ref).transpose()) else {
             continue;
         };
-        if !folder.settled {
+        if !folder.is_believed() {
             continue;
         }
         bytes.push(origin as u8);

@@ -34,7 +34,8 @@ pub fn keep(issued_dir: &Path, name: &str, serial: &str, files: &[(&str, &[u8])]
     let all = open(issued_dir)?;
     let folder = enter_alone(&all, name)?;
     for left in folder.names()?.iter().filter(|name| is_unfinished(name)) {
-        folder.remove(left)?;
+        // What cannot be removed now is removed next time.
+        let _ = folder.remove(left);
     }
     let part = format!("{UNFINISHED}{serial}.{}", std::process::id());
     let made = folder.enter(Path::new(&part))?.ok_or(io::ErrorKind::NotFound)?;
@@ -137,12 +138,17 @@ fn enter_alone(all: &Inside, name: &str) -> io::Result<Inside> {
 
 /// Removes the folders of serials that are not kept. Others, such as that of an order under way, are left alone.
 fn remove_older(folder: &Inside, kept: &[&[u8]]) {
-    let is_older =
-        |name: &CStr| name.to_bytes().first().is_some_and(u8::is_ascii_hexdigit) && !kept.contains(&name.to_bytes());
-    for name in folder.names().iter().flatten().filter(|name| is_older(name)) {
-        // What cannot be removed now is removed next time.
+    for name in folder.names().iter().flatten().filter(|name| is_serial(name) && !kept.contains(&name.to_bytes())) {
         let _ = folder.remove_folder(name);
     }
+}
+
+/// `<serial>` in hexadecimal digits, and `<serial>-<number>`.
+fn is_serial(name: &CStr) -> bool {
+    let Ok(name) = name.to_str() else { return false };
+    let (serial, number) = name.split_once('-').unwrap_or((name, "1"));
+    let all = |text: &str, digit: fn(&u8) -> bool| !text.is_empty() && text.bytes().all(|byte| digit(&byte));
+    all(serial, u8::is_ascii_hexdigit) && all(number, u8::is_ascii_digit)
 }
 
 /// `.<serial or live>.<process id>`: what processes that were killed left, keys among it.
@@ -327,15 +333,23 @@ mod tests {
     fn what_killed_processes_left_goes_and_what_is_not_ours_stays() {
         let dir = tempfile::tempdir().unwrap();
         let folder = dir.path().join("certs/a.example");
-        for left in [".0a.4000000", "pending", ".hidden", ".0a.x"] {
+        let of_serials = ["0a", "0C2d-12"];
+        let not_ours = [".0a.x", ".hidden", "-1", "0a-", "0a-b", "archive", "backup", "disabled-1", "pending"];
+        for left in of_serials.iter().chain(&not_ours).chain(&[".0a.4000000"]) {
             fs::create_dir_all(folder.join(left)).unwrap();
             fs::write(folder.join(left).join("key.pem"), "secret").unwrap();
         }
+        // One that cannot be removed keeps nothing from being put in place.
+        fs::create_dir_all(folder.join(".0b.4000000/folder")).unwrap();
         symlink("0a", folder.join(".live.4000000")).unwrap();
         keep(&dir.path().join("certs"), "a.example", "0b", &[("chain.pem", b"1")]).unwrap();
-        let mut left: Vec<_> = fs::read_dir(&folder).unwrap().map(|e| e.unwrap().file_name()).collect();
+        let mut left: Vec<_> =
+            fs::read_dir(&folder).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
         left.sort();
-        assert_eq!(left, [".0a.x", ".hidden", "0b", "live", "pending"]);
+        let mut expected = [&not_ours[..], &[".0b.4000000", "0b", "live"]].concat();
+        expected.sort_unstable();
+        assert_eq!(left, expected);
+        assert!(not_ours.iter().all(|left| folder.join(left).join("key.pem").exists()));
     }
 
     #[test]

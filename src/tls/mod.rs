@@ -1,6 +1,6 @@
 //! Certificates: server name → [`Credential`], as a handshake looks it up.
 //!
-//! * `sni` — the form in which names are compared;
+//! * `sni` — how names are compared;
 //! * `native` — what of BoringSSL its binding does not have; `credential` — a chain and its key, parsed and checked;
 //! * `glance` — what can be told of both without building anything, by `der`;
 //! * `places` — where certificates lie; `folder` — one of these, its credential built when a visitor comes; `files` — as the
@@ -8,7 +8,8 @@
 //! * `index` — what is known of folders, kept for the next start;
 //! * `store` — [`CertStore`]: every name, in `shards`, and by `entry` what serves it and what is wrong with it; `wildcards` —
 //!   what serves all names below one; `problem` — how faults are told;
-//! * `tickets` — the keys of session tickets; `challenges` — what an ACME server may ask for;
+//! * `tickets` — the keys of session tickets; `challenges` — what an ACME server may ask for, and a sign of this
+//!   process;
 //! * `wanted` — names that a visitor asked for before they had a certificate;
 //! * `chain` — certificates looked at for a person; `keep` — putting one in place, `inside` a
 //!   folder that others may write to, by a `way` that root can trust; `probe` — what a client is served, and `own` — by which
@@ -47,7 +48,7 @@ mod wanted;
 mod way;
 mod wildcards;
 
-pub use challenges::{Challenges, Offered};
+pub use challenges::{Challenges, Offered, SIGN};
 pub use credential::{Credential, CredentialError};
 pub use entry::{Standing, Validity, Which};
 pub use folder::{Cold, Stale};

@@ -8,7 +8,7 @@ use std::ptr::{self, NonNull};
 
 use foreign_types::ForeignTypeRef;
 use pingora::tls::error::ErrorStack;
-use pingora::tls::pkey::{PKeyRef, Private};
+use pingora::tls::pkey::{Id, PKey, Private};
 use pingora::tls::ssl::{SslContextBuilder, SslRef};
 use pingora::tls::ssl_sys as ffi;
 
@@ -86,12 +86,12 @@ unsafe impl Send for NativeCredential {}
 unsafe impl Sync for NativeCredential {}
 
 impl NativeCredential {
-    /// Makes one of certificates (DER, leaf first) and the leaf's key. The leaf is one of a kind; the others are shared in
-    /// the pool.
+    /// Makes one of certificates (DER, leaf first) and the leaf's key, nobody else's. The leaf is one of a kind; the others
+    /// are shared in the pool.
     ///
     /// # Errors
     /// When the leaf's key is of a kind that TLS has no signatures for, or is not `key`.
-    pub(super) fn new(chain: &[Vec<u8>], key: &PKeyRef<Private>, pool: Option<&Pool>) -> Result<Self, ErrorStack> {
+    pub(super) fn new(chain: &[Vec<u8>], key: PKey<Private>, pool: Option<&Pool>) -> Result<Self, ErrorStack> {
         let one = |(index, der): (usize, &Vec<u8>)| Buffer::new(der, pool.filter(|_| index > 0));
         let buffers = chain.iter().enumerate().map(one).collect::<Result<Vec<_>, _>>()?;
         let pointers: Vec<_> = buffers.iter().map(|buffer| buffer.0.as_ptr()).collect();
@@ -106,6 +106,13 @@ impl NativeCredential {
         succeeded(unsafe {
             ffi::SSL_CREDENTIAL_set1_signing_algorithm_prefs(made.0.as_ptr(), SIGNATURES.as_ptr(), SIGNATURES.len())
         })?;
+        if key.id() == Id::EC {
+            // Its public half was compared and is in the leaf; signing needs the private one only. It is a tenth of a
+            // credential. What is returned says that there is none now (`EC_KEY_set_public_key`, ec_key.cc.inc).
+            // SAFETY: the key is an EC key, live, and used by nobody yet but `made`, which takes no part of it; null stands
+            // for no point.
+            unsafe { ffi::EC_KEY_set_public_key(ffi::EVP_PKEY_get0_EC_KEY(key.as_ptr()), ptr::null()) };
+        }
         Ok(made)
     }
 

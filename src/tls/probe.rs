@@ -15,6 +15,7 @@ use tokio::net::TcpStream;
 use crate::account::ServerName;
 use crate::tls::OwnConnections;
 use crate::tls::chain::Chain;
+use crate::tls::sni;
 
 /// Version 2 of the PROXY protocol, command LOCAL: the sender speaks for itself.
 const PROXY_LOCAL: [u8; 16] = *b"\r\n\r\n\0\r\nQUIT\n\x20\0\0\0";
@@ -69,6 +70,15 @@ pub enum ProbeError {
     /// Memory, in all likelihood.
     #[error(transparent)]
     Tls(#[from] ErrorStack),
+}
+
+// === impl Served ===
+
+impl Served {
+    /// Whether the leaf is one for this name.
+    pub fn covers(&self, name: &ServerName) -> bool {
+        self.names.iter().any(|own| sni::covers(own, name.as_str()))
+    }
 }
 
 /// Where a listener of this machine is reached over loopback, and whether a PROXY header must come first.

@@ -5,7 +5,7 @@ use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
 
 use crate::account::ServerName;
-use crate::tls::entry::{Entry, Pair, Window};
+use crate::tls::entry::{ByOwner, Entry, Window};
 use crate::tls::places::parent;
 use crate::tls::problem::Summary;
 use crate::tls::wildcards::Wildcards;
@@ -154,6 +154,6 @@ impl Shard {
 }
 
 /// The wildcard's folders for a name.
-pub(super) fn wildcard_of<'w>(wildcards: &'w Wildcards, name: &ServerName) -> Option<&'w Pair> {
+pub(super) fn wildcard_of<'w>(wildcards: &'w Wildcards, name: &ServerName) -> Option<&'w ByOwner> {
     wildcards.get(parent(name.as_str())?)
 }

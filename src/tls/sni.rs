@@ -1,4 +1,4 @@
-//! The one form in which the names of handshakes and requests are compared.
+//! The one form in which the names of handshakes and requests are compared, with one another and with certificates'.
 
 use std::borrow::Cow;
 
@@ -27,9 +27,24 @@ pub fn normalise(name: &str) -> Option<Cow<'_, str>> {
     })
 }
 
+/// Whether a certificate with this DNS name, in lower case, is one for `name` (RFC 9525, 6.3): it is the name, or the name
+/// with its first label replaced by `*`.
+pub(super) fn covers(dns_name: &str, name: &str) -> bool {
+    let is_wildcard = || matches!((dns_name.strip_prefix("*."), name.split_once('.')), (Some(below), Some((_, above))) if below == above);
+    dns_name == name || is_wildcard()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_wildcard_is_for_one_label() {
+        assert!(covers("a.example", "a.example") && covers("*.b.example", "x.b.example"));
+        for name in ["b.example", "y.x.b.example", "xb.example", "b"] {
+            assert!(!covers("*.b.example", name), "{name}");
+        }
+    }
 
     #[test]
     fn case_and_a_trailing_dot_do_not_matter() {

@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use crate::account::ServerName;
 use crate::parallel;
 use crate::tls::credential::Credential;
-use crate::tls::entry::{Entry, Pair, Standing, Told};
+use crate::tls::entry::{ByOwner, Entry, Standing, Told};
 use crate::tls::folder::{Cold, Folder};
 use crate::tls::index::{self, Folders};
 use crate::tls::native::Pool;
@@ -106,10 +106,9 @@ impl CertStore {
 
         let mut wildcards = previous.map(|store| store.wildcards.clone()).unwrap_or_default();
         let other_wildcards = find_wildcards(&mut wildcards, &names, &listing, find);
-        let before = previous.map(|store| &store.names).filter(|shards| shards.fit(names.len()));
-        let empty = before.is_none().then(|| Shards::for_names(names.len()));
-        let layout = before.or(empty.as_ref());
-        let lots = layout.map(|shards| shards.lay_out(&names)).unwrap_or_default();
+        let empty = Shards::for_names(names.len());
+        let layout = previous.map(|store| &store.names).filter(|shards| shards.fit(names.len())).unwrap_or(&empty);
+        let lots = layout.lay_out(&names);
         let judge = |name: &ServerName| {
             let exact = [Origin::Operator, Origin::Issued].map(|origin| find(origin, name.as_str()));
             Entry::judged(name, exact, wildcard_of(&wildcards, name), now)
@@ -118,7 +117,7 @@ impl CertStore {
             let mut lot = lots.get(at).cloned().unwrap_or_default();
             lot.sort_unstable();
             lot.dedup();
-            let before = layout.and_then(|shards| shards.all().get(at)).cloned().unwrap_or_default();
+            let before = layout.all().get(at).cloned().unwrap_or_default();
             let mut next = before.with_names(&lot, judge);
             if other_wildcards || !Arc::ptr_eq(&next.names, &before.names) || !next.window.has(now) {
                 next.sum_up(&wildcards, now);
@@ -128,7 +127,7 @@ impl CertStore {
         let shards = parallel::map(&(0..lots.len()).collect::<Vec<_>>(), SHARDS_PIECE, |at| shard(*at));
         let mut store = Self {
             folders: Arc::new(folders.clone()),
-            names: layout.map_or_else(|| Shards::for_names(0), |layout| layout.with(shards)),
+            names: layout.with(shards),
             wildcards,
             directories: listing.problems().cloned().collect(),
             pool: pool.clone(),
@@ -236,7 +235,7 @@ impl CertStore {
         self.names.get(key)?.exact.get(usize::from(origin.is_issued()))?.as_ref()
     }
 
-    fn wildcard(&self, name: &str) -> Option<&Pair> {
+    fn wildcard(&self, name: &str) -> Option<&ByOwner> {
         self.wildcards.get(parent(name)?)
     }
 

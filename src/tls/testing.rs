@@ -1,8 +1,14 @@
 //! Certificates for tests, made on the spot.
 #![allow(clippy::unwrap_used)]
 
+use std::net::SocketAddr;
 use std::path::Path;
+use std::pin::Pin;
 
+use pingora::tls::pkey::PKey;
+use pingora::tls::ssl::{Ssl, SslAcceptor, SslMethod};
+use pingora::tls::tokio_ssl::SslStream;
+use pingora::tls::x509::X509;
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, Issuer, KeyPair, date_time_ymd};
 
 /// A leaf below an intermediate below a root, all P-256.
@@ -76,6 +82,27 @@ impl Issued {
         std::fs::write(path.join("chain.pem"), &self.chain).unwrap();
         std::fs::write(path.join("key.pem"), &self.key).unwrap();
     }
+}
+
+/// A server that answers every handshake with it, as long as the test runs.
+pub(crate) async fn serve(issued: &Issued) -> SocketAddr {
+    let mut chain = X509::stack_from_pem(issued.chain.as_bytes()).unwrap().into_iter();
+    let mut acceptor = SslAcceptor::mozilla_intermediate_v5(SslMethod::tls()).unwrap();
+    acceptor.set_certificate(&chain.next().unwrap()).unwrap();
+    chain.for_each(|certificate| acceptor.add_extra_chain_cert(certificate).unwrap());
+    acceptor.set_private_key(&PKey::private_key_from_pem(issued.key.as_bytes()).unwrap()).unwrap();
+    let acceptor = acceptor.build();
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        loop {
+            let (socket, _) = listener.accept().await.unwrap();
+            let mut stream = SslStream::new(Ssl::new(acceptor.context()).unwrap(), socket).unwrap();
+            // Some only look.
+            let _ = Pin::new(&mut stream).accept().await;
+        }
+    });
+    address
 }
 
 fn leaf(names: &[&str], from: i32, until: i32) -> CertificateParams {

@@ -4,7 +4,7 @@ use std::collections::{BTreeSet, HashMap};
 use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
 
-use crate::tls::entry::Pair;
+use crate::tls::entry::ByOwner;
 use crate::tls::folder::Folder;
 use crate::tls::places::Origin;
 
@@ -14,7 +14,7 @@ const PARTS: usize = 128;
 /// Immutable in its parts: one that was made from another shares with it all parts that did not change.
 #[derive(Clone)]
 pub(super) struct Wildcards {
-    parts: Vec<Arc<HashMap<Arc<str>, Pair>>>,
+    parts: Vec<Arc<HashMap<Arc<str>, ByOwner>>>,
     hasher: RandomState,
     /// Those with a folder that is to be looked at again soon.
     unsettled: Arc<BTreeSet<Arc<str>>>,
@@ -31,7 +31,7 @@ impl Default for Wildcards {
 
 impl Wildcards {
     /// What there is for the names directly below one.
-    pub(super) fn get(&self, parent: &str) -> Option<&Pair> {
+    pub(super) fn get(&self, parent: &str) -> Option<&ByOwner> {
         self.parts.get(self.part_of(parent))?.get(parent)
     }
 
@@ -48,17 +48,17 @@ impl Wildcards {
         let Some(part) = self.parts.get_mut(at).map(Arc::make_mut) else {
             return false;
         };
-        let (key, mut pair) = part.remove_entry(parent).unwrap_or_else(|| (parent.into(), Pair::default()));
-        if let Some(place) = pair.get_mut(usize::from(origin.is_issued())) {
+        let (key, mut by_owner) = part.remove_entry(parent).unwrap_or_else(|| (parent.into(), ByOwner::default()));
+        if let Some(place) = by_owner.get_mut(usize::from(origin.is_issued())) {
             *place = folder;
         }
-        let unsettled = pair.iter().flatten().any(|folder| !folder.settled);
+        let unsettled = by_owner.iter().flatten().any(|folder| !folder.settled);
         if unsettled != self.unsettled.contains(&key) {
             let all = Arc::make_mut(&mut self.unsettled);
             let _ = if unsettled { all.insert(key.clone()) } else { all.remove(&key) };
         }
-        if pair.iter().any(Option::is_some) {
-            part.insert(key, pair);
+        if by_owner.iter().any(Option::is_some) {
+            part.insert(key, by_owner);
         }
         true
     }
@@ -68,7 +68,7 @@ impl Wildcards {
     }
 
     pub(super) fn iter(&self) -> impl Iterator<Item = (Origin, &str, &Arc<Folder>)> {
-        let of_key = |(key, pair): (_, _)| of_key(key, pair);
+        let of_key = |(key, by_owner): (_, _)| of_key(key, by_owner);
         self.parts.iter().flat_map(|part| part.iter()).flat_map(of_key)
     }
 
@@ -82,7 +82,7 @@ impl Wildcards {
     }
 }
 
-fn of_key<'w>(key: &'w Arc<str>, pair: &'w Pair) -> impl Iterator<Item = (Origin, &'w str, &'w Arc<Folder>)> {
+fn of_key<'w>(key: &'w Arc<str>, by_owner: &'w ByOwner) -> impl Iterator<Item = (Origin, &'w str, &'w Arc<Folder>)> {
     let origins = [Origin::OperatorWildcard, Origin::IssuedWildcard];
-    origins.into_iter().zip(pair).filter_map(|(origin, folder)| Some((origin, &**key, folder.as_ref()?)))
+    origins.into_iter().zip(by_owner).filter_map(|(origin, folder)| Some((origin, &**key, folder.as_ref()?)))
 }

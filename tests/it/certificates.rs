@@ -101,7 +101,7 @@ async fn dns_is_judged_as_a_ca_would() {
     pebble.set_a("a.b.hats.example", &["203.0.113.5"]).await;
     pebble.set_caa("hats.example", &[("issue", "digicert.com")]).await;
     let forbidden = inspect("a.b.hats.example").await;
-    assert_eq!(forbidden.caa, ["0 issue \"digicert.com\""]);
+    assert_eq!(forbidden.caa.as_deref(), Some(&["0 issue \"digicert.com\"".to_owned()][..]));
     assert!(forbidden.findings[0].remedy.contains("add to hats.example: CAA 0 issue"), "{forbidden:?}");
     pebble.set_caa("a.b.hats.example", &[("issue", "letsencrypt.org")]).await;
     assert_eq!(inspect("a.b.hats.example").await.findings, []);
@@ -121,7 +121,7 @@ async fn dns_is_judged_as_a_ca_would() {
 }
 
 /// A DNS server that knows no name at all, and no CAA for those that it is told: what the challenge server cannot say.
-async fn empty_dns(rcode: u8) -> SocketAddr {
+pub(crate) async fn empty_dns(rcode: u8) -> SocketAddr {
     let socket = tokio::net::UdpSocket::bind("127.0.0.1:0").await.unwrap();
     let address = socket.local_addr().unwrap();
     tokio::spawn(async move {
@@ -532,7 +532,7 @@ async fn a_name_is_checked_from_dns_to_handshake() {
     let mut gateway = Gateway::start(&site).await;
     let (code, level, text) = check(NAME);
     assert_eq!(code, Some(0), "{text}");
-    for about in ["configuration", "certificate", "expiry", "gateway", "caa"] {
+    for about in ["configuration", "certificate", "key", "expiry", "gateway", "caa"] {
         assert_eq!(level(about), ["ok"], "{about}: {text}");
     }
     assert_eq!(level("chain"), ["warning"], "a CA that nobody trusts: {text}");
@@ -541,7 +541,9 @@ async fn a_name_is_checked_from_dns_to_handshake() {
     pebble.set_cname(NAME, "x.example").await;
     pebble.set_a("x.example", &["127.0.0.9"]).await;
     let (code, level, text) = check(NAME);
-    assert_eq!((code, level("dns")), (Some(1), vec!["error".to_owned()]), "{text}");
+    assert_eq!((code, level("dns")), (Some(1), vec!["info".to_owned(), "error".to_owned()]), "{text}");
+    assert!(text.contains("events.shoes.example → x.example at 127.0.0.9"), "what DNS says is shown: {text}");
+    assert_eq!(level("caa"), ["info"], "{text}");
     assert!(
         text.contains(&format!("which is at 127.0.0.9 (a loopback address); this gateway is at {address}")),
         "{text}"

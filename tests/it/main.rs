@@ -8,6 +8,8 @@ mod util;
 mod bodies;
 /// Certificates: what the command line does with them, DNS, a real ACME server.
 mod certificates;
+/// `cert check`: what it says of files.
+mod checks;
 /// The official clients as they come from their registries, and a real browser.
 mod clients;
 /// What a person types: output, exit codes.
@@ -22,6 +24,8 @@ mod edge;
 mod filters;
 /// Handshakes beyond the limits: who is shed, and who is not.
 mod flood;
+/// `cert import`: what goes into place, and what of what was there stays.
+mod imports;
 /// Certificates from a real ACME server.
 mod issuance;
 /// Kills on a certificate's way.

@@ -1,6 +1,7 @@
 //! `pixelgate cert check`: everything between a name and a visitor's padlock, one line each.
 
 use std::collections::BTreeSet;
+use std::net::SocketAddr;
 use std::path::Path;
 
 use http::StatusCode;
@@ -12,7 +13,8 @@ use crate::account::ServerName;
 use crate::cli::client::CallError;
 use crate::clock::now_ms;
 use crate::console::CertificateDetail;
-use crate::tls::chain::{Chain, ChainFault, Facts, rfc3339};
+use crate::tls::Lookup;
+use crate::tls::chain::{Chain, ChainFault, LeafFacts, Roots, rfc3339};
 use crate::tls::keep::FILES;
 
 /// What was found, in the order in which it was looked at.
@@ -44,6 +46,8 @@ pub(super) struct Leaves {
 #[serde(rename_all = "lowercase")]
 enum Level {
     Ok,
+    /// What a warning or an error is about.
+    Info,
     Warning,
     Error,
     /// Could not be looked at: says nothing of the name.
@@ -51,8 +55,8 @@ enum Level {
 }
 
 pub(super) fn run(gateway: &GatewayArgs, args: &CheckArgs) -> anyhow::Result<Ended> {
-    let mut findings = Findings { name: args.name.clone(), lines: Vec::new() };
-    let leaves = findings.configuration(gateway);
+    let mut findings = Findings::new(args.name.clone());
+    let leaves = findings.configuration(gateway)?;
     // What the command line does not say is as the gateway has it.
     let written = Configured::read(gateway).ok().map(|configured| configured.gateway);
     let written = written.as_deref();
@@ -73,8 +77,10 @@ pub(super) fn run(gateway: &GatewayArgs, args: &CheckArgs) -> anyhow::Result<End
         let report = findings.dns(resolver, known, &here, &identities).await;
         match &running {
             Some(detail) => {
-                findings.port_80(&detail.http, &report.addresses).await;
-                findings.served(&detail.https, &report.addresses, &leaves).await;
+                let at =
+                    |port| report.addresses.iter().map(|address| SocketAddr::new(*address, port)).collect::<Vec<_>>();
+                findings.port_80(&detail.http, &at(80)).await;
+                findings.served(&detail.https, &at(443), &leaves).await;
             }
             None => findings
                 .skipped("served", "port 80 and what a client sees: that needs a running gateway that knows the name"),
@@ -91,8 +97,16 @@ pub(super) fn run(gateway: &GatewayArgs, args: &CheckArgs) -> anyhow::Result<End
 // === impl Findings ===
 
 impl Findings {
+    pub(super) fn new(name: ServerName) -> Self {
+        Self { name, lines: Vec::new() }
+    }
+
     pub(super) fn ok(&mut self, about: &'static str, text: impl Into<String>) {
         self.lines.push(Line { about, level: Level::Ok, text: text.into(), remedy: None });
+    }
+
+    pub(super) fn info(&mut self, about: &'static str, text: impl Into<String>) {
+        self.lines.push(Line { about, level: Level::Info, text: text.into(), remedy: None });
     }
 
     pub(super) fn skipped(&mut self, about: &'static str, text: &str) {
@@ -116,6 +130,7 @@ impl Findings {
         for line in &self.lines {
             let level = match line.level {
                 Level::Ok => "ok",
+                Level::Info => "info",
                 Level::Warning => "warning",
                 Level::Error => "error",
                 Level::Skipped => "not looked at",
@@ -133,13 +148,13 @@ impl Findings {
     }
 
     /// The name in the configuration, and its files; the leaves in them.
-    fn configuration(&mut self, gateway: &GatewayArgs) -> Leaves {
+    fn configuration(&mut self, gateway: &GatewayArgs) -> anyhow::Result<Leaves> {
         let configured = match Configured::read(gateway) {
             Ok(configured) => configured,
             Err(errors) => {
                 let text = format!("pixelgate.toml cannot be used: {}", errors.join("; "));
                 self.error("configuration", text, "mend it; `pixelgate check` shows every problem");
-                return Leaves::default();
+                return Ok(Leaves::default());
             }
         };
         match configured.names().into_iter().find(|(name, _)| *name == self.name) {
@@ -149,24 +164,28 @@ impl Findings {
                 let remedy = "add it to `domains` of an account without errors, then `pixelgate reload`";
                 self.error("configuration", format!("{} is in no account's domains", self.name), remedy);
                 self.skipped("certificate", "its files: only names of the configuration have any");
-                return Leaves::default();
+                return Ok(Leaves::default());
             }
         }
         self.files(&configured)
     }
 
-    fn files(&mut self, configured: &Configured) -> Leaves {
-        let store = configured.store(std::slice::from_ref(&self.name));
+    fn files(&mut self, configured: &Configured) -> anyhow::Result<Leaves> {
+        let store = configured.store(&self.name);
         for problem in store.problems() {
             self.error("certificate", format!("{}: {problem}", problem.file.display()), problem.remedy());
         }
-        let Some(state) = store.state(&self.name) else { return Leaves::default() };
+        let Some(state) = store.state(&self.name) else { return Ok(Leaves::default()) };
+        if matches!(store.lookup(self.name.as_str()), Lookup::Ready(_)) {
+            self.ok("key", format!("{}: belongs to the certificate", state.folder.display()));
+        }
+        let roots = Roots::of_this_machine()?;
         let [[first, _], [twin, _]] = FILES.map(|files| files.map(|file| state.folder.join(file)));
-        let rsa = twin.exists().then(|| self.file(&twin)).flatten();
-        Leaves { first: self.file(&first), rsa }
+        let rsa = twin.exists().then(|| self.file(&twin, &roots)).flatten();
+        Ok(Leaves { first: self.file(&first, &roots), rsa })
     }
 
-    fn file(&mut self, file: &Path) -> Option<Vec<u8>> {
+    fn file(&mut self, file: &Path, roots: &Roots) -> Option<Vec<u8>> {
         let pem = match std::fs::read(file) {
             Ok(pem) => pem,
             Err(error) => {
@@ -186,12 +205,12 @@ impl Findings {
         } else {
             self.ok("certificate", text);
         }
-        self.chain("chain", &chain);
+        self.chain(&chain, roots);
         self.expiry(&leaf);
         chain.to_der()?.into_iter().next()
     }
 
-    fn expiry(&mut self, leaf: &Facts) {
+    fn expiry(&mut self, leaf: &LeafFacts) {
         let until = rfc3339(leaf.not_after);
         let left = leaf.not_after - now_ms() / 1_000;
         if left < 0 {
@@ -208,17 +227,24 @@ impl Findings {
         }
     }
 
-    pub(super) fn chain(&mut self, about: &'static str, chain: &Chain) {
-        match chain.judge(now_ms() / 1_000) {
+    fn chain(&mut self, chain: &Chain, roots: &Roots) {
+        let about = "chain";
+        match chain.judge(roots, now_ms() / 1_000) {
             Ok(()) => self.ok(about, "in order, and complete to a root that this machine trusts"),
             Err(fault @ ChainFault::Order(..)) => {
                 let remedy = "put the leaf first and each issuer after what it issued, nothing else: certbot's fullchain.pem is \
                               in order, and `pixelgate cert import` puts in order what it finds";
                 self.error(about, fault.to_string(), remedy);
             }
-            Err(fault @ ChainFault::Unanchored(_)) => {
+            Err(fault @ ChainFault::LeafOnly(_)) => {
                 let remedy = "add the intermediate certificate that your CA publishes (certbot: fullchain.pem instead of \
-                              cert.pem), unless this is a private CA";
+                              cert.pem), or browsers refuse it; fine only if that issuer is the root of a private CA that all \
+                              clients trust";
+                self.warning(about, fault.to_string(), remedy);
+            }
+            Err(fault @ ChainFault::Unanchored(_)) => {
+                let remedy = "add the next intermediate certificate that your CA publishes (certbot: fullchain.pem), unless this is \
+                              a private CA";
                 self.warning(about, fault.to_string(), remedy);
             }
             Err(fault @ ChainFault::UnknownRoot(_)) => {

@@ -7,7 +7,7 @@ use super::GatewayArgs;
 use crate::account::{AccountId, ServerName};
 use crate::clock::now_ms;
 use crate::config::{Candidate, GatewayConfig, Reading, Source};
-use crate::tls::{CertFolders, CertStore};
+use crate::tls::{CertFolders, CertStore, Lookup};
 
 /// The configuration as it is written now.
 pub(super) struct Configured {
@@ -46,14 +46,19 @@ impl Configured {
         self.gateway.host.data_dir.join("certs")
     }
 
-    /// The certificates of these names as a start would find them; every file is read.
-    pub(super) fn store(&self, names: &[ServerName]) -> CertStore {
+    /// The certificates of a name as a start would find them and its first visitor: every file is read, and the key used.
+    pub(super) fn store(&self, name: &ServerName) -> CertStore {
         let folders = CertFolders {
             certs_dir: self.gateway.tls.certs_dir.clone(),
             issued_dir: self.issued_dir(),
             // There is none of this name: what is judged here is what is on disk now.
             index: self.gateway.host.data_dir.join("certificates.index.none"),
         };
-        CertStore::load(&folders, names, None, now_ms() / 1_000)
+        let (names, now) = (std::slice::from_ref(name), now_ms() / 1_000);
+        let store = CertStore::load(&folders, names, None, now);
+        match store.lookup(name.as_str()) {
+            Lookup::Cold(cold) if cold.load().is_err() => store.refreshed(names, now),
+            _ => store,
+        }
     }
 }

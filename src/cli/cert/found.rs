@@ -1,6 +1,7 @@
 //! What a folder of certificates holds, whatever its files are called, and for which names of the configuration it is.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::io::Read;
 use std::path::Path;
 
 use super::files::Configured;
@@ -9,6 +10,8 @@ use crate::tls::chain::{Bundle, Pile, rfc3339};
 
 /// Bytes of a file that may hold certificates; a folder of a thousand intermediates is no certificate.
 const FILE_BYTES_MAX: u64 = 256 * 1024;
+/// What a PEM block begins with.
+const PEM: &[u8] = b"-----BEGIN ";
 /// Folders in folders: `certificates/<CA>/<name>/` is Caddy's.
 const DEPTH_MAX: usize = 3;
 
@@ -155,9 +158,19 @@ impl Names {
     }
 }
 
+/// What is longer is passed over, and told if it looks like certificates.
 fn add_file(pile: &mut Pile, path: &Path) -> std::io::Result<()> {
-    if std::fs::metadata(path)?.len() <= FILE_BYTES_MAX {
-        pile.add(&std::fs::read(path)?);
+    let mut begin = Vec::new();
+    let bytes = std::fs::File::open(path)?.take(FILE_BYTES_MAX + 1).read_to_end(&mut begin)?;
+    if u64::try_from(bytes).is_ok_and(|bytes| bytes <= FILE_BYTES_MAX) {
+        pile.add(&begin);
+    } else if begin.windows(PEM.len()).any(|window| window == PEM) {
+        let text = format!(
+            "left out: it is longer than {} KiB; write each certificate, with its key and its issuers, into a \
+                            file or folder of its own",
+            FILE_BYTES_MAX / 1_024
+        );
+        return Err(std::io::Error::other(text));
     }
     Ok(())
 }

@@ -17,7 +17,8 @@ use crate::account::ServerName;
 use crate::cli::client::CallError;
 use crate::clock::now_ms;
 use crate::console::CertificateView;
-use crate::tls::chain::{Bundle, Chain, ChainFault, rfc3339};
+use crate::tls::Credential;
+use crate::tls::chain::{Bundle, Chain, ChainFault, LeafFacts, Roots, rfc3339};
 use crate::tls::keep::{self, FILES, IMPORTED, LIVE};
 
 /// Names that the gateway looks at in one request, whose body is at most 2 MiB.
@@ -36,6 +37,13 @@ struct Imported {
     served: Vec<ServerName>,
     /// What to know or to do.
     notes: Vec<String>,
+}
+
+/// A certificate that is in place and can be served.
+struct InPlace {
+    /// The chain and the key, PEM.
+    texts: [Vec<u8>; 2],
+    leaf: LeafFacts,
 }
 
 /// What became of what is in place.
@@ -60,7 +68,8 @@ pub(super) fn run(gateway: &GatewayArgs, args: &ImportArgs) -> anyhow::Result<En
     found.read(&args.path, 0).with_context(|| format!("{} cannot be read", args.path.display()))?;
     let names = Names::of(&configured);
     let choices = found.choose(&names, now_ms() / 1_000);
-    let results = choices.iter().map(|(folder, choice)| put(&found, &configured, folder, choice, args));
+    let roots = Roots::of_this_machine()?;
+    let results = choices.iter().map(|(folder, choice)| put(&found, &configured, &roots, folder, choice, args));
     let mut results = results.collect::<anyhow::Result<Vec<_>>>()?;
     // What was put there before is asked for too: it may be that nobody took it up then.
     let in_place = results.iter().filter(|result| result.is_in_place() && !args.dry_run);
@@ -98,64 +107,99 @@ impl Imported {
 fn put(
     found: &Found,
     configured: &Configured,
+    roots: &Roots,
     folder: &str,
     choice: &Choice,
     args: &ImportArgs,
 ) -> anyhow::Result<Imported> {
-    let bundle = |index: Option<usize>| index.and_then(|index| found.bundles.get(index));
-    let (ecdsa, rsa) = (bundle(choice.ecdsa), bundle(choice.rsa));
-    let (main, twin) = match ecdsa {
-        Some(ecdsa) => (ecdsa, rsa),
-        None => (rsa.context("no certificate was chosen")?, None),
-    };
+    let chosen = [choice.ecdsa, choice.rsa].map(|index| index.and_then(|index| found.bundles.get(index)));
+    let best = chosen.into_iter().flatten().next().context("no certificate was chosen")?;
     let mut result = Imported {
         name: folder.to_owned(),
         result: "refused",
-        not_after: Some(rfc3339(main.facts.not_after)),
+        not_after: Some(rfc3339(best.facts.not_after)),
         served: Vec::new(),
-        notes: notes(configured, folder, main),
+        notes: Vec::new(),
     };
-    let mut files = Vec::new();
-    for (bundle, [chain_file, key_file]) in std::iter::once(main).chain(twin).zip(FILES) {
-        files.push((chain_file, bundle.chain.to_pem().context("the chain cannot be written as PEM")?));
-        files.push((key_file, bundle.key_pem().context("the key cannot be written as PEM")?));
-    }
     let issued_dir = configured.issued_dir();
     let in_place = match keep::live(&issued_dir, folder) {
         Ok(in_place) => in_place,
         Err(error) => return Ok(result.failed(&issued_dir, "read", &error)),
     };
-    if files.iter().all(|(file, content)| in_place.get(file) == Some(content)) {
+    let (mut pairs, mut imported) = (Vec::new(), None);
+    for (bundle, live) in chosen.into_iter().zip(in_place_by_kind(&in_place)) {
+        // `--force` puts just that there which was found.
+        match (bundle, live.filter(|_| !args.force)) {
+            (Some(bundle), Some(live)) if live.leaf.not_after > bundle.facts.not_after => {
+                let until = rfc3339(live.leaf.not_after);
+                result
+                    .notes
+                    .push(format!("the one in place is valid longer, until {until}; --force puts this one there"));
+                pairs.push(live.texts);
+            }
+            (Some(bundle), _) => {
+                let chain = bundle.chain.to_pem().context("the chain cannot be written as PEM")?;
+                let key = bundle.key_pem().context("the key cannot be written as PEM")?;
+                if let Err(error) = Credential::parse(&chain, &key) {
+                    result.notes.push(format!("it cannot be served: {error}; its key is {}", bundle.facts.key));
+                    return Ok(result);
+                }
+                imported = imported.or(Some(bundle));
+                pairs.push([chain, key]);
+            }
+            (None, Some(live)) => {
+                let (key, until) = (&live.leaf.key, rfc3339(live.leaf.not_after));
+                result.notes.push(format!(
+                    "the one in place with another kind of key, {key}, stays beside it until {until}; --force leaves it out"
+                ));
+                pairs.push(live.texts);
+            }
+            (None, None) => {}
+        }
+    }
+    let Some(imported) = imported else { return Ok(result) };
+    result.not_after = Some(rfc3339(imported.facts.not_after));
+    let mut files: BTreeMap<&str, Vec<u8>> = FILES.into_iter().flatten().zip(pairs.into_iter().flatten()).collect();
+    if files == in_place {
         result.result = "unchanged";
         return Ok(result);
     }
-    let [[chain, _], _] = FILES;
-    let until = in_place.get(chain).and_then(|pem| Chain::from_pem(pem)?.leaf()).map(|leaf| leaf.not_after);
-    if let Some(until) = until.filter(|until| *until > main.facts.not_after && !args.force) {
-        result
-            .notes
-            .push(format!("the one in place is valid longer, until {}; --force puts this one there", rfc3339(until)));
-        return Ok(result);
-    }
+    result.notes.extend(notes(configured, roots, folder, imported));
     if args.dry_run {
         result.result = "would_import";
         return Ok(result);
     }
-    files.push((IMPORTED, Vec::new()));
+    files.insert(IMPORTED, Vec::new());
     let files: Vec<(&str, &[u8])> = files.iter().map(|(file, content)| (*file, content.as_slice())).collect();
     // What is in place already is taken up all the same, and the next one may go.
-    match keep::keep(&issued_dir, folder, &main.facts.serial, &files) {
+    match keep::keep(&issued_dir, folder, &imported.facts.serial, &files) {
         Ok(()) => Ok(Imported { result: "imported", ..result }),
         Err(error) => Ok(result.failed(&issued_dir, "written", &error)),
     }
 }
 
+/// What in place can be served now, with an ECDSA key and with an RSA key.
+fn in_place_by_kind(files: &BTreeMap<&str, Vec<u8>>) -> [Option<InPlace>; 2] {
+    let pair = |names: [&str; 2]| {
+        let [Some(chain), Some(key)] = names.map(|name| files.get(name)) else { return None };
+        Credential::parse(chain, key).ok()?;
+        let leaf = Chain::from_pem(chain)?.leaf()?;
+        (leaf.not_after >= now_ms() / 1_000).then(|| InPlace { texts: [chain.clone(), key.clone()], leaf })
+    };
+    let (mut ecdsa, mut rsa) = (None, None);
+    for pair in FILES.into_iter().filter_map(pair) {
+        let kind = if pair.leaf.is_rsa() { &mut rsa } else { &mut ecdsa };
+        kind.get_or_insert(pair);
+    }
+    [ecdsa, rsa]
+}
+
 /// What a person should know of a certificate that goes into place.
-fn notes(configured: &Configured, folder: &str, bundle: &Bundle) -> Vec<String> {
+fn notes(configured: &Configured, roots: &Roots, folder: &str, bundle: &Bundle) -> Vec<String> {
     let mut notes = Vec::new();
-    match bundle.chain.judge(now_ms() / 1_000) {
+    match bundle.chain.judge(roots, now_ms() / 1_000) {
         Ok(()) => {}
-        Err(fault @ ChainFault::Unanchored(_)) => {
+        Err(fault @ (ChainFault::LeafOnly(_) | ChainFault::Unanchored(_))) => {
             notes.push(format!(
                 "{fault}: put the CA's intermediate certificate beside it (certbot: fullchain.pem has both), unless this is \
                  a private CA"

@@ -4,7 +4,8 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http_body_util::Empty;
+use http::StatusCode;
+use http_body_util::{BodyExt, Collected, Empty, Limited};
 use hyper_util::rt::TokioIo;
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
@@ -14,20 +15,22 @@ use super::count;
 use crate::account::ServerName;
 use crate::console::Door;
 use crate::issuance::{Dns, DnsReport};
+use crate::tls::SIGN;
 use crate::tls::chain::rfc3339;
 use crate::tls::probe::{Clients, ProbeError, Served, served_leaf, served_to};
 
 /// For one connection, handshake or answer.
 const PATIENCE: Duration = Duration::from_secs(5);
-/// A token that no CA gives (RFC 8555, 8.3).
-const CHALLENGE: &str = "/.well-known/acme-challenge/pixelgate-cert-check";
+/// Where a CA asks (RFC 8555, 8.3).
+const CHALLENGE: &str = "/.well-known/acme-challenge/";
+/// Bytes of an answer; a sign is shorter.
+const ANSWER_BYTES_MAX: usize = 4_096;
 const PROXY_UNKNOWN: &[u8] = b"PROXY UNKNOWN\r\n";
 
-/// A server's answer on port 80, as far as it tells servers apart.
-#[derive(Debug, PartialEq, Eq)]
+/// A server's answer on port 80.
 struct Answer {
-    status: u16,
-    location: Option<String>,
+    status: StatusCode,
+    body: Bytes,
 }
 
 // === impl Findings ===
@@ -57,18 +60,18 @@ impl Findings {
             self.prevented("dns", format!("where the name leads: no DNS server answers ({why})"), remedy);
             return DnsReport::default();
         }
+        // Right or wrong, what DNS says is shown.
+        let is_wrong = report.findings.iter().any(|finding| finding.is_error);
+        let show = if is_wrong { Self::info } else { Self::ok };
         let mut path = vec![self.name.to_string()];
         path.extend(report.chain.iter().cloned());
         let addresses: Vec<_> = report.addresses.iter().map(ToString::to_string).collect();
-        let shown = format!("{} at {}", path.join(" → "), addresses.join(", "));
-        if !report.findings.iter().any(|finding| finding.is_error) {
-            self.ok("dns", shown);
-            let caa = if report.caa.is_empty() {
-                "no CAA records: any CA may issue".to_owned()
-            } else {
-                report.caa.join(", ")
-            };
-            self.ok("caa", caa);
+        let addresses = if addresses.is_empty() { "no address".to_owned() } else { addresses.join(", ") };
+        show(self, "dns", format!("{} at {addresses}", path.join(" → ")));
+        match report.caa.as_deref() {
+            Some([]) => show(self, "caa", "no CAA records: any CA may issue".to_owned()),
+            Some(records) => show(self, "caa", records.join(", ")),
+            None => {}
         }
         for finding in &report.findings {
             let tell = if finding.is_error { Self::error } else { Self::warning };
@@ -83,14 +86,21 @@ impl Findings {
         report
     }
 
-    /// What a CA would meet when it asks for an HTTP-01 answer.
-    pub(super) async fn port_80(&mut self, doors: &[Door], addresses: &[IpAddr]) {
+    /// What a CA would meet when it asks for an HTTP-01 answer: at the gateway's own doors, and at the name's addresses.
+    pub(super) async fn port_80(&mut self, doors: &[Door], addresses: &[SocketAddr]) {
+        // Nobody else can give the same answer, or have it from before.
+        let path = format!("{CHALLENGE}{SIGN}{:032x}", rand::random::<u128>());
         let mut ours = None;
         for door in doors {
-            match ask(door.address, &self.name, door.proxy_header).await {
+            match ask(door.address, &self.name, &path, door.proxy_header).await {
+                Ok(answer) if answer.status == StatusCode::OK && !answer.body.is_empty() => {
+                    self.ok("port 80", format!("the gateway answers at {}", door.address));
+                    ours = Some(answer.body);
+                }
                 Ok(answer) => {
-                    self.ok("port 80", format!("the gateway answers at {} ({})", door.address, answer.status));
-                    ours = Some(answer);
+                    let text =
+                        format!("{} is answered {} by something else than the gateway", door.address, answer.status);
+                    self.error("port 80", text, "see what else listens there");
                 }
                 Err(error) => {
                     let remedy = "see the gateway's log; HTTP-01 needs a listener in [listen] http";
@@ -103,13 +113,14 @@ impl Findings {
             self.warning("port 80", "the gateway listens to no plain HTTP: HTTP-01 cannot work", remedy);
         }
         for address in addresses {
-            let url = format!("http://{}{CHALLENGE} at {address}", self.name);
-            match ask(SocketAddr::new(*address, 80), &self.name, false).await {
-                Ok(answer) if Some(&answer) == ours.as_ref() => {
-                    self.ok("port 80", format!("{url} leads to this gateway"))
+            let url = format!("http://{}{CHALLENGE}… at {}", self.name, address.ip());
+            match ask(*address, &self.name, &path, false).await {
+                Ok(answer) if ours.as_ref().is_some_and(|ours| *ours == answer.body) => {
+                    self.ok("port 80", format!("{url} leads to this gateway"));
                 }
                 Ok(answer) => {
-                    let text = format!("{url} is answered {} by something else than this gateway", answer.status);
+                    let status = answer.status.as_u16();
+                    let text = format!("{url} is answered {status} by something else than this gateway");
                     self.warning(
                         "port 80",
                         text,
@@ -125,7 +136,7 @@ impl Findings {
     }
 
     /// What a client gets who asks for the name.
-    pub(super) async fn served(&mut self, doors: &[Door], addresses: &[IpAddr], leaves: &Leaves) {
+    pub(super) async fn served(&mut self, doors: &[Door], addresses: &[SocketAddr], leaves: &Leaves) {
         let mut ours = None;
         for door in doors {
             let at = format!("a client at {} gets", door.address);
@@ -155,9 +166,8 @@ impl Findings {
                 }
             }
         }
-        for address in addresses {
-            let at = SocketAddr::new(*address, 443);
-            match (served_leaf(at, &self.name, false, PATIENCE).await, &ours) {
+        for at in addresses {
+            match (served_leaf(*at, &self.name, false, PATIENCE).await, &ours) {
                 (Ok(served), Some(ours)) if served.chain_der == ours.chain_der => {
                     self.ok("served", format!("a client at {at} gets the same"));
                 }
@@ -197,18 +207,14 @@ impl Findings {
                 "`pixelgate reload` makes the gateway take it up",
             );
         }
-        if !served
-            .names
-            .iter()
-            .any(|name| *name == self.name.as_str() || Some(name) == ServerName::wildcard(self.name.as_str()).as_ref())
-        {
+        if !served.covers(&self.name) {
             self.error("served", format!("it is for {}", served.names.join(", ")), "get a certificate for this name");
         }
     }
 }
 
-/// Asks for a challenge's answer that nobody offered.
-async fn ask(address: SocketAddr, name: &ServerName, proxy_header: bool) -> anyhow::Result<Answer> {
+/// Asks as a CA does.
+async fn ask(address: SocketAddr, name: &ServerName, path: &str, proxy_header: bool) -> anyhow::Result<Answer> {
     let exchange = async {
         let mut socket = TcpStream::connect(address).await?;
         if proxy_header {
@@ -216,11 +222,137 @@ async fn ask(address: SocketAddr, name: &ServerName, proxy_header: bool) -> anyh
         }
         let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(socket)).await?;
         let driver = tokio::spawn(connection);
-        let request = http::Request::get(CHALLENGE).header(http::header::HOST, name.as_str());
+        let request = http::Request::get(path).header(http::header::HOST, name.as_str());
         let response = sender.send_request(request.body(Empty::<Bytes>::new())?).await?;
+        let status = response.status();
+        // What is longer, or breaks off, is no answer of ours.
+        let body = Limited::new(response.into_body(), ANSWER_BYTES_MAX).collect().await;
         driver.abort();
-        let location = response.headers().get(http::header::LOCATION).and_then(|value| value.to_str().ok());
-        anyhow::Ok(Answer { status: response.status().as_u16(), location: location.map(str::to_owned) })
+        anyhow::Ok(Answer { status, body: body.map(Collected::to_bytes).unwrap_or_default() })
     };
     tokio::time::timeout(PATIENCE, exchange).await.map_err(|_| anyhow::anyhow!("no answer within {PATIENCE:?}"))?
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::indexing_slicing)]
+    use serde_json::Value;
+    use tokio::io::AsyncReadExt;
+    use tokio::net::TcpListener;
+
+    use super::*;
+    use crate::tls::Challenges;
+    use crate::tls::chain::Chain;
+    use crate::tls::testing::{Issued, serve};
+
+    const NAME: &str = "a.example";
+
+    fn findings() -> Findings {
+        Findings::new(NAME.parse().unwrap())
+    }
+
+    /// Level and text of each line.
+    fn told(findings: &Findings) -> Vec<(String, String)> {
+        let lines = serde_json::to_value(findings).unwrap()["lines"].as_array().unwrap().clone();
+        let text = |line: &Value, key: &str| line[key].as_str().unwrap().to_owned();
+        lines.iter().map(|line| (text(line, "level"), text(line, "text"))).collect()
+    }
+
+    fn assert_told(findings: &Findings, expected: &[(&str, &str)]) {
+        let told = told(findings);
+        assert_eq!(told.len(), expected.len(), "{told:?}");
+        for ((level, text), (expected_level, expected_text)) in told.iter().zip(expected) {
+            assert!(level == expected_level && text.contains(expected_text), "{expected_text}: {told:?}");
+        }
+    }
+
+    fn door(address: SocketAddr) -> Door {
+        Door { address, proxy_header: false }
+    }
+
+    async fn nobody() -> SocketAddr {
+        TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap()
+    }
+
+    /// Answers each request, by its path, on a connection of its own.
+    async fn answering(answer: impl Fn(&str) -> String + Send + 'static) -> SocketAddr {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        tokio::spawn(async move {
+            loop {
+                let (mut socket, _) = listener.accept().await.unwrap();
+                let mut request = Vec::new();
+                while !request.ends_with(b"\r\n\r\n") {
+                    request.push(socket.read_u8().await.unwrap());
+                }
+                let path = String::from_utf8(request).unwrap().split(' ').nth(1).unwrap().to_owned();
+                socket.write_all(answer(&path).as_bytes()).await.unwrap();
+            }
+        });
+        address
+    }
+
+    /// A gateway's port 80.
+    async fn gateway() -> SocketAddr {
+        let challenges = Challenges::default();
+        answering(move |path| {
+            let sign = challenges.http_answer(NAME, path.strip_prefix(CHALLENGE).unwrap()).unwrap();
+            format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{sign}", sign.len())
+        })
+        .await
+    }
+
+    #[tokio::test]
+    async fn port_80_is_this_gateways_or_somebody_elses_or_nobodys() {
+        let (ours, other_gateway, nobody) = (gateway().await, gateway().await, nobody().await);
+        // As Caddy does, and the gateway itself for all that is no challenge.
+        let redirecting = answering(|path| {
+            format!("HTTP/1.1 308 Permanent Redirect\r\nLocation: https://{NAME}{path}\r\nContent-Length: 0\r\n\r\n")
+        })
+        .await;
+        let mut findings = findings();
+        findings.port_80(&[door(ours)], &[ours, redirecting, other_gateway, nobody]).await;
+        assert_told(
+            &findings,
+            &[
+                ("ok", "the gateway answers at"),
+                ("ok", "leads to this gateway"),
+                ("warning", "is answered 308 by something else than this gateway"),
+                ("warning", "is answered 200 by something else than this gateway"),
+                ("warning", "cannot be reached from here"),
+            ],
+        );
+        let mut findings = self::findings();
+        findings.port_80(&[door(redirecting), door(nobody)], &[redirecting]).await;
+        assert_told(
+            &findings,
+            &[("error", "something else than the gateway"), ("error", "no answer at"), ("warning", "something else")],
+        );
+    }
+
+    #[tokio::test]
+    async fn what_a_client_gets_is_compared_with_the_files_and_with_the_gateways_own() {
+        let (issued, other) = (Issued::new(&[NAME]), Issued::new(&["*.example"]));
+        let leaf = |issued: &Issued| Chain::from_pem(issued.chain.as_bytes()).unwrap().to_der().unwrap().remove(0);
+        let (ours, theirs, nobody) = (serve(&issued).await, serve(&other).await, nobody().await);
+        let mut findings = findings();
+        let leaves = Leaves { first: Some(leaf(&issued)), rsa: None };
+        findings.served(&[door(ours)], &[ours, theirs, nobody], &leaves).await;
+        assert_told(
+            &findings,
+            &[
+                ("ok", "2 certificates"),
+                ("ok", "gets the same"),
+                ("warning", "gets another certificate, by Test Intermediate of *.example"),
+                ("warning", "gets nothing"),
+            ],
+        );
+        let strange = serve(&Issued::new(&["b.example"])).await;
+        let mut findings = self::findings();
+        findings.served(&[door(strange), door(nobody)], &[], &leaves).await;
+        assert_told(
+            &findings,
+            &[("warning", "not the one in the files"), ("error", "it is for b.example"), ("error", "no answer")],
+        );
+    }
 }

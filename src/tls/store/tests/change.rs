@@ -1,7 +1,11 @@
 //! Files that change, break, go and come back, and time that passes.
 
+use std::os::unix::ffi::OsStringExt;
+
 use super::*;
 use crate::tls::Which;
+use crate::tls::files::{Part, Place};
+use crate::tls::folder::Facts;
 
 #[test]
 fn what_is_no_regular_file_is_not_waited_for() {
@@ -109,6 +113,84 @@ fn what_nobody_may_read_and_is_not_in_memory_gives_way() {
     assert!(served(&kept, "b.shop.example").is_some());
     assert!(matches!(kept.lookup("c.example"), Lookup::Unknown));
     assert_eq!((kept.summary().valid, kept.summary().problems), (2, 3));
+}
+
+/// What a start with the index knows of files that it may look at, and not open: those that root left to another user. A
+/// socket stands for them, which nobody can open, root neither.
+#[test]
+fn what_the_index_knows_and_nobody_can_open_is_told_after_a_visit() {
+    let site = Site::new();
+    let folder = site.operator().join("a.example");
+    Issued::new(&["a.example"]).write(site.operator(), "a.example");
+    std::fs::remove_file(folder.join("key.pem")).unwrap();
+    let _socket = std::os::unix::net::UnixListener::bind(folder.join("key.pem")).unwrap();
+    let stamp = Place::new(folder.into_os_string().into_vec()).stamp(&[Part::Chain, Part::Key]).unwrap();
+    let facts = Facts { not_before: 0, not_after: i64::MAX, names: None };
+    let kept = Arc::new(Folder::cold(stamp, facts, None));
+    index::write(&site.folders, [(Origin::Operator, "a.example", &kept)].into_iter()).unwrap();
+    let first = site.load(&["a.example"], None);
+    assert_eq!((first.summary().valid, first.problems().count()), (1, 0));
+    let Lookup::Cold(cold) = first.lookup("a.example") else { panic!("nobody asked yet") };
+    assert!(cold.load().is_err());
+    let second = first.refreshed(&names(&["a.example"]), NOW);
+    let problem = only_problem(&second);
+    assert!(matches!(problem.fault, CertificateFault::Unreadable(_)) && problem.file.ends_with("key.pem"), "{problem}");
+}
+
+#[test]
+fn a_pair_that_cannot_be_read_keeps_nothing_of_the_other_back() {
+    for visited in [true, false] {
+        let site = Site::new();
+        let folder = site.operator().join("a.example");
+        let rsa = Issued::rsa(&["a.example"]);
+        std::fs::create_dir(&folder).unwrap();
+        std::fs::write(folder.join("chain.rsa.pem"), &rsa.chain).unwrap();
+        std::fs::write(folder.join("key.rsa.pem"), &rsa.key).unwrap();
+        Issued::valid(&["a.example"], 2020, 2027).write(site.operator(), "a.example");
+        let first = site.load(&["a.example"], None);
+        assert!(!visited || served(&first, "a.example").unwrap().has_twin());
+        let aside = break_off(&folder.join("key.rsa.pem"));
+        Issued::valid(&["a.example"], 2020, 2030).write(site.operator(), "a.example");
+        let second = site.load(&["a.example"], Some(&first));
+        assert_eq!(until(&second, "a.example"), year(2030), "the renewed one");
+        assert_eq!(served(&second, "a.example").unwrap().has_twin(), visited, "the twin, if it is in memory");
+        let problem = only_problem(&second);
+        assert!(matches!(problem.fault, CertificateFault::Unreadable(_)) && problem.file.ends_with("key.rsa.pem"));
+        assert_eq!(problem.served_on, visited);
+        let third = site.load(&["a.example"], Some(&second));
+        assert_eq!(copied(&second, &third), 0, "the same again");
+        mend(&folder.join("key.rsa.pem"), &aside);
+        let fourth = site.load(&["a.example"], Some(&third));
+        assert!(fourth.problems().count() == 0 && served(&fourth, "a.example").unwrap().has_twin());
+    }
+}
+
+/// With a twin that a fresh start cannot read, the first pair is served.
+#[test]
+fn a_twin_that_could_never_be_read_keeps_no_visitor_waiting() {
+    let site = Site::new();
+    Issued::new(&["a.example"]).write(site.operator(), "a.example");
+    let twin = site.operator().join("a.example/chain.rsa.pem");
+    let _socket = std::os::unix::net::UnixListener::bind(&twin).unwrap();
+    let store = site.load(&["a.example"], None);
+    assert!(matches!(only_problem(&store).fault, CertificateFault::Unreadable(_)));
+    assert!(served(&store, "a.example").is_some());
+}
+
+#[test]
+fn what_could_never_be_read_is_the_same_at_each_look() {
+    let site = Site::new();
+    for name in ["a.example", "b.example"] {
+        Issued::new(&[name]).write(site.operator(), name);
+    }
+    let key = site.operator().join("a.example/key.pem");
+    std::fs::remove_file(&key).unwrap();
+    std::fs::create_dir(&key).unwrap();
+    let _aside = break_off(&site.operator().join("b.example"));
+    let first = site.load(&["a.example", "b.example"], None);
+    assert_eq!(first.summary().unreadable, 2);
+    let second = site.load(&["a.example", "b.example"], Some(&first));
+    assert_eq!((copied(&first, &second), parsed(&second)), (0, parsed(&first)));
 }
 
 #[test]

@@ -1,0 +1,137 @@
+use std::path::PathBuf;
+use std::process::Output;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use boring::pkey::Id;
+use boring::x509::X509;
+use rcgen::{KeyPair, PKCS_ED25519, PKCS_RSA_SHA256, RsaKeySize};
+use serde_json::{Value, json};
+
+use crate::util::gateway::pixelgate;
+use crate::util::{Account, Site};
+
+const NAME: &str = "events.shoes.example";
+
+/// A site with a name that has no certificate, and a folder to import from.
+struct Import {
+    site: Site,
+    folder: tempfile::TempDir,
+}
+
+impl Import {
+    fn new() -> Self {
+        let site = Site::new("http://127.0.0.1:9").account(Account::new("shoes", 7001).bare_domain(NAME));
+        Self { site, folder: tempfile::tempdir().unwrap() }
+    }
+
+    /// A file with a certificate for the name, valid for so many days, and its key.
+    fn bundle(&self, key: &KeyPair, days: i64) -> String {
+        self.file(&key.serialize_pem(), key, days)
+    }
+
+    fn file(&self, key_pem: &str, key: &KeyPair, days: i64) -> String {
+        let file = self.folder.path().join(format!("{days}.pem"));
+        std::fs::write(&file, self.site.authority.sign(&[NAME], key, 1, days) + key_pem).unwrap();
+        file.to_str().unwrap().to_owned()
+    }
+
+    fn run(&self, arguments: &[&str]) -> (Option<i32>, Value) {
+        let Output { status, stdout, .. } =
+            pixelgate(self.site.dir(), &[&["cert", "import", "--json"], arguments].concat());
+        (status.code(), serde_json::from_slice(&stdout).unwrap())
+    }
+
+    /// Imports one file; what came of it, and what was said.
+    fn one(&self, file: &str, arguments: &[&str]) -> (Option<i32>, String, String) {
+        let (code, report) = self.run(&[&[file], arguments].concat());
+        let result = &report["results"][0];
+        (code, result["result"].as_str().unwrap().to_owned(), result["notes"].to_string())
+    }
+
+    fn live(&self) -> PathBuf {
+        self.site.path("data/certs").join(NAME).join("live")
+    }
+
+    /// The kinds of key that are live, the first pair's first.
+    fn kinds(&self) -> Vec<Id> {
+        let chains = ["chain.pem", "chain.rsa.pem"].map(|file| std::fs::read(self.live().join(file)).ok());
+        let kind = |pem: Vec<u8>| X509::from_pem(&pem).unwrap().public_key().unwrap().id();
+        chains.into_iter().flatten().map(kind).collect()
+    }
+}
+
+fn ecdsa() -> KeyPair {
+    KeyPair::generate().unwrap()
+}
+
+fn rsa() -> KeyPair {
+    KeyPair::generate_rsa_for(&PKCS_RSA_SHA256, RsaKeySize::_2048).unwrap()
+}
+
+/// An Ed25519 key as OpenSSL writes it, without its public half (RFC 8410, 7).
+fn openssls(key: &KeyPair) -> String {
+    let mut der = vec![0x30, 0x2e, 2, 1, 0, 0x30, 5, 6, 3, 0x2b, 0x65, 0x70, 4, 0x22, 4, 0x20];
+    der.extend_from_slice(&key.serialize_der()[16..48]);
+    format!("-----BEGIN PRIVATE KEY-----\n{}\n-----END PRIVATE KEY-----\n", STANDARD.encode(der))
+}
+
+#[test]
+fn what_cannot_be_served_takes_nothings_place() {
+    let import = Import::new();
+    let good = import.bundle(&ecdsa(), 60);
+    assert_eq!(import.one(&good, &[]).0, Some(0));
+    let before = std::fs::read(import.live().join("chain.pem")).unwrap();
+    let key = KeyPair::generate_for(&PKCS_ED25519).unwrap();
+    let other = import.file(&openssls(&key), &key, 80);
+    for arguments in [&[][..], &["--force"], &["--dry-run"]] {
+        let (code, result, notes) = import.one(&other, arguments);
+        assert_eq!((code, result.as_str()), (Some(1), "refused"));
+        assert!(notes.contains("of a kind that TLS cannot use") && notes.contains("Ed25519"), "{notes}");
+    }
+    assert_eq!(std::fs::read(import.live().join("chain.pem")).unwrap(), before);
+    // One that an operator put there himself is no reason against a good one.
+    std::fs::copy(&other, import.live().join("chain.pem")).unwrap();
+    std::fs::copy(&other, import.live().join("key.pem")).unwrap();
+    assert_eq!(import.one(&good, &[]).1, "imported");
+}
+
+#[test]
+fn one_kind_of_key_leaves_the_other_in_place() {
+    let import = Import::new();
+    assert_eq!(import.one(&import.bundle(&rsa(), 60), &[]).0, Some(0));
+    assert_eq!(import.kinds(), [Id::RSA]);
+    let (code, result, notes) = import.one(&import.bundle(&ecdsa(), 50), &[]);
+    assert_eq!((code, result.as_str()), (Some(0), "imported"), "of another kind the end does not matter");
+    assert!(notes.contains("RSA 2048, stays beside it"), "{notes}");
+    assert_eq!(import.kinds(), [Id::EC, Id::RSA]);
+    // As certbot renews its two lineages, one after the other.
+    let before = std::fs::read(import.live().join("chain.rsa.pem")).unwrap();
+    assert_eq!(import.one(&import.bundle(&ecdsa(), 70), &[]).1, "imported");
+    assert_eq!(std::fs::read(import.live().join("chain.rsa.pem")).unwrap(), before);
+    let renewed = import.bundle(&rsa(), 80);
+    assert_eq!(import.one(&renewed, &[]).1, "imported");
+    assert_ne!(std::fs::read(import.live().join("chain.rsa.pem")).unwrap(), before);
+    assert_eq!(import.kinds(), [Id::EC, Id::RSA]);
+    assert_eq!(import.one(&renewed, &[]).1, "unchanged");
+    let (code, result, notes) = import.one(&import.bundle(&ecdsa(), 65), &[]);
+    assert_eq!((code, result.as_str()), (Some(1), "refused"), "an older one");
+    assert!(notes.contains("valid longer"), "{notes}");
+    assert_eq!(import.one(&renewed, &["--force"]).1, "imported");
+    assert_eq!(import.kinds(), [Id::RSA], "just what was given");
+}
+
+#[test]
+fn a_file_that_is_too_long_is_told() {
+    let import = Import::new();
+    let good = import.bundle(&ecdsa(), 60);
+    let mut long = std::fs::read(&good).unwrap();
+    long.resize(300_000, b'\n');
+    std::fs::remove_file(&good).unwrap();
+    std::fs::write(import.folder.path().join("long.pem"), &long).unwrap();
+    std::fs::write(import.folder.path().join("archive.tar"), vec![0; 300_000]).unwrap();
+    let (code, report) = import.run(&[import.folder.path().to_str().unwrap()]);
+    assert_eq!((code, &report["results"]), (Some(1), &json!([])));
+    let [note] = report["notes"].as_array().unwrap().as_slice() else { panic!("{report}") };
+    assert!(note.as_str().unwrap().contains("long.pem: left out: it is longer than 256 KiB"), "{note}");
+}
