@@ -10,7 +10,7 @@ use tokio_util::sync::CancellationToken;
 use crate::account::ServerName;
 use crate::clock::now_ms;
 use crate::issuance::agenda::{Agenda, Begun};
-use crate::issuance::names::present;
+use crate::issuance::names::{is_listed, present};
 use crate::issuance::schedule::{Present, asked};
 use crate::issuance::store::KeyKind;
 use crate::issuance::work::Work;

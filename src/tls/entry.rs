@@ -105,7 +105,7 @@ impl Entry {
     }
 
     /// What decides on its renewal.
-    pub(super) fn standing(&self, wildcard: Option<&Pair>) -> Standing {
+    pub(super) fn standing(&self, wildcard: Option<&ByOwner>) -> Standing {
         let issued = match self.serving(wildcard) {
             Some((origin, folder, served)) if origin.is_issued() => folder.ends_first(served),
             _ => self.folder(None, Origin::Issued).and_then(|folder| folder.ends_first([true, false])),
