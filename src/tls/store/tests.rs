@@ -10,6 +10,7 @@ use crate::tls::testing::Issued;
 
 mod change;
 mod many;
+mod unreadable;
 
 /// The first second of 2026.
 const NOW: i64 = 1_767_225_600;
