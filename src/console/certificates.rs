@@ -237,7 +237,7 @@ pub fn view(snapshot: &Snapshot, name: &ServerName, now_ms: i64) -> Option<Certi
         next_action_reason: None,
         last_error: fault
             .filter(|_| is_served)
-            .map(|fault| format!("its own certificate is {}; a wildcard's stands in", label(fault))),
+            .map(|fault| format!("one of its certificates is {}; another stands in", label(fault))),
     })
 }
 

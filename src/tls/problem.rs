@@ -125,7 +125,10 @@ impl CertificateProblem {
             CertificateFault::Missing if self.is_of_key() => {
                 "put the key of exactly this certificate there, as PEM without a passphrase, then reload"
             }
-            CertificateFault::Missing => "put the chain (leaf first) and its key there, both PEM, then reload",
+            CertificateFault::Missing => {
+                "put the chain (leaf first) and its key there, both PEM, then reload; where [acme] is enabled it is ordered by \
+                 itself, and `pixelgate cert list` says when"
+            }
             CertificateFault::Unreadable(io::ErrorKind::PermissionDenied) => {
                 "let the gateway's user read the file, then reload"
             }
@@ -139,7 +142,7 @@ impl CertificateProblem {
                 "write the key as PEM without a passphrase, then reload"
             }
             CertificateFault::Malformed(CredentialError::KeyMismatch) => {
-                "it takes the place of the certificate that was served before: put the key of exactly this one beside it, the \
+                "it took the place of the pair that was there before: put the key of exactly this one beside it, the \
                  leaf first in the chain (certbot's fullchain.pem, not its chain.pem), then reload; `pixelgate cert import` \
                  judges both before anything is given up"
             }

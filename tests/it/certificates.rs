@@ -375,7 +375,7 @@ async fn a_wrong_key_over_a_good_certificate_is_told_loudly() {
     let status = gateway.json(&["status", "--json"]);
     let problem = status["problems"].as_array().unwrap().iter().find(|problem| problem["key"] == NAME).unwrap();
     let remedy = problem["remedy"].as_str().unwrap();
-    assert!(remedy.contains("takes the place of the certificate that was served before"), "{problem}");
+    assert!(remedy.contains("took the place of the pair that was there before"), "{problem}");
     // An issuer's certificate in the place of the leaf: certbot's chain.pem.
     site.write(&format!("certs/{NAME}/chain.pem"), site.authority.pem());
     let check = gateway.command(&["cert", "check", NAME, "--resolver", "127.0.0.1:9"]);

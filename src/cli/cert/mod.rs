@@ -51,8 +51,8 @@ pub(super) struct ListArgs {
     /// Only those that are not served, expire soon, or had an error
     #[arg(long)]
     problems: bool,
-    /// Only those in this state, such as missing or expired
-    #[arg(long)]
+    /// Only those in this state
+    #[arg(long, value_parser = ["valid", "missing", "expired", "not_yet_valid", "mismatch", "unreadable"])]
     state: Option<String>,
     /// At most so many
     #[arg(long, default_value_t = 1_000)]
