@@ -33,7 +33,7 @@ static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 const NOW_MS: i64 = 1_784_000_000_000;
 const ROUNDS: usize = 3;
 const RELOADS: usize = 5;
-/// What is promised of 100,000 names and fewer: s until the program is ready, with what the run before left; bytes a name
+/// What is promised of 100,000 names: s until the program is ready, with what the run before left; bytes a name
 /// that are resident then, of as many; ms until a reload of one account is in force.
 const PROMISED_NAMES: usize = 100_000;
 const READY_S_MAX: f64 = 2.0;

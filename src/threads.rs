@@ -11,11 +11,15 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 
 use tokio::runtime::Handle;
-use tokio::sync::oneshot;
+use tokio::sync::{Semaphore, oneshot};
 
 /// So many threads, and a queue before them. They end with the last clone.
 #[derive(Clone)]
-pub(crate) struct Threads(Sender<Work>);
+pub(crate) struct Threads {
+    queue: Sender<Work>,
+    /// As many as there are threads.
+    turns: Arc<Semaphore>,
+}
 
 type Work = Box<dyn FnOnce() + Send>;
 
@@ -35,7 +39,18 @@ impl Threads {
                 }
             })?;
         }
-        Ok(Self(sender))
+        Ok(Self { queue: sender, turns: Arc::new(Semaphore::new(count)) })
+    }
+
+    /// Does work on one of them when its turn comes. Who does not wait for that leaves nothing behind: what a disk that hangs
+    /// is asked for piles up nowhere. `None` if it broke off.
+    pub(crate) async fn run_in_turn<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> Option<T> {
+        let turn = self.turns.clone().acquire_owned().await.ok()?;
+        let work = move || {
+            let _turn = turn;
+            work()
+        };
+        self.run(work).await
     }
 
     /// Does work on one of them, also when nobody waits for it any more. It may use the runtime that waits. `None` if it
@@ -47,7 +62,7 @@ impl Threads {
             let _entered = runtime.enter();
             let _ = done.send(work());
         };
-        self.0.send(Box::new(work)).ok()?;
+        self.queue.send(Box::new(work)).ok()?;
         result.await.ok()
     }
 }
@@ -87,6 +102,31 @@ mod tests {
         let mut done: Vec<usize> = works.join_all().await.into_iter().map(Option::unwrap).collect();
         done.sort_unstable();
         assert_eq!((done, most.load(Ordering::SeqCst)), ((0..30).collect(), 3));
+    }
+
+    #[tokio::test]
+    async fn work_that_waits_for_its_turn_is_forgotten_with_who_waits_for_it() {
+        let threads = Threads::begin("test", 1).unwrap();
+        let (held, done) = (Arc::new(Barrier::new(2)), Arc::new(AtomicUsize::new(0)));
+        let holding = tokio::spawn({
+            let (threads, held) = (threads.clone(), held.clone());
+            async move { threads.run_in_turn(move || held.wait()).await }
+        });
+        tokio::task::yield_now().await;
+        let count = |done: &Arc<AtomicUsize>| {
+            let done = done.clone();
+            move || done.fetch_add(1, Ordering::SeqCst)
+        };
+        for _ in 0..100 {
+            tokio::select! {
+                biased;
+                _ = threads.run_in_turn(count(&done)) => panic!("there is no turn"),
+                () = std::future::ready(()) => {}
+            }
+        }
+        held.wait();
+        assert!(holding.await.unwrap().is_some());
+        assert_eq!(threads.run_in_turn(count(&done)).await, Some(0), "none of the hundred was done before");
     }
 
     #[tokio::test]

@@ -134,7 +134,7 @@ impl Delivery {
     /// Delivers what is in `outbox` as `published` says, always as its newest snapshot says.
     ///
     /// # Errors
-    /// When no client can be made of `[delivery]`.
+    /// When no client can be made of `[delivery]`, or there are no threads.
     pub fn new(outbox: Outbox, published: Arc<Published>, observer: Arc<dyn Observer>) -> Result<Self, DeliveryError> {
         // Before the view: what is published meanwhile is followed then.
         let in_force = published.revision();

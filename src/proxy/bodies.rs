@@ -146,7 +146,7 @@ impl Held {
         let is_server = holder.sender != Sender::Browser;
         let is_unproven = holder.sender == Sender::Unproven;
         let fits = |held: usize, share: usize| held.checked_add(bytes).is_some_and(|after| after <= share);
-        let is_little = fits(of(&self.by_source, holder.source.as_ref()), shares.little);
+        let is_little = holder.source.is_some_and(|source| fits(of(&self.by_source, Some(&source)), shares.little));
         let fit = fits(self.all, if is_little { shares.all } else { shares.contested })
             && (!is_server || fits(self.servers, shares.servers))
             && (!is_unproven || fits(self.unproven, shares.unproven))
@@ -252,6 +252,8 @@ mod tests {
         let counts: Vec<_> = held.iter().map(Vec::len).collect();
         assert_eq!(counts[..4], [640, 640, 640, 320], "a quarter each, of all but an eighth");
         assert!(counts[4..].iter().all(|count| *count == 10), "who comes later finds a little: {counts:?}");
+        let mut proxied = memory.claim(Holder::new(None, Some("caps".parse().unwrap()), Sender::Browser));
+        assert!(!proxied.grow(100, &shares), "who holds how much behind it is not known");
         let mut visitor = claim(&memory, 200, "shoes", Sender::Browser);
         assert!(visitor.grow(1_000, &shares) && !visitor.grow(1, &shares));
     }

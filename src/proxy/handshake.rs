@@ -4,7 +4,7 @@
 //! pieces, or is longer than a first read, is left to BoringSSL: it asks for the name before it computes anything.
 //!
 //! A name that nobody asked for since the start has no credential in memory: its handshake is put aside in the
-//! ClientHello (before anything was computed), the files are read on a blocking thread, and the handshake goes on.
+//! ClientHello (before anything was computed), the files are read on a thread for that (`threads`), and the handshake goes on.
 //!
 //! Every handshake whose name is served is put aside there, until it may begin (`rates`): a connection that says nothing,
 //! no TLS, or a name that is not served takes no part of what visitors may have. A resumed handshake counts as a full one:
@@ -125,7 +125,7 @@ impl TlsAcceptor {
     /// Mozilla's "intermediate" profile, version 5, with the certificates of `names`.
     ///
     /// # Errors
-    /// When BoringSSL has no memory left.
+    /// When BoringSSL has no memory left, or there are no threads.
     pub(super) fn new(names: Names, challenges: Arc<Challenges>, tickets: Arc<TicketKeys>) -> Result<Self, EdgeError> {
         let Names { lookup, stale } = names;
         let choice = Ssl::new_ex_index()?;
@@ -238,7 +238,7 @@ impl TlsAcceptor {
     /// Loads a credential. If its files are not what they were, the name is judged again: what comes of that, another
     /// certificate or none, the next look-up finds.
     async fn load(&self, name: &str, cold: Cold) {
-        match (self.loads.run(move || cold.load()).await, name.parse()) {
+        match (self.loads.run_in_turn(move || cold.load()).await, name.parse()) {
             (Some(Err(Stale)), Ok(name)) => self.stale.judge(name).await,
             (None, _) => tracing::error!(name, "loading a certificate broke off"),
             _ => {}

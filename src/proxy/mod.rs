@@ -134,7 +134,7 @@ impl Edge {
     /// Prepares to serve what is published, now and later. Must be called within a runtime.
     ///
     /// # Errors
-    /// When a socket is of another kind, or BoringSSL fails.
+    /// When a socket is of another kind, BoringSSL fails, or there are no threads.
     pub fn new(
         listeners: EdgeListeners,
         reloader: Arc<Reloader>,

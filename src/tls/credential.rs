@@ -100,7 +100,10 @@ impl Credential {
         if (first || self.first.is_none()) && (twin || self.twin.is_none()) {
             return self.clone();
         }
-        Arc::new(Self { first: self.first.clone().filter(|_| first), twin: self.twin.clone().filter(|_| twin) })
+        Arc::new(Self {
+            first: first.then(|| self.first.clone()).flatten(),
+            twin: twin.then(|| self.twin.clone()).flatten(),
+        })
     }
 
     /// First second in which it is valid, Unix time.

@@ -10,6 +10,7 @@
 
 use std::collections::HashMap;
 use std::io;
+use std::mem;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -123,7 +124,7 @@ impl MarkFile {
 
     /// What was to be synced was not, and may be lost: it is written again with the next marks.
     pub(crate) fn not_synced(&mut self) {
-        let later = std::mem::replace(&mut self.unwritten, std::mem::take(&mut self.unsynced));
+        let later = mem::replace(&mut self.unwritten, mem::take(&mut self.unsynced));
         self.unwritten.extend_from_slice(&later);
     }
 
@@ -133,7 +134,11 @@ impl MarkFile {
         }
         let end = self.synced + self.unsynced.len() as u64;
         self.open()?.write_at(&self.unwritten, end)?;
-        self.unsynced.append(&mut self.unwritten);
+        if self.unsynced.is_empty() {
+            mem::swap(&mut self.unsynced, &mut self.unwritten);
+        } else {
+            self.unsynced.append(&mut self.unwritten);
+        }
         Ok(())
     }
 
@@ -242,6 +247,16 @@ mod tests {
         assert_eq!((marked.sent(4), marked.sent(5), marked.sent(6)), ((0, false), (2, true), (1, true)));
         assert_eq!((marked.sent(7), marked.last_seq), ((0, false), 7));
         assert!(!Marked::read(&bytes, 2).is_done(4), "marks of another segment are none");
+    }
+
+    #[test]
+    fn what_a_start_read_is_not_kept_in_memory_when_it_is_synced() {
+        let disk = FaultDisk::new();
+        let file = disk.create(Path::new("/1.done")).unwrap();
+        let mut marks = MarkFile::new(file, 1, vec![0; 4096 * MARK_BYTES]);
+        let (_, bytes) = marks.take_unsynced().unwrap().unwrap();
+        marks.synced(bytes);
+        assert!(marks.unsynced.capacity() <= KEPT_BYTES && marks.unwritten.capacity() <= KEPT_BYTES);
     }
 
     #[test]

@@ -116,11 +116,10 @@ async fn keys_are_changed_while_it_runs_and_the_one_before_is_taken_for_as_long_
         tokio::time::pause();
         tokio::time::advance(EVERY).await;
         tokio::time::resume();
-        while looks.load(Ordering::Relaxed) < looked {
+        while looks.load(Ordering::Relaxed) < looked || keys() == before {
             assert!(Instant::now() < patience, "the keys are not looked at");
             tokio::task::yield_now().await;
         }
-        assert_ne!(keys(), before, "on disk");
         assert_eq!(rig.resume(&client, "a.example", Some(&session)).await.0, is_taken);
     }
     stop.cancel();
