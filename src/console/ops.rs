@@ -61,6 +61,8 @@ fn exposed(console: &Console) -> Response {
         first_orders_waiting: account.first_orders_waiting,
         renewals_waiting: account.renewals_waiting,
     }));
+    // What took time was asked before: an account that went meanwhile must not begin its series anew.
+    let snapshot = console.reloader.published().load_full();
     let all = snapshot.tenants().count() <= snapshot.gateway.metrics_per_account_max;
     for config in snapshot.tenants().map(|tenant| &tenant.config) {
         if all || console.metrics.has_own_series(&config.id) {

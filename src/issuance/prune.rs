@@ -57,8 +57,13 @@ fn own_name(folder: &str) -> Option<ServerName> {
 }
 
 /// Whether nothing in a name's folder is of use any more: what is live has ended long ago, or there is nothing live and
-/// nobody has touched the folder for as long.
+/// nobody has touched the folder for as long. Files beside `live` are the operator's, whose `certs_dir` may be this folder.
 fn has_ended(folder: &Path, now_ms: i64) -> io::Result<bool> {
+    for file in FILES.as_flattened() {
+        if folder.join(file).try_exists()? {
+            return Ok(false);
+        }
+    }
     let [[chain, _], _] = FILES;
     let ended = match fs::read(folder.join(LIVE).join(chain)) {
         Ok(pem) => Chain::from_pem(&pem).and_then(|chain| chain.leaf()).map(|leaf| leaf.not_after),
@@ -154,6 +159,9 @@ mod tests {
         // A person's own.
         put("backup", 2022);
         put("Old.example", 2022);
+        put("both.example", 2022);
+        fs::write(dir.path().join("both.example/key.rsa.pem"), "an operator's").unwrap();
+        Issued::valid(&["operators.example"], 2020, 2022).write(dir.path(), "operators.example");
         fs::create_dir_all(dir.path().join("begun.example/pending")).unwrap();
         fs::create_dir_all(dir.path().join("broken.example/live")).unwrap();
         fs::write(dir.path().join("broken.example/live/chain.pem"), "x").unwrap();
@@ -168,11 +176,11 @@ mod tests {
         let now_ms = i64::try_from(SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_millis()).unwrap();
         let is_wanted = |name: &ServerName| name.as_str() == "listed.example";
         assert_eq!(prune(dir.path(), is_wanted, now_ms).unwrap(), 1);
-        let stays = ["Old.example", "_.gone.example", "backup", "begun.example", "broken.example"];
-        assert_eq!(left(), [&stays[..], &["good.example", "listed.example"]].concat());
+        let stays = ["Old.example", "_.gone.example", "backup", "begun.example", "both.example", "broken.example"];
+        assert_eq!(left(), [&stays[..], &["good.example", "listed.example", "operators.example"]].concat());
         assert_eq!(prune(dir.path(), is_wanted, now_ms + 8 * 86_400_000).unwrap(), 1, "what was begun long ago");
-        let stays = ["Old.example", "_.gone.example", "backup", "broken.example", "good.example", "listed.example"];
-        assert_eq!(left(), stays);
+        let stays = ["Old.example", "_.gone.example", "backup", "both.example", "broken.example"];
+        assert_eq!(left(), [&stays[..], &["good.example", "listed.example", "operators.example"]].concat());
         assert_eq!(prune(&dir.path().join("none"), is_wanted, now_ms).unwrap(), 0);
     }
 }

@@ -31,8 +31,8 @@ pub struct Activity {
 /// # Errors
 /// What the encoder says, were a metric malformed.
 pub fn exposition(metrics: &Metrics, activity: &Activity, per_account_max: usize) -> Result<String, prometheus::Error> {
-    let mut families = metrics.registry.gather();
     let mut own = metrics.own_series.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut families = metrics.registry.gather();
     own.truncate(per_account_max);
     // Who comes first must not keep out who turns out to be busy, unless there is room for all.
     let events_min = if activity.accounts > per_account_max { OWN_SERIES_EVENTS_MIN } else { 0 };

@@ -17,10 +17,10 @@ use crate::telemetry::metrics::{Metrics, OTHER_REASON};
 impl Metrics {
     /// Forgets all accounts but those that stay. What is still delivered for one that is gone begins its series anew.
     pub fn retain_accounts(&self, stays: impl Fn(&str) -> bool) {
+        // Held to the end: what is moved to the others is not shown when it is in neither place.
         let mut own = self.own_series.lock().unwrap_or_else(PoisonError::into_inner);
         let had_own: HashSet<_> = own.iter().cloned().collect();
         own.retain(|account| stays(account));
-        drop(own);
         let is_gone = |account: &str| account != OTHER && !stays(account);
         self.reasons.lock().unwrap_or_else(PoisonError::into_inner).retain(|account, _| !is_gone(account));
         for counter in self.counters_of_accounts() {
