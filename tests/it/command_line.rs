@@ -35,6 +35,36 @@ fn usage_errors_exit_with_2_and_nothing_unbuilt_is_offered() {
 }
 
 #[test]
+fn who_closes_the_pipe_hears_nothing_more() {
+    let site = Site::new("http://127.0.0.1:9").account(Account::new("shoes", PIXEL).domain(NAME));
+    let run = |arguments: &[&str], errors_too: bool| {
+        let (reader, writer) = std::io::pipe().unwrap();
+        drop(reader);
+        let mut command = Command::new(built("pixelgate"));
+        command.args(arguments).env("PIXELGATE_CONFIG", site.dir()).stdout(writer.try_clone().unwrap());
+        if errors_too {
+            command.stderr(writer);
+        }
+        command.output().unwrap()
+    };
+    for (arguments, code) in [
+        (&["completions", "bash"][..], 0),
+        (&["--help"], 0),
+        (&["check"], 0),
+        (&["check", "--json"], 0),
+        (&["status"], 3),
+        (&["filter", "test", "none.wasm"], 1),
+        (&["nonsense"], 2),
+    ] {
+        let output = run(arguments, false);
+        let said = String::from_utf8(output.stderr).unwrap();
+        assert!(output.status.code() == Some(code) && !said.contains("panicked"), "{arguments:?}: {said}");
+        assert!(code != 0 || said.lines().all(|line| line.contains("no gateway is running")), "{arguments:?}: {said}");
+        assert_eq!(run(arguments, true).status.code(), Some(code), "{arguments:?}");
+    }
+}
+
+#[test]
 fn without_a_gateway_the_exit_code_is_3() {
     let site = Site::new("http://127.0.0.1:9");
     for arguments in [

@@ -1,8 +1,12 @@
 use std::net::TcpListener;
 use std::os::unix::fs::{PermissionsExt, chown};
+use std::process::Command;
+
+use rustix::process::Signal;
 
 use crate::util::gateway::pixelgate;
-use crate::util::{Gateway, Site, Standin};
+use crate::util::process::built;
+use crate::util::{Gateway, PATIENCE, Site, Standin, eventually};
 
 /// What a start says that fails.
 fn told(site: &Site, arguments: &[&str]) -> String {
@@ -96,4 +100,25 @@ async fn a_second_gateway_on_the_same_data_is_told_of_the_first() {
     let said = told(&site, &[]);
     assert!(said.contains("[host] data_dir") && said.contains("in use by another process"), "{said}");
     assert!(said.contains("\n  → `pixelgate status`"), "{said}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_gateway_whose_log_nobody_reads_goes_on() {
+    let standin = Standin::start().await;
+    let site = Site::new(&standin.url);
+    let (reader, writer) = std::io::pipe().unwrap();
+    drop(reader);
+    let ready = site.path("ready.json");
+    let mut command = Command::new(built("pixelgate"));
+    command.arg("run").arg("--config").arg(site.dir()).arg("--ready-file").arg(&ready).stderr(writer);
+    let mut gateway = command.spawn().unwrap();
+    eventually("it is ready", async || {
+        assert_eq!(gateway.try_wait().unwrap(), None, "it goes on");
+        ready.exists().then_some(())
+    })
+    .await;
+    assert!(pixelgate(site.dir(), &["reload"]).status.success());
+    rustix::process::kill_process(rustix::process::Pid::from_child(&gateway), Signal::TERM).unwrap();
+    let ended = tokio::task::spawn_blocking(move || gateway.wait().unwrap());
+    assert!(tokio::time::timeout(PATIENCE, ended).await.unwrap().unwrap().success());
 }

@@ -13,7 +13,7 @@ use std::path::PathBuf;
 use clap::Subcommand;
 
 use super::client;
-use super::{Ended, GatewayArgs, count, say, say_json};
+use super::{Ended, GatewayArgs, count, say, say_json, tell};
 use crate::account::{AccountId, ServerName};
 use crate::console::{CertificateView, Ordered};
 
@@ -138,7 +138,7 @@ fn list(gateway: &GatewayArgs, args: &ListArgs) -> anyhow::Result<Ended> {
         }
     }
     if certificates.len() == args.limit {
-        eprintln!("the first {} names, those first that need somebody; --limit shows more", args.limit);
+        tell(format_args!("the first {} names, those first that need somebody; --limit shows more", args.limit));
     }
     Ok(Ended::Fine)
 }
