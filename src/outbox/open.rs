@@ -182,7 +182,7 @@ fn load(log: &LogDir, index: &mut Index) -> Result<Report, OpenError> {
 
 impl OpenError {
     /// What SQLite says of the state: a disk that refuses is no damage, for which the file would have to go.
-    fn of_state(path: PathBuf, source: rusqlite::Error) -> Self {
+    pub(super) fn of_state(path: PathBuf, source: rusqlite::Error) -> Self {
         let refused =
             |kind| Self::Io { path: path.clone(), source: io::Error::new(kind, sqlite_words(&path, &source)) };
         match (&source, source.sqlite_error_code()) {
@@ -194,6 +194,8 @@ impl OpenError {
                 refused(io::ErrorKind::PermissionDenied)
             }
             (_, Some(ErrorCode::DiskFull)) => refused(io::ErrorKind::StorageFull),
+            // A failing disk, or a file that may be read only.
+            (_, Some(ErrorCode::SystemIoFailure)) => refused(io::ErrorKind::Other),
             _ => Self::State { source, path },
         }
     }

@@ -12,7 +12,7 @@ use crate::outbox::OpenError;
 pub enum DataDirError {
     /// It is somebody else's.
     #[error(
-        "[host] data_dir {}: it belongs to user {owner}, and this is user {user}, whose files that one could not open\n  → {}",
+        "[host] data_dir {}: it belongs to user {owner}, and the gateway was started as user {user}\n  → {}",
         path.display(),
         remedy_for_others(path, owner, user)
     )]
@@ -129,9 +129,9 @@ fn remedy_for_outbox(path: &Path, error: &OpenError) -> String {
         OpenError::State { .. } => {
             "restore it from a backup, or move it away to start without pauses and counters; no event is in it".to_owned()
         }
-        OpenError::Io { source, .. } if source.kind() == ErrorKind::PermissionDenied => format!(
+        OpenError::Io { source, .. } if matches!(source.kind(), ErrorKind::PermissionDenied | ErrorKind::Other) => format!(
             "all in there must belong to the user who runs the gateway, also what a start as another user left: `chown -R \
-             {} {}`, as root",
+             {} {}`, as root; if it does, see what the kernel says of that disk: `dmesg`",
             user(rustix::process::geteuid().as_raw()),
             path.display()
         ),
@@ -188,9 +188,9 @@ mod tests {
             user: user.into(),
         };
         let told = others("pixelgate", "root").to_string();
-        assert!(
-            told.contains("[host] data_dir /var/lib/pixelgate: it belongs to user pixelgate, and this is user root")
-        );
+        assert!(told.contains(
+            "[host] data_dir /var/lib/pixelgate: it belongs to user pixelgate, and the gateway was started as user root"
+        ));
         assert!(told.contains("`sudo -u pixelgate pixelgate run …`") && told.contains("`systemctl start pixelgate`"));
         assert!(told.contains("`chown -R root /var/lib/pixelgate`"), "{told}");
         assert!(others("998", "root").to_string().contains("sudo -u '#998' "));
