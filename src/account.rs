@@ -184,8 +184,9 @@ impl fmt::Display for LaneKey {
 macro_rules! as_text {
     ($($type:ty),*) => {$(
         impl fmt::Display for $type {
+            /// With the width that columns have.
             fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                write!(f, "{}", self.0)
+                fmt::Display::fmt(&self.0, f)
             }
         }
 

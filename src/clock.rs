@@ -29,6 +29,21 @@ pub fn rfc3339_millis(at_ms: i64) -> String {
     humantime::format_rfc3339_millis(system_time(at_ms)).to_string()
 }
 
+/// How long something takes as a person writes it in the configuration, in days and what is shorter: `365d`, `1d 12h`. What
+/// is below a millisecond is cut off.
+pub fn span(time: Duration) -> String {
+    const UNITS: [(&str, u128); 5] = [("d", 86_400_000), ("h", 3_600_000), ("m", 60_000), ("s", 1_000), ("ms", 1)];
+    let mut left_ms = time.as_millis();
+    let mut parts = Vec::new();
+    for (unit, unit_ms) in UNITS {
+        if left_ms >= unit_ms {
+            parts.push(format!("{}{unit}", left_ms / unit_ms));
+        }
+        left_ms %= unit_ms;
+    }
+    if parts.is_empty() { "0s".to_owned() } else { parts.join(" ") }
+}
+
 fn system_time(at_ms: i64) -> SystemTime {
     UNIX_EPOCH + Duration::from_millis(u64::try_from(at_ms).unwrap_or_default().min(YEAR_9999_ENDS_MS))
 }
@@ -63,6 +78,15 @@ impl Steady {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn spans_are_in_units_that_a_person_writes() {
+        let of = |ms: u64| span(Duration::from_millis(ms));
+        assert_eq!([0, 10, 1_500, 90_000].map(of), ["0s", "10ms", "1s 500ms", "1m 30s"]);
+        let days = |days: u64| of(days * 86_400_000);
+        assert_eq!([1, 7, 30, 90, 365].map(days), ["1d", "7d", "30d", "90d", "365d"]);
+        assert_eq!(humantime::parse_duration(&of(100_000_007)), Ok(Duration::from_millis(100_000_007)));
+    }
 
     #[test]
     fn times_that_rfc_3339_has_no_word_for_are_cut() {

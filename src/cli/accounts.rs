@@ -5,7 +5,7 @@ use clap::Subcommand;
 use super::client;
 use super::{Ended, GatewayArgs, count, say, say_json};
 use crate::account::AccountId;
-use crate::console::AccountStatus;
+use crate::console::{AccountStatus, PixelStatus};
 
 #[derive(Subcommand)]
 pub(super) enum Command {
@@ -73,26 +73,42 @@ pub(super) fn run(gateway: &GatewayArgs, command: Command) -> anyhow::Result<End
     Ok(Ended::Fine)
 }
 
+/// All of an account in a line: its pixels added up, in the words that `pixelgate status` has for each of them.
 fn print_line(account: &AccountStatus) -> std::io::Result<()> {
-    let pending: u64 = account.pixels.iter().map(|pixel| pixel.pending).sum();
-    let delivered: u64 = account.pixels.iter().map(|pixel| pixel.delivered).sum();
+    let sum = |count: fn(&PixelStatus) -> u64| account.pixels.iter().map(count).sum::<u64>();
     let names = if account.domains.is_empty() { "on the host's domain".to_owned() } else { account.domains.join(", ") };
-    let letters: u64 = account.pixels.iter().map(|pixel| pixel.dead_letters).sum();
-    let letters = if letters > 0 { format!(" · dead letters now: {letters}") } else { String::new() };
-    let (state, pixels) = (state(account), count(account.pixels.len(), "pixel"));
     say(format_args!(
-        "{:<24} {state:<9} {pixels} · events: {pending} pending, {delivered} delivered{letters} · {names}",
-        account.id
+        "{:<24} {:<9} {} · events: {} pending, {} in flight · since the first start: {} delivered, {} dead · dead letters \
+         now: {} · {names}",
+        account.id,
+        state(account),
+        pixels(account),
+        sum(|pixel| pixel.pending),
+        sum(|pixel| pixel.in_flight),
+        sum(|pixel| pixel.delivered),
+        sum(|pixel| pixel.dead),
+        sum(|pixel| pixel.dead_letters),
     ))
 }
 
+/// How many pixels there are, and how many of them are paused where others are not.
+fn pixels(account: &AccountStatus) -> String {
+    let (all, paused) = (account.pixels.len(), paused(account));
+    let some = if paused > 0 && paused < all { format!(", {paused} paused") } else { String::new() };
+    count(all, "pixel") + &some
+}
+
 fn state(account: &AccountStatus) -> &'static str {
-    let paused = !account.pixels.is_empty() && account.pixels.iter().all(|pixel| pixel.state == "paused");
+    let paused = !account.pixels.is_empty() && paused(account) == account.pixels.len();
     match (account.active, paused) {
         (false, _) => "inactive",
         (true, true) => "paused",
         (true, false) => "active",
     }
+}
+
+fn paused(account: &AccountStatus) -> usize {
+    account.pixels.iter().filter(|pixel| pixel.state == "paused").count()
 }
 
 /// One account with all that is known of it, a line for each thing.

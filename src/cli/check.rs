@@ -7,7 +7,7 @@ use http::StatusCode;
 use serde_json::json;
 
 use super::client::{self, CallError};
-use super::{Ended, GatewayArgs, say_json};
+use super::{Ended, GatewayArgs, say_json, tell};
 use crate::cli::reload::print_report;
 use crate::reload::Report;
 
@@ -15,7 +15,7 @@ pub(super) fn run(gateway: &GatewayArgs, json: bool) -> anyhow::Result<Ended> {
     let report = match ask(gateway)? {
         Ok(report) => report,
         Err(why) => {
-            eprintln!("{why}: judged by the files and the last good ones alone");
+            tell(format_args!("{why}: judged by the files and the last good ones alone"));
             crate::server::check(&gateway.config)?
         }
     };

@@ -11,7 +11,7 @@ use hyper_util::rt::TokioIo;
 use serde_json::Value;
 use tokio::net::UnixStream;
 
-use super::{Ended, GatewayArgs};
+use super::{Ended, GatewayArgs, tell};
 
 /// What the gateway answered.
 pub(super) struct Answer {
@@ -39,12 +39,15 @@ pub(super) fn call(
     match try_call(gateway, method, path, body) {
         Ok(answer) if answer.status.is_success() => Ok(Ok(answer.body)),
         Ok(answer) => {
-            eprintln!("pixelgate: {}", answer.reason());
+            tell(format_args!("pixelgate: {}", answer.reason()));
             Ok(Err(Ended::Bad))
         }
         Err(CallError::Unreachable(socket, error)) => {
-            eprintln!("pixelgate: no gateway answers at {}: {error}", socket.display());
-            eprintln!("  → {}", remedy(&error));
+            tell(format_args!(
+                "pixelgate: no gateway answers at {}: {error}\n  → {}",
+                socket.display(),
+                remedy(&error)
+            ));
             Ok(Err(Ended::Unreachable))
         }
         Err(CallError::Other(error)) => Err(error),

@@ -107,7 +107,7 @@ pub fn run(arguments: impl Iterator<Item = OsString>) -> ExitCode {
         // Somebody closed the pipe we print to: there is nobody to tell.
         Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
         Err(error) => {
-            let _ = writeln!(std::io::stderr(), "pixelgate: {error:#}");
+            tell(format_args!("pixelgate: {}", each_once(&error)));
             ExitCode::from(1)
         }
     }
@@ -143,7 +143,10 @@ fn dispatch(args: Args) -> anyhow::Result<Ended> {
         Command::DeadLetters(command) => dead_letters::run(&gateway, command),
         Command::Filter(command) => filter::run(&gateway, command),
         Command::Completions { shell } => {
-            clap_complete::generate(shell, &mut Args::command(), "pixelgate", &mut std::io::stdout());
+            // Into memory first: clap panics where a pipe is closed.
+            let mut script = Vec::new();
+            clap_complete::generate(shell, &mut Args::command(), "pixelgate", &mut script);
+            std::io::stdout().lock().write_all(&script)?;
             Ok(Ended::Fine)
         }
         Command::CompileFilter => {
@@ -153,7 +156,23 @@ fn dispatch(args: Args) -> anyhow::Result<Ended> {
     }
 }
 
-/// Prints a line on standard output.
+/// Tells a person what is not the output, on standard error. `eprintln` would panic where nobody reads that any more.
+fn tell(line: impl std::fmt::Display) {
+    let _ = writeln!(std::io::stderr().lock(), "{line}");
+}
+
+/// An error and its causes, each in its words once: some errors say those of their cause themselves.
+fn each_once(error: &anyhow::Error) -> String {
+    let mut said = error.to_string();
+    for cause in error.chain().skip(1).map(ToString::to_string) {
+        if !said.contains(&cause) {
+            said = format!("{said}: {cause}");
+        }
+    }
+    said
+}
+
+/// Prints a line on standard output. `println` would panic where nobody reads that any more.
 fn say(line: impl std::fmt::Display) -> std::io::Result<()> {
     writeln!(std::io::stdout().lock(), "{line}")
 }
@@ -181,11 +200,9 @@ fn say_json(value: &impl serde::Serialize) -> anyhow::Result<()> {
     Ok(say(serde_json::to_string_pretty(value)?)?)
 }
 
+/// Whether what we print to is closed. A connection to the gateway that broke is the cause of an error, and another thing.
 fn is_broken_pipe(error: &anyhow::Error) -> bool {
-    error
-        .chain()
-        .filter_map(|cause| cause.downcast_ref::<std::io::Error>())
-        .any(|e| e.kind() == std::io::ErrorKind::BrokenPipe)
+    error.downcast_ref::<std::io::Error>().is_some_and(|error| error.kind() == std::io::ErrorKind::BrokenPipe)
 }
 
 #[cfg(test)]
@@ -196,6 +213,24 @@ mod tests {
     fn sizes_have_units() {
         assert_eq!([0, 1023, 1024, 268_435_456].map(size), ["0 bytes", "1023 bytes", "1.0 KiB", "256.0 MiB"]);
         assert_eq!(size(3 << 50), "3072.0 TiB");
+    }
+
+    #[test]
+    fn what_an_error_says_of_its_cause_is_not_said_again() {
+        let cause = std::io::Error::other("no room");
+        let error = anyhow::Error::new(cause).context("file: no room").context("it broke off");
+        assert_eq!(each_once(&error), "it broke off: file: no room");
+    }
+
+    #[test]
+    fn a_gateway_that_breaks_off_is_told() {
+        let broken = || std::io::Error::from(std::io::ErrorKind::BrokenPipe);
+        assert!(is_broken_pipe(&broken().into()));
+        #[derive(Debug, thiserror::Error)]
+        #[error("the connection broke")]
+        struct Broken(#[source] std::io::Error);
+        let error = anyhow::Error::new(Broken(broken())).context("the gateway closed the connection");
+        assert!(!is_broken_pipe(&error));
     }
 
     #[test]

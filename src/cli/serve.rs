@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use super::reload::counted;
-use super::{Ended, GatewayArgs};
+use super::{Ended, GatewayArgs, tell};
 use crate::server::{self, RunError, RunOptions};
 
 #[derive(clap::Args)]
@@ -18,8 +18,8 @@ pub(super) fn run(gateway: &GatewayArgs, args: Args) -> anyhow::Result<Ended> {
     match server::run(&options) {
         Ok(()) => Ok(Ended::Fine),
         Err(RunError::Configuration(problems)) => {
-            problems.iter().for_each(|problem| eprintln!("{problem}"));
-            eprintln!("pixelgate: did not start: {} in the configuration", counted(&problems));
+            problems.iter().for_each(tell);
+            tell(format_args!("pixelgate: did not start: {} in the configuration", counted(&problems)));
             Ok(Ended::Bad)
         }
         Err(error) => Err(error.into()),

@@ -1,7 +1,10 @@
 //! `pixelgate status`
 
+use std::time::Duration;
+
 use super::client;
 use super::{Ended, GatewayArgs, count, say, say_json, size};
+use crate::clock::span;
 use crate::console::{CertificatesStatus, Status};
 
 pub(super) fn run(gateway: &GatewayArgs, json: bool) -> anyhow::Result<Ended> {
@@ -22,7 +25,7 @@ fn print(status: &Status) -> anyhow::Result<()> {
         "pixelgate {} · revision {} · up {} · {}",
         status.version,
         status.revision,
-        humantime::format_duration(std::time::Duration::from_secs(status.uptime_seconds)),
+        span(Duration::from_secs(status.uptime_seconds)),
         if status.ready { "ready".to_owned() } else { format!("NOT READY: {}", status.why.join(", ")) },
     ))?;
     let names = &status.certificates;

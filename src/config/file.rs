@@ -26,7 +26,8 @@ pub(super) struct Table<'f> {
     /// Where it stands.
     pub(super) place: Place<'f>,
     entries: DeTable<'f>,
-    known: Vec<&'static str>,
+    /// The keys that were asked for, and where those stand that are written.
+    known: Vec<(&'static str, Option<usize>)>,
 }
 
 /// A value as it is written.
@@ -189,7 +190,8 @@ impl<'f> Table<'f> {
         let result = read(&mut self);
         for key in self.entries.keys() {
             let place = self.place.below(&quoted(key.get_ref()), Some(key.span().start));
-            place.error("there is no such key", unknown_key_remedy(key.get_ref(), &self.known));
+            let known: Vec<_> = self.known.iter().map(|(key, _)| *key).collect();
+            place.error("there is no such key", unknown_key_remedy(key.get_ref(), &known));
         }
         result
     }
@@ -222,11 +224,24 @@ impl<'f> Table<'f> {
         elements.into_iter().filter_map(|element| element.table(&mut read)).collect()
     }
 
+    /// Whether a key that was asked for is written.
+    pub(super) fn has(&self, key: &str) -> bool {
+        self.written_at(key).is_some()
+    }
+
+    /// The place of a key that was asked for: where it is written, else that of the table.
+    pub(super) fn place_of(&self, key: &str) -> Place<'f> {
+        self.place.below(key, self.written_at(key).or(self.place.at()))
+    }
+
+    fn written_at(&self, key: &str) -> Option<usize> {
+        self.known.iter().find(|(known, _)| *known == key)?.1
+    }
+
     fn entry(&mut self, key: &'static str) -> (Place<'f>, Option<DeValue<'f>>) {
-        self.known.push(key);
         let entry = self.entries.remove_entry(key);
-        let at = entry.as_ref().map(|(key, _)| key.span().start);
-        let place = self.place.below(key, at.or(self.place.at()));
+        self.known.push((key, entry.as_ref().map(|(key, _)| key.span().start)));
+        let place = self.place_of(key);
         #[cfg(test)]
         place.asked();
         (place, entry.map(|(_, value)| value.into_inner()))

@@ -6,8 +6,9 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::Duration;
 
+use crate::clock::span;
 use crate::config::file::{Table, Value, nearest};
-use crate::config::findings::shown;
+use crate::config::findings::{Place, shown};
 
 /// Characters of what something is called.
 const LABEL_CHARS_MAX: usize = 200;
@@ -39,6 +40,21 @@ impl<'f> Table<'f> {
         range: RangeInclusive<Duration>,
     ) -> Duration {
         self.value(key).and_then(|value| value.duration(&range)).unwrap_or(default)
+    }
+
+    /// Reports a longest time that is shorter than the shortest one, at the key that is written: the other may have its
+    /// default.
+    pub(super) fn in_order(&self, (min_key, min): (&str, Duration), (max_key, max): (&str, Duration)) {
+        let places = [self.place_of(max_key), self.place_of(min_key)];
+        if min <= max || places.iter().any(Place::is_refused) {
+            return;
+        }
+        let [at_max, at_min] = places;
+        let place = if self.has(max_key) { at_max } else { at_min };
+        place.error(
+            format!("{max_key} ({}) is shorter than {min_key} ({})", span(max), span(min)),
+            format!("make {max_key} at least as long as {min_key}"),
+        );
     }
 
     /// One of a few words.
@@ -111,7 +127,7 @@ impl Value<'_> {
     /// A time such as `10s` within a range.
     pub(super) fn duration(&self, range: &RangeInclusive<Duration>) -> Option<Duration> {
         let remedy = || {
-            let (from, to) = (humantime::format_duration(*range.start()), humantime::format_duration(*range.end()));
+            let (from, to) = (span(*range.start()), span(*range.end()));
             format!("write a time from {from} to {to}, such as \"500ms\", \"10s\", \"5m\", \"12h\", \"7d\"")
         };
         if !self.is_text() {

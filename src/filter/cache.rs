@@ -4,11 +4,13 @@
 //! An entry is `<SHA-256 of the component>-<hash of the engine>.cwasm` with the SHA-256 of itself beside it. Both are
 //! written by temporary file and rename. Whatever does not match counts as absent and is made again.
 
+use std::collections::HashSet;
 use std::fs::{self, DirBuilder, File};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use rustix::fs::{Timespec, Timestamps, UTIME_NOW, futimens};
 use sha2::{Digest, Sha256};
@@ -17,8 +19,10 @@ use wasmtime::component::Component;
 
 use super::StartError;
 
-/// Bytes of code that are kept, checked at a start; the longest unused goes first.
+/// Bytes of code that are kept, and of what is in use any number; the longest unused goes first.
 const BYTES_MAX: u64 = 4 << 30;
+/// Bytes of new code after which it is looked at again whether there is too much: to look at many files takes a while.
+const GROWTH_MAX: u64 = 256 << 20;
 /// Of the file beside the code that has its SHA-256.
 const DIGEST_EXTENSION: &str = "sha256";
 
@@ -27,6 +31,10 @@ pub(super) struct Cache {
     dir: PathBuf,
     /// Of all settings of the engine that code depends on.
     engine_hash: u64,
+    /// Bytes written since it was last looked at whether there is too much.
+    grown: AtomicU64,
+    pub(super) bytes_max: u64,
+    pub(super) growth_max: u64,
 }
 
 /// SHA-256 of a component.
@@ -51,11 +59,30 @@ impl Cache {
         }
         let mut hasher = DefaultHasher::new();
         engine.precompile_compatibility_hash().hash(&mut hasher);
-        let cache = Self { dir: dir.to_owned(), engine_hash: hasher.finish() };
-        if let Err(error) = cache.prune(BYTES_MAX) {
-            tracing::warn!(target: "filter", dir = %dir.display(), %error, "old compiled filters could not be removed");
-        }
+        let cache = Self {
+            dir: dir.to_owned(),
+            engine_hash: hasher.finish(),
+            grown: AtomicU64::new(0),
+            bytes_max: BYTES_MAX,
+            growth_max: GROWTH_MAX,
+        };
+        cache.prune(&HashSet::new());
         Ok(cache)
+    }
+
+    /// Whether so much was written since the last time that it is worth a look; who is told so looks.
+    pub(super) fn has_grown(&self) -> bool {
+        let is_much = |bytes: u64| bytes >= self.growth_max;
+        is_much(self.grown.load(Ordering::Relaxed)) && is_much(self.grown.swap(0, Ordering::Relaxed))
+    }
+
+    /// Removes the longest unused code until the rest is not too much, but for `used`: what accounts use, and what is being
+    /// compiled. Blocks while the folder is read.
+    pub(super) fn prune(&self, used: &HashSet<ContentHash>) {
+        if let Err(error) = self.remove_unused(used) {
+            let dir = self.dir.display();
+            tracing::warn!(target: "filter", %dir, %error, "old compiled filters could not be removed");
+        }
     }
 
     /// The component compiled before, if it is here and unchanged.
@@ -104,6 +131,7 @@ impl Cache {
         let path = self.path(hash);
         // Not synced: what a power cut leaves is not what the digest says, as is a new digest beside the old code.
         self.replace(&path, code)?;
+        self.grown.fetch_add(code.len() as u64, Ordering::Relaxed);
         self.replace(&digest_path(&path), &content_hash(code))
     }
 
@@ -123,8 +151,7 @@ impl Cache {
         written
     }
 
-    /// Removes the longest unused code until the rest has at most `bytes_max`.
-    fn prune(&self, bytes_max: u64) -> io::Result<()> {
+    fn remove_unused(&self, used: &HashSet<ContentHash>) -> io::Result<()> {
         let mut files = Vec::new();
         for entry in fs::read_dir(&self.dir)? {
             let entry = entry?;
@@ -136,8 +163,11 @@ impl Cache {
         files.sort();
         let mut kept: u64 = files.iter().map(|(_, bytes, _)| bytes).sum();
         for (_, bytes, path) in files {
-            if kept <= bytes_max {
+            if kept <= self.bytes_max {
                 break;
+            }
+            if hash_of(&path).is_some_and(|hash| used.contains(&hash)) {
+                continue;
             }
             let _ = fs::remove_file(digest_path(&path));
             fs::remove_file(path)?;
@@ -155,6 +185,14 @@ pub(super) fn load_fresh(engine: &Engine, code: &[u8]) -> wasmtime::Result<Compo
     unsafe {
         Component::deserialize(engine, code)
     }
+}
+
+/// Of which component a file is, whole or still being written.
+fn hash_of(path: &Path) -> Option<ContentHash> {
+    let (hash, _) = path.file_name()?.to_str()?.split_once('-')?;
+    let mut bytes = ContentHash::default();
+    hex::decode_to_slice(hash, &mut bytes).ok()?;
+    Some(bytes)
 }
 
 fn digest_path(path: &Path) -> PathBuf {
@@ -231,12 +269,13 @@ mod tests {
 
     #[test]
     fn the_longest_unused_code_goes_first() {
-        let fixture = Fixture::new();
+        let mut fixture = Fixture::new();
         let old = fixture.cache.dir.join("old.cwasm");
         fs::write(&old, vec![0; 1_000]).unwrap();
         File::open(&old).unwrap().set_modified(std::time::UNIX_EPOCH).unwrap();
         let path = fixture.store();
-        fixture.cache.prune(fs::metadata(&path).unwrap().len() + 100).unwrap();
+        fixture.cache.bytes_max = fs::metadata(&path).unwrap().len() + 100;
+        fixture.cache.prune(&HashSet::new());
         assert!(!old.exists() && fixture.loads());
     }
 

@@ -20,16 +20,22 @@ pub enum StartError {
     #[error("a thread for filters cannot start")]
     Thread(#[source] io::Error),
     /// The folder of compiled code cannot be used.
-    #[error("the folder of compiled filters {} cannot be used", path.display())]
+    #[error(
+        "the folder of compiled filters {}: {error}\n  → move away what is there, and let the gateway's user write in [host] data_dir",
+        path.display()
+    )]
     CacheDir {
         /// Where it is.
         path: PathBuf,
         /// What the operating system says.
-        #[source]
         error: io::Error,
     },
     /// Others may write where machine code is kept that we run.
-    #[error("the folder of compiled filters {} must belong to the gateway's user alone, mode 0700", .0.display())]
+    #[error(
+        "the folder of compiled filters {} must belong to the gateway's user alone, mode 0700\n  → remove it: it is a cache, \
+         and is made again",
+        .0.display()
+    )]
     CacheDirShared(PathBuf),
 }
 

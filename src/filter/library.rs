@@ -55,6 +55,8 @@ struct Begun<'a> {
 /// What accounts use now, by content.
 struct Components {
     by_hash: HashMap<ContentHash, Weak<Code>>,
+    /// The runner of scripts, once it was met.
+    runner: Option<ContentHash>,
     sweep_at: usize,
 }
 
@@ -80,7 +82,7 @@ impl Library {
             compile_timeout: options.compile_timeout,
             file_bytes_max: options.file_bytes_max,
             runner_path: options.script_runner.clone(),
-            components: Mutex::new(Components { by_hash: HashMap::new(), sweep_at: SWEEP_MIN }),
+            components: Mutex::new(Components { by_hash: HashMap::new(), runner: None, sweep_at: SWEEP_MIN }),
             runner: Mutex::default(),
             begun: Mutex::default(),
             done: Condvar::new(),
@@ -164,6 +166,7 @@ impl Library {
     fn bind_runner(&self, bytes: &[u8]) -> Result<Code, LoadError> {
         inspect(bytes, World::ScriptRunner)?;
         let hash = content_hash(bytes);
+        self.components.lock().unwrap_or_else(PoisonError::into_inner).runner = Some(hash);
         let component = match self.kept(&hash) {
             Some(component) => component,
             // It is no account's, and has a time of its own.
@@ -203,10 +206,24 @@ impl Library {
         }
         let code = compiled?;
         let keep = || self.cache.as_ref()?.store(&self.engine, hash, &code);
-        match keep() {
+        let component = match keep() {
             Some(component) => Ok(component),
             None => load_fresh(&self.engine, &code).map_err(LoadError::invalid),
-        }
+        };
+        self.tidy();
+        component
+    }
+
+    /// Has old code removed from the folder if much came in, here where it does: reloads without a restart would fill the
+    /// disk. What somebody uses or compiles stays; what another thread takes from the folder at this very moment may go, and
+    /// is compiled again then.
+    fn tidy(&self) {
+        let Some(cache) = self.cache.as_ref().filter(|cache| cache.has_grown()) else {
+            return;
+        };
+        let mut used = self.begun.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        used.extend(self.components.lock().unwrap_or_else(PoisonError::into_inner).used());
+        cache.prune(&used);
     }
 }
 
@@ -222,6 +239,12 @@ impl Drop for Begun<'_> {
 // === impl Components ===
 
 impl Components {
+    /// What somebody uses now.
+    fn used(&self) -> impl Iterator<Item = ContentHash> + '_ {
+        let live = self.by_hash.iter().filter(|(_, code)| code.strong_count() > 0).map(|(hash, _)| *hash);
+        live.chain(self.runner)
+    }
+
     /// Keeps code for others; gives what is there if somebody was first.
     fn insert(&mut self, hash: ContentHash, code: Arc<Code>) -> Arc<Code> {
         if let Some(present) = self.by_hash.get(&hash).and_then(Weak::upgrade) {
@@ -233,5 +256,36 @@ impl Components {
         }
         self.by_hash.insert(hash, Arc::downgrade(&code));
         code
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use crate::filter::engine;
+    use crate::filter::testing::{guest_with, options};
+
+    #[test]
+    fn the_folder_of_code_is_tidied_while_it_grows_and_what_is_in_use_stays() {
+        let dir = tempfile::tempdir().unwrap();
+        let engine = engine::running(64, 16 << 20).unwrap();
+        let mut library = Library::new(&engine, &options(dir.path())).unwrap();
+        let cache = library.cache.as_mut().unwrap();
+        (cache.bytes_max, cache.growth_max) = (0, 1);
+        let component = |n: u32| Program::Component(guest_with(&format!("(global i32 (i32.const {n}))")).into());
+        let code = |n| library.code(&component(n), &mut library.account_time()).unwrap();
+        let is_kept = |n| {
+            let Program::Component(bytes) = component(n) else { return false };
+            library.kept(&content_hash(&bytes)).is_some()
+        };
+        let (first, second) = (code(1), code(2));
+        assert!(is_kept(1) && is_kept(2), "one is in use, and one is just being compiled");
+        drop(first);
+        let third = code(3);
+        assert!(!is_kept(1), "nobody uses it any more");
+        assert!(is_kept(2) && is_kept(3));
+        drop((second, third));
+        assert!(is_kept(2), "nothing came in");
     }
 }

@@ -280,7 +280,7 @@ fn why(subject: &Subject<'_>, outlook: &Outlook<'_>, budgets: &Budgets) -> Optio
     };
     let (of, ca, limits) = (*of, &account.name, &account.budgets);
     let budget = |AcmeBudget { max, window }: AcmeBudget, what: &str| {
-        format!("the CA account {ca} may have {max} {what} in {}", humantime::format_duration(window))
+        format!("the CA account {ca} may have {max} {what} in {}", crate::clock::span(window))
     };
     let queue = || match outlook.before {
         0 => String::new(),

@@ -2,12 +2,13 @@
 
 use std::collections::HashSet;
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, mpsc};
 use std::thread;
 use std::time::Duration;
 
+use rusqlite::ErrorCode;
 use tokio::sync::Notify;
 
 use super::dead::DeadLetters;
@@ -36,13 +37,13 @@ pub struct Recovered {
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
     /// Another process has it.
-    #[error("{} is in use by another process; stop that one first", dir.display())]
+    #[error("{} is in use by another process", dir.display())]
     InUse {
         /// The folder.
         dir: PathBuf,
     },
     /// A newer Pixelgate wrote it.
-    #[error("{} has format {version}, which this version does not know; start the one that wrote it", path.display())]
+    #[error("{} has format {version}, which this version does not know", path.display())]
     NewerFormat {
         /// The file.
         path: PathBuf,
@@ -58,7 +59,7 @@ pub enum OpenError {
         source: io::Error,
     },
     /// The lanes' state cannot be read.
-    #[error("{}: {source}; move it away to start without pauses and counters", path.display())]
+    #[error("{}: {source}", path.display())]
     State {
         /// The file.
         path: PathBuf,
@@ -111,8 +112,7 @@ impl Outbox {
         let report = load(&log, &mut index)?;
         let letter_limits = (options.dead_letters_max, options.dead_letter_bytes_max);
         let (dead, damaged_letters) = DeadLetters::open(disk, &dir, letter_limits)?;
-        let (state, lanes) =
-            StateFile::open(&state_path).map_err(|source| OpenError::State { path: state_path, source })?;
+        let (state, lanes) = StateFile::open(&state_path).map_err(|source| OpenError::of_state(state_path, source))?;
         index.restore_states(lanes);
         index.list_all();
         let recovered = Recovered {
@@ -179,6 +179,32 @@ fn load(log: &LogDir, index: &mut Index) -> Result<Report, OpenError> {
 }
 
 // === impl OpenError ===
+
+impl OpenError {
+    /// What SQLite says of the state: a disk that refuses is no damage, for which the file would have to go.
+    pub(super) fn of_state(path: PathBuf, source: rusqlite::Error) -> Self {
+        let refused =
+            |kind| Self::Io { path: path.clone(), source: io::Error::new(kind, sqlite_words(&path, &source)) };
+        match (&source, source.sqlite_error_code()) {
+            // As `StateFile::open` tells a newer format.
+            (rusqlite::Error::IntegralValueOutOfRange(0, version), _) if *version > 0 => {
+                Self::NewerFormat { version: u32::try_from(*version).unwrap_or(u32::MAX), path }
+            }
+            (_, Some(ErrorCode::CannotOpen | ErrorCode::ReadOnly | ErrorCode::PermissionDenied)) => {
+                refused(io::ErrorKind::PermissionDenied)
+            }
+            (_, Some(ErrorCode::DiskFull)) => refused(io::ErrorKind::StorageFull),
+            // A failing disk, or a file that may be read only.
+            (_, Some(ErrorCode::SystemIoFailure)) => refused(io::ErrorKind::Other),
+            _ => Self::State { source, path },
+        }
+    }
+}
+
+/// What SQLite says, without the path that it puts behind some of it.
+fn sqlite_words(path: &Path, error: &rusqlite::Error) -> String {
+    error.to_string().replace(&format!(": {}", path.display()), "")
+}
 
 impl From<LoadError> for OpenError {
     fn from(error: LoadError) -> Self {

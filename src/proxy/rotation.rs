@@ -26,7 +26,7 @@ impl Rotation {
     /// Changes the keys if they are due. Blocks while the file is written.
     pub(super) fn rotate(&self) {
         if let Err(error) = self.tickets.rotate((self.every)(), (self.now_s)()) {
-            tracing::warn!(%error, "the keys of session tickets cannot be kept: visitors shake hands in full after a restart");
+            tracing::warn!(%error, "ticket.keys in [host] data_dir cannot be written: visitors shake hands in full after a restart");
         }
     }
 

@@ -13,8 +13,9 @@ use crate::issuance::{AccountView, Issuance, IssuanceError, NameView, NextAction
 use crate::reload::Reloader;
 
 /// What to do where issuance could not be started.
-const CLOSED_REMEDY: &str = "restore it from a backup, or move it away to begin anew, and restart the gateway; meanwhile events are \
-                             taken, and the certificates that are there are served";
+const CLOSED_REMEDY: &str = "if it may not be opened or written, give it to the gateway's user (`chown -R`); if it is damaged, restore it \
+                             from a backup, or move it away to begin anew; then restart the gateway. Meanwhile events are taken, and \
+                             the certificates that are there are served";
 
 /// What the console learns of certificates.
 pub(super) struct Desk {
@@ -49,7 +50,7 @@ impl Desk {
             }
             Err(error) => {
                 let why = format!("no certificate is ordered or renewed: {error}");
-                tracing::error!("{why}");
+                tracing::error!(remedy = CLOSED_REMEDY, "{why}");
                 let folder = reloader.published().load().gateway.host.data_dir.join("acme");
                 let problem = Problem::warning(&folder, "", why.clone(), CLOSED_REMEDY);
                 let desk = ClosedDesk { reloader, why };

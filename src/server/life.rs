@@ -108,11 +108,11 @@ pub(super) fn log_problems(problems: &[Problem]) {
     let errors = problems.iter().filter(|problem| problem.is_error());
     let warnings = problems.iter().filter(|problem| !problem.is_error());
     for problem in errors.chain(warnings).take(PROBLEM_LINES_MAX) {
-        let Problem { file, key, reason, remedy, .. } = problem;
+        let Problem { file, line, key, reason, remedy, .. } = problem;
         if problem.is_error() {
-            tracing::error!(file = %file.display(), key, reason, remedy, "configuration");
+            tracing::error!(file = %file.display(), line, key, reason, remedy, "configuration");
         } else {
-            tracing::warn!(file = %file.display(), key, reason, remedy, "configuration");
+            tracing::warn!(file = %file.display(), line, key, reason, remedy, "configuration");
         }
     }
     let left = problems.len().saturating_sub(PROBLEM_LINES_MAX);

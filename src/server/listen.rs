@@ -7,6 +7,7 @@ use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use listenfd::ListenFd;
+use rustix::io::Errno;
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 
 use crate::config::ListenConfig;
@@ -29,9 +30,7 @@ pub(super) struct Listeners {
 #[derive(Debug, thiserror::Error)]
 pub enum ListenError {
     /// A TCP address.
-    #[error(
-        "cannot listen on {address} ([listen] {key}): {error}; another program has it, or a port below 1024 needs CAP_NET_BIND_SERVICE"
-    )]
+    #[error("[listen] {key}: cannot listen on {address}: {error}\n  → {}", remedy(*address, error))]
     Tcp {
         /// The key of `[listen]`.
         key: &'static str,
@@ -41,7 +40,7 @@ pub enum ListenError {
         error: std::io::Error,
     },
     /// The control socket.
-    #[error("cannot open the control socket {path}: {error}")]
+    #[error("[host] control {}: no control socket can be opened there: {error}\n  → {}", path.display(), control_remedy(error))]
     Control {
         /// Its path.
         path: PathBuf,
@@ -113,7 +112,7 @@ pub(super) fn control(path: &Path) -> Result<tokio::net::UnixListener, ListenErr
         match std::fs::symlink_metadata(path) {
             Ok(found) if found.file_type().is_socket() => std::fs::remove_file(path)?,
             Ok(_) => {
-                return Err(std::io::Error::other("what is there is no socket; [host] control names another file"));
+                return Err(std::io::Error::new(ErrorKind::AlreadyExists, "what is there is no socket"));
             }
             Err(error) if error.kind() == ErrorKind::NotFound => {}
             Err(error) => return Err(error),
@@ -127,4 +126,63 @@ pub(super) fn control(path: &Path) -> Result<tokio::net::UnixListener, ListenErr
         tokio::net::UnixListener::from_std(OwnedFd::from(socket).into())
     };
     open().map_err(|error| ListenError::Control { path: path.to_owned(), error })
+}
+
+/// What to do where an address cannot be had.
+fn remedy(address: SocketAddr, error: &std::io::Error) -> String {
+    let port = address.port();
+    let is_family_missing = Errno::from_io_error(error) == Some(Errno::AFNOSUPPORT);
+    match error.kind() {
+        ErrorKind::AddrInUse => format!(
+            "another program listens there, `ss -ltnp 'sport = :{port}'` as root says which: stop it, or write another \
+             address; if it is systemd, make the addresses of pixelgate.socket those of [listen]"
+        ),
+        ErrorKind::PermissionDenied if port < 1_024 => {
+            "a port below 1024 needs CAP_NET_BIND_SERVICE: AmbientCapabilities=CAP_NET_BIND_SERVICE in the unit, as \
+             conf/systemd/pixelgate.service has it"
+                .to_owned()
+        }
+        ErrorKind::PermissionDenied => "see what forbids it: RestrictAddressFamilies= of the unit, or SELinux".to_owned(),
+        _ if address.is_ipv6() && (is_family_missing || address.ip().is_unspecified()) => {
+            "this machine has no IPv6: write the key without this address".to_owned()
+        }
+        ErrorKind::AddrNotAvailable => {
+            "this machine has no such address, `ip address` shows those it has: write one of these, or 0.0.0.0 or [::] for \
+             all; a cloud's public address (EC2, GCE) is none of them"
+                .to_owned()
+        }
+        _ => "write another address".to_owned(),
+    }
+}
+
+/// What to do where the control socket cannot be opened.
+fn control_remedy(error: &std::io::Error) -> &'static str {
+    match error.kind() {
+        ErrorKind::AlreadyExists => "name another path in pixelgate.toml, or move away what is there",
+        ErrorKind::NotFound => {
+            "make its folder, for the gateway's user; /run/pixelgate comes by RuntimeDirectory=pixelgate in the unit"
+        }
+        _ => {
+            "name a path in a folder that the gateway's user may write to; where the key is not written it is in data_dir"
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn each_refusal_of_an_address_has_its_own_remedy() {
+        let of = |address: &str, kind: ErrorKind| remedy(address.parse().unwrap(), &kind.into());
+        assert!(of("0.0.0.0:443", ErrorKind::AddrInUse).contains("`ss -ltnp 'sport = :443'`"));
+        assert!(of("0.0.0.0:443", ErrorKind::PermissionDenied).contains("AmbientCapabilities=CAP_NET_BIND_SERVICE"));
+        assert!(!of("0.0.0.0:8443", ErrorKind::PermissionDenied).contains("CAP_NET_BIND_SERVICE"));
+        assert!(of("192.0.2.1:443", ErrorKind::AddrNotAvailable).contains("0.0.0.0 or [::]"));
+        assert!(of("[2001:db8::1]:443", ErrorKind::AddrNotAvailable).contains("`ip address`"));
+        assert!(of("[::]:443", ErrorKind::AddrNotAvailable).contains("no IPv6"));
+        let no_family = std::io::Error::from(Errno::AFNOSUPPORT);
+        assert!(remedy("[::1]:443".parse().unwrap(), &no_family).contains("no IPv6"));
+    }
 }

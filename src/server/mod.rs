@@ -1,5 +1,6 @@
 //! The composition root: the one place that names every part, and the life of the process on one screen.
 
+mod data_dir;
 mod desk;
 mod housekeeping;
 mod life;
@@ -10,9 +11,7 @@ mod ready_file;
 mod systemd;
 mod watch;
 
-use std::fs::Permissions;
 use std::net::SocketAddr;
-use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
@@ -39,6 +38,7 @@ use crate::snapshot::{self, Before, Inputs};
 use crate::telemetry::{LogError, Metrics, start_log};
 use crate::tls::{Challenges, OwnConnections, Wanted};
 
+pub use data_dir::DataDirError;
 pub use listen::ListenError;
 pub(crate) use options::filter_options;
 
@@ -63,9 +63,9 @@ pub enum RunError {
     /// The log could not be started.
     #[error(transparent)]
     Log(#[from] LogError),
-    /// The outbox could not be opened.
+    /// Nothing can be kept in the data directory.
     #[error(transparent)]
-    Outbox(#[from] outbox::OpenError),
+    DataDir(#[from] DataDirError),
     /// Filters cannot run here.
     #[error(transparent)]
     Filter(#[from] filter::StartError),
@@ -75,9 +75,9 @@ pub enum RunError {
     /// The Graph API's client could not be made.
     #[error(transparent)]
     Delivery(#[from] DeliveryError),
-    /// A folder or file of the gateway's own.
-    #[error("{path}: {error}")]
-    File {
+    /// The ready file could not be claimed or written.
+    #[error("--ready-file {}: {error}\n  → name a file of this gateway alone, in a folder that its user may write to", path.display())]
+    ReadyFile {
         /// Which.
         path: PathBuf,
         /// What the operating system says.
@@ -93,7 +93,8 @@ pub enum RunError {
 /// # Errors
 /// What kept it from starting, or which part of it broke off.
 pub fn run(options: &RunOptions) -> Result<(), RunError> {
-    let claim = options.ready_file.as_ref().map(|path| Claim::take(path).map_err(file_error(path))).transpose()?;
+    let claim =
+        options.ready_file.as_ref().map(|path| Claim::take(path).map_err(ready_file_error(path))).transpose()?;
     let mut source = Source::new(&options.config_dir);
     let mut reading = source.read();
     let Some(config) = reading.gateway.clone() else {
@@ -156,13 +157,15 @@ impl Gateway {
         let metrics = Arc::new(Metrics::new().map_err(|error| RunError::Process(error.into()))?);
         metrics.begin();
         let counting = Arc::new(Counting(metrics.clone()));
-        private_folder(&config.host.data_dir)?;
-        let (outbox, recovered) = Outbox::open(options::outbox_options(config, &metrics))?;
+        let data_dir = &config.host.data_dir;
+        data_dir::take(data_dir)?;
+        let opened = Outbox::open(options::outbox_options(config, &metrics));
+        let (outbox, recovered) = opened.map_err(|error| DataDirError::Outbox { path: data_dir.clone(), error })?;
         log_recovery(&recovered);
-        let cache = config.host.data_dir.join("filters");
+        let cache = data_dir.join("filters");
         let filters = FilterHost::start(filter_options(&config.filters, Some(cache)), counting.clone())?;
         let filters = Arc::new(filters);
-        let last_good = LastGood::open(&config.host.data_dir);
+        let last_good = LastGood::open(data_dir);
         let reloader = Reloader::start(source, reading, last_good, filters, metrics.clone(), now_ms());
         let reloader = Arc::new(reloader.map_err(|Unusable(problems)| RunError::Configuration(problems))?);
         let ingest = Arc::new(Ingest::new(outbox.clone(), metrics.clone()));
@@ -237,7 +240,7 @@ impl Gateway {
 
         phase.send_replace(Phase::Serving);
         if let Some((path, claim)) = options.ready_file.as_ref().zip(claim.as_mut()) {
-            claim.write(&ready_file).map_err(file_error(path))?;
+            claim.write(&ready_file).map_err(ready_file_error(path))?;
         }
         systemd::ready();
         tracing::info!(https = ?ready_file.https, http = ?ready_file.http, ops = %ready_file.ops, "serving");
@@ -304,24 +307,7 @@ struct Silent;
 
 impl filter::Observer for Silent {}
 
-/// A folder that only we may enter, also where it was there already: tokens and people are in it. Its name is durable, like
-/// what will be in it.
-fn private_folder(path: &Path) -> Result<(), RunError> {
-    let new: Vec<_> =
-        path.ancestors().take_while(|folder| !folder.as_os_str().is_empty() && !folder.exists()).collect();
-    let made = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(path);
-    let private = made.and_then(|()| std::fs::set_permissions(path, Permissions::from_mode(0o700)));
-    let durable = private.and_then(|()| new.into_iter().filter_map(Path::parent).try_for_each(sync_folder));
-    durable.map_err(file_error(path))
-}
-
-fn file_error(path: &Path) -> impl FnOnce(std::io::Error) -> RunError {
+fn ready_file_error(path: &Path) -> impl FnOnce(std::io::Error) -> RunError {
     let path = path.to_owned();
-    move |error| RunError::File { path, error }
-}
-
-/// Makes the names in a folder durable.
-fn sync_folder(path: &Path) -> std::io::Result<()> {
-    let path = if path.as_os_str().is_empty() { Path::new(".") } else { path };
-    std::fs::File::open(path)?.sync_all()
+    move |error| RunError::ReadyFile { path, error }
 }

@@ -38,7 +38,9 @@ const QUIET: &str = "pingora=off,pingora_core=off,pingora_proxy=off,pingora_load
 pub fn start_log(style: LogStyle, level: &str) -> Result<(), LogError> {
     let filter = EnvFilter::try_new(format!("{QUIET},{level}"))
         .map_err(|error| LogError::Level { level: level.to_owned(), error })?;
-    let lines = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    // A line that nobody can read is lost; saying so on standard error, which is what is closed, would panic.
+    let lines =
+        tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).log_internal_errors(false);
     match style {
         LogStyle::Text => lines.with_ansi(false).finish().try_init()?,
         LogStyle::Json => lines.json().flatten_event(true).finish().try_init()?,

@@ -35,6 +35,46 @@ fn usage_errors_exit_with_2_and_nothing_unbuilt_is_offered() {
 }
 
 #[test]
+fn a_wildcard_in_the_place_of_a_name_is_told_what_to_write() {
+    for command in ["check", "reload", "issue"] {
+        let output = Command::new(built("pixelgate")).args(["cert", command, "*.shoes.example"]).output().unwrap();
+        let said = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(2), "{said}");
+        assert!(said.contains("this is a wildcard: write one name that it serves") && said.contains(NAME), "{said}");
+    }
+}
+
+#[test]
+fn who_closes_the_pipe_hears_nothing_more() {
+    let site = Site::new("http://127.0.0.1:9").account(Account::new("shoes", PIXEL).domain(NAME));
+    let run = |arguments: &[&str], errors_too: bool| {
+        let (reader, writer) = std::io::pipe().unwrap();
+        drop(reader);
+        let mut command = Command::new(built("pixelgate"));
+        command.args(arguments).env("PIXELGATE_CONFIG", site.dir()).stdout(writer.try_clone().unwrap());
+        if errors_too {
+            command.stderr(writer);
+        }
+        command.output().unwrap()
+    };
+    for (arguments, code) in [
+        (&["completions", "bash"][..], 0),
+        (&["--help"], 0),
+        (&["check"], 0),
+        (&["check", "--json"], 0),
+        (&["status"], 3),
+        (&["filter", "test", "none.wasm"], 1),
+        (&["nonsense"], 2),
+    ] {
+        let output = run(arguments, false);
+        let said = String::from_utf8(output.stderr).unwrap();
+        assert!(output.status.code() == Some(code) && !said.contains("panicked"), "{arguments:?}: {said}");
+        assert!(code != 0 || said.lines().all(|line| line.contains("no gateway is running")), "{arguments:?}: {said}");
+        assert_eq!(run(arguments, true).status.code(), Some(code), "{arguments:?}");
+    }
+}
+
+#[test]
 fn without_a_gateway_the_exit_code_is_3() {
     let site = Site::new("http://127.0.0.1:9");
     for arguments in [
@@ -104,7 +144,9 @@ async fn accounts_and_dead_letters_are_listed_shown_and_dropped() {
         assert!(shown.contains("2 dead · dead letters now: 1"), "{shown}");
     }
     let listed = String::from_utf8(gateway.command(&["accounts", "list"]).stdout).unwrap();
-    assert!(listed.contains("1 pixel · events: 0 pending, 0 delivered · dead letters now: 1 ·"), "{listed}");
+    let line = listed.lines().find(|line| line.starts_with("shoes ")).unwrap_or_else(|| panic!("{listed}"));
+    let rest = "active    1 pixel · events: 0 pending, 0 in flight · since the first start: 0 delivered, 2 dead · dead letters now: 1";
+    assert_eq!(line, format!("{:<24} {rest} · {NAME}", "shoes"));
     assert_eq!(gateway.json(&["status", "--json"])["outbox"]["dead_letters"], 1);
     assert_eq!(gateway.command(&["dead-letters", "show", id]).status.code(), Some(1));
     standin.get("summary").await;

@@ -34,6 +34,7 @@ const PLACES: &[(&str, &[&str], &str)] = &[
     ("rusqlite::", &["outbox/", "issuance/"], "small state lives with what it is of"),
     ("SystemTime::now", &["clock.rs", "outbox/", "filter/"], "below the services time is an argument"),
     ("anyhow::", &["cli/", "server/"], "typed errors everywhere but on the command line"),
+    ("println!(", &["issuance/tests/"], "it panics where a pipe is closed: `say` and `tell` of cli, and the log"),
     ("Set-Cookie", &["proxy/"], "cookies are set at the edge"),
     ("Not Onboarded", &["proxy/respond.rs"], "error text for clients stands in one table"),
 ];

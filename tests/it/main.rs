@@ -48,5 +48,7 @@ mod renewals;
 mod scale;
 /// Certificates as they are served: broken since the start, issued here, sessions resumed.
 mod serving;
+/// Starts that fail: what they say, and that they leave nothing behind.
+mod starts;
 /// The ways in: gateway, pixel and Graph formats, good input and bad.
 mod ways_in;

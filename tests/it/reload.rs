@@ -220,6 +220,25 @@ async fn signals_and_changed_files_reload_too() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_refused_hangup_says_where_and_is_no_revision() {
+    let standin = Standin::start().await;
+    let site = Site::new(&standin.url).account(shoes());
+    let gateway = Gateway::start(&site).await;
+    let good = std::fs::read_to_string(site.path("pixelgate.toml")).unwrap();
+    site.write("pixelgate.toml", format!("{good}\n[hosts]\n"));
+    gateway.signal(Signal::HUP);
+    eventually("it is refused", async || gateway.log().contains("the reload was refused").then_some(())).await;
+    let log = gateway.log();
+    let told = log.lines().find(|line| line.contains("key=\"hosts\"")).unwrap_or_else(|| panic!("{log}"));
+    let file = site.path("pixelgate.toml");
+    assert!(told.contains(&format!("file={} line={} ", file.display(), good.lines().count() + 2)), "{told}");
+    assert!(told.contains("no such key") && told.contains("did you mean host?"), "{told}");
+    assert!(log.lines().any(|line| line.contains("was refused") && line.contains("revision=1 ")), "{log}");
+    assert_eq!(gateway.json(&["reload", "--json"])["revision"], 1);
+    assert_eq!(gateway.json(&["status", "--json"])["revision"], 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_letter_stays_one_while_its_account_or_its_pixel_is_gone() {
     let standin = Standin::start().await;
     standin.bad_events(&["bad"]).await;

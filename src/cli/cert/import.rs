@@ -12,7 +12,7 @@ use serde_json::json;
 
 use super::files::Configured;
 use super::found::{Choice, Found, Names};
-use super::{Ended, GatewayArgs, ImportArgs, client, days, say, say_json};
+use super::{Ended, GatewayArgs, ImportArgs, client, days, say, say_json, tell};
 use crate::account::ServerName;
 use crate::cli::client::CallError;
 use crate::clock::now_ms;
@@ -60,7 +60,7 @@ pub(super) fn run(gateway: &GatewayArgs, args: &ImportArgs) -> anyhow::Result<En
     let configured = match Configured::read(gateway) {
         Ok(configured) => configured,
         Err(errors) => {
-            errors.iter().for_each(|error| eprintln!("{error}"));
+            errors.iter().for_each(tell);
             return Ok(Ended::Bad);
         }
     };
@@ -285,11 +285,11 @@ fn report(args: &ImportArgs, found: &Found, results: &[Imported], taken_up: &Tak
         say(format_args!("nothing in {} can be used", args.path.display()))?;
     }
     match taken_up {
-        TakenUp::Refused(error) => eprintln!(
+        TakenUp::Refused(error) => tell(format_args!(
             "what is in place was not taken up: {error}\n  → the gateway's log says more; `pixelgate reload` takes it up as well"
-        ),
+        )),
         TakenUp::ByNobody if results.iter().any(Imported::is_in_place) => {
-            eprintln!("no gateway took it up; one that is started does");
+            tell("no gateway took it up; one that is started does");
         }
         TakenUp::ByNobody | TakenUp::By(_) => {}
     }

@@ -13,7 +13,7 @@ use std::path::PathBuf;
 use clap::Subcommand;
 
 use super::client;
-use super::{Ended, GatewayArgs, count, say, say_json};
+use super::{Ended, GatewayArgs, count, say, say_json, tell};
 use crate::account::{AccountId, ServerName};
 use crate::console::{CertificateView, Ordered};
 
@@ -28,6 +28,7 @@ pub(super) enum Command {
     /// Serve names with the certificates that lie there now, and leave all else as it is
     Reload {
         /// The names, as in `domains` of an account; none = all
+        #[arg(value_parser = one_name)]
         names: Vec<ServerName>,
         /// Print JSON, for programs
         #[arg(long)]
@@ -36,6 +37,7 @@ pub(super) enum Command {
     /// Order a certificate for a name, as soon as the CAs' limits let it
     Issue {
         /// The name, as in `domains` of an account
+        #[arg(value_parser = one_name)]
         name: ServerName,
         /// Print JSON, for programs
         #[arg(long)]
@@ -65,6 +67,7 @@ pub(super) struct ListArgs {
 #[derive(clap::Args)]
 pub(super) struct CheckArgs {
     /// The name, as in `domains` of an account
+    #[arg(value_parser = one_name)]
     name: ServerName,
     /// Where this gateway is reached from outside, if not as [host] addresses says; may be given more than once
     #[arg(long = "address", value_name = "IP")]
@@ -138,7 +141,7 @@ fn list(gateway: &GatewayArgs, args: &ListArgs) -> anyhow::Result<Ended> {
         }
     }
     if certificates.len() == args.limit {
-        eprintln!("the first {} names, those first that need somebody; --limit shows more", args.limit);
+        tell(format_args!("the first {} names, those first that need somebody; --limit shows more", args.limit));
     }
     Ok(Ended::Fine)
 }
@@ -160,6 +163,14 @@ fn issue(gateway: &GatewayArgs, name: &ServerName, json: bool) -> anyhow::Result
     }
     say(format_args!("  `pixelgate cert list --problems` shows what comes of it"))?;
     Ok(Ended::Fine)
+}
+
+/// A name as it is typed. A wildcard is in certificates only, and stands for many names.
+fn one_name(text: &str) -> Result<ServerName, String> {
+    if let Some(above) = text.strip_prefix("*.") {
+        return Err(format!("this is a wildcard: write one name that it serves, without `*.`, such as events.{above}"));
+    }
+    text.parse::<ServerName>().map_err(|error| error.to_string())
 }
 
 /// Seconds as whole days.

@@ -5,7 +5,7 @@ use std::process::Command;
 
 use anyhow::{Context, bail};
 
-use crate::cli::{Ended, say};
+use crate::cli::{Ended, say, tell};
 
 /// The target that a filter is built for: it has no files, no clock, no network.
 const TARGET: &str = "wasm32-unknown-unknown";
@@ -40,7 +40,7 @@ pub(super) fn run(args: Args) -> anyhow::Result<Ended> {
 
 /// Builds a crate with the author's own cargo, and finds the core module that came of it.
 fn build_crate(folder: &Path) -> anyhow::Result<PathBuf> {
-    eprintln!("{}: cargo builds it for {TARGET}", folder.display());
+    tell(format_args!("{}: cargo builds it for {TARGET}", folder.display()));
     let mut cargo = Command::new("cargo");
     cargo.args(["build", "--release", "--target", TARGET, "--message-format", "json-render-diagnostics"]);
     if !has_std(&printed(&["--print", "target-libdir", "--target", TARGET])?) {
@@ -84,10 +84,10 @@ fn build_std_too(cargo: &mut Command) -> anyhow::Result<()> {
              `apt-get install rustc-web rust-web-src`"
         );
     }
-    eprintln!(
+    tell(format_args!(
         "Rust's library for {TARGET} is not installed: it is built first, from Debian's sources, which takes a minute or two \
          once; `rustup target add {TARGET}` spares that"
-    );
+    ));
     let about = printed(&["-vV"])?;
     let host = about.lines().find_map(|line| line.strip_prefix("host: ")).context("rustc -vV names no host")?;
     let linker = Path::new(&printed(&["--print", "sysroot"])?).join("lib/rustlib").join(host).join("bin/rust-lld");

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use anyhow::Context as _;
 use serde_json::{Value, json};
 
-use crate::cli::{Ended, GatewayArgs, say, say_json};
+use crate::cli::{Ended, GatewayArgs, say, say_json, tell};
 use crate::config::{self, FilterLimits, Surroundings};
 use crate::event::decode::{self, GraphRequest};
 use crate::event::{Arrival, Event, OnFault, Scalar};
@@ -62,7 +62,8 @@ pub(super) fn run(gateway: &GatewayArgs, args: Args) -> anyhow::Result<Ended> {
         Ok(chain) => chain,
         Err(errors) => {
             for error in errors {
-                eprintln!("{}: {}\n  → {}", args.filter.display(), error.error, remedy(&error.error, &args));
+                let (file, remedy) = (args.filter.display(), remedy(&error.error, &args));
+                tell(format_args!("{file}: {}\n  → {remedy}", error.error));
             }
             return Ok(Ended::Bad);
         }

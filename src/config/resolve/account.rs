@@ -90,7 +90,7 @@ impl Reader<'_, '_> {
         let remedy = "write scheme, host and port, such as \"http://10.0.0.5:8080\"";
         let urls = table.list("upstream");
         if urls.len() > UPSTREAMS_MAX {
-            let place = table.place.below("upstream", None);
+            let place = table.place_of("upstream");
             place.error(format!("there are {} servers", urls.len()), format!("name at most {UPSTREAMS_MAX}"));
         }
         let read = |value: &Value<'_>| {
@@ -179,7 +179,7 @@ fn cookies(table: &mut Table<'_>) -> Cookies {
 fn consent_sources(table: &mut Table<'_>) -> Vec<String> {
     let sources = table.list("consent_sources");
     if sources.len() > CONSENT_SOURCES_MAX {
-        let place = table.place.below("consent_sources", None);
+        let place = table.place_of("consent_sources");
         place.error(format!("there are {} names", sources.len()), format!("name at most {CONSENT_SOURCES_MAX}"));
     }
     // A token as in RFC 6265, 4.1.1: what a cookie may be called.

@@ -47,14 +47,14 @@ pub(super) fn acme(table: &mut Table<'_>, surroundings: &Surroundings) -> AcmeCo
     let enabled = table.flag("enabled", false);
     let agreed = table.flag("terms_agreed", false);
     let own = account(table, OWN.to_owned(), &Defaults::lets_encrypt(), surroundings);
-    let place = table.place.below("terms_agreed", table.place.at());
+    let place = table.place_of("terms_agreed");
     if enabled && !agreed && !place.is_refused() {
         place.error(
             "certificates are ordered only from a CA whose terms of service were agreed to",
             "read the CA's terms, then write terms_agreed = true",
         );
     }
-    let place = table.place.below("email", table.place.at());
+    let place = table.place_of("email");
     if enabled && own.email.is_empty() && !place.is_refused() {
         place.error(
             "the key is missing",
@@ -78,10 +78,7 @@ pub(super) fn acme(table: &mut Table<'_>, surroundings: &Surroundings) -> AcmeCo
         renewal_info_interval_max: table.duration("renewal_info_interval_max", DAY, SECOND..=7 * DAY),
         accounts: accounts(table, own, surroundings),
     };
-    if config.retry_min > config.retry_max {
-        let place = table.place.below("retry_max", table.place.at());
-        place.error("it is shorter than retry_min", "make it at least as long as retry_min");
-    }
+    table.in_order(("retry_min", config.retry_min), ("retry_max", config.retry_max));
     config
 }
 

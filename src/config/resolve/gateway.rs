@@ -121,7 +121,7 @@ fn host(table: &mut Table<'_>) -> Host {
     let control = table.path("control").unwrap_or_else(|| data_dir.join("control.sock"));
     if control.as_os_str().len() > SOCKET_PATH_BYTES_MAX {
         let most = format!("the {SOCKET_PATH_BYTES_MAX} bytes that a socket's path may have");
-        table.place.below("control", table.place.at()).error(
+        table.place_of("control").error(
             format!("{} is longer than {most}", control.display()),
             "set [host] control to a shorter path, such as \"/run/pixelgate/control.sock\"",
         );
@@ -146,7 +146,7 @@ fn listen(table: &mut Table<'_>) -> ListenConfig {
         Some(value) => address(&value, &mut taken),
         None => default_address(table, "ops", "127.0.0.1:9090", &mut taken),
     };
-    let place = table.place.below("https", table.place.at());
+    let place = table.place_of("https");
     if https.is_empty() && !place.is_refused() {
         place.error("there is no address to take events at", "name at least one, such as \"0.0.0.0:443\"");
     }
@@ -201,10 +201,7 @@ fn delivery(table: &mut Table<'_>) -> DeliveryConfig {
         requests_in_flight_per_lane_max: table.count("requests_in_flight_per_lane_max", 1, 1..=64),
         timeout: table.duration("timeout", 30 * SECOND, Duration::from_millis(100)..=10 * MINUTE),
     };
-    if config.retry_min > config.retry_max {
-        let place = table.place.below("retry_max", table.place.at());
-        place.error("it is shorter than retry_min", "make it at least as long as retry_min");
-    }
+    table.in_order(("retry_min", config.retry_min), ("retry_max", config.retry_max));
     config
 }
 
@@ -242,7 +239,7 @@ fn limits(table: &mut Table<'_>) -> Limits {
         account_backlog_bytes_max: table.size("account_backlog_bytes_max", 2 * GIB, MIB..=1024 * TIB),
     };
     if config.bodies_in_memory_max < config.graph_body_bytes_max.max(config.body_bytes_max) {
-        let place = table.place.below("bodies_in_memory_max", table.place.at());
+        let place = table.place_of("bodies_in_memory_max");
         place.error("not even one body has room in it", "make it larger than graph_body_bytes_max and body_bytes_max");
     }
     config

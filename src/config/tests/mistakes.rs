@@ -122,8 +122,20 @@ fn numbers_and_times_have_ranges() {
             "error pixelgate.toml:4 delivery.timeout: \"soon\" is no time: expected number at 0 → write a time from 100ms to 10m, such as \"500ms\", \"10s\", \"5m\", \"12h\", \"7d\"",
         ),
         (
+            "[delivery]\ntimeout = \"1s\"\nretry_max = \"5ms\"\nretry_min = \"20m\"",
+            "error pixelgate.toml:5 delivery.retry_max: \"5ms\" is out of range → write a time from 10ms to 1d, such as \"500ms\", \"10s\", \"5m\", \"12h\", \"7d\"",
+        ),
+        (
+            "[delivery]\nretry_min = \"5m\"\nretry_max = \"90s\"\n[acme]\nretry_min = \"1m\"",
+            "error pixelgate.toml:5 delivery.retry_max: retry_max (1m 30s) is shorter than retry_min (5m) → make retry_max at least as long as retry_min",
+        ),
+        (
+            "[acme]\nrenew_before = \"366d\"",
+            "error pixelgate.toml:4 acme.renew_before: \"366d\" is out of range → write a time from 1h to 365d, such as \"500ms\", \"10s\", \"5m\", \"12h\", \"7d\"",
+        ),
+        (
             "[delivery]\nretry_min = \"20m\"",
-            "error pixelgate.toml:3 delivery.retry_max: it is shorter than retry_min → make it at least as long as retry_min",
+            "error pixelgate.toml:4 delivery.retry_min: retry_max (10m) is shorter than retry_min (20m) → make retry_max at least as long as retry_min",
         ),
     ] {
         assert_eq!(of_gateway(&format!("{GATEWAY}{toml}\n")), [expected], "{toml}");
@@ -140,7 +152,7 @@ fn addresses_of_the_host_are_checked() {
     for (toml, expected) in [
         (
             "[listen]\nhttps = []",
-            "error pixelgate.toml:3 listen.https: there is no address to take events at → name at least one, such as \"0.0.0.0:443\"",
+            "error pixelgate.toml:4 listen.https: there is no address to take events at → name at least one, such as \"0.0.0.0:443\"",
         ),
         (
             "[listen]\nops = \"localhost:1\"",
@@ -288,9 +300,9 @@ fn a_filter_file_has_a_size_and_a_script_is_text() {
 fn lists_have_limits() {
     let many = |n: usize, text: &str| vec![text; n].join(", ");
     let told = of_account(format!("upstream = [{}]\n{PIXEL}", many(65, "\"http://a.example\"")));
-    assert_eq!(told, ["error shoes upstream: there are 65 servers → name at most 64"]);
+    assert_eq!(told, ["error shoes:1 upstream: there are 65 servers → name at most 64"]);
     let told = of_account(format!("{PIXEL}[privacy]\nconsent_sources = [{}]\n", many(33, "\"a\"")));
-    assert_eq!(told, ["error shoes privacy.consent_sources: there are 33 names → name at most 32"]);
+    assert_eq!(told, ["error shoes:5 privacy.consent_sources: there are 33 names → name at most 32"]);
     let filters: String =
         (0..17).map(|n| format!("[[filters]]\nname = \"{n}\"\ncomponent = \"../filters/f.wasm\"\n")).collect();
     assert_eq!(of_account(format!("{PIXEL}{filters}")), ["error shoes filters: there are 17 filters → use at most 16"]);

@@ -12,6 +12,7 @@ fn ordering_certificates_needs_a_reader_of_terms_and_of_mail() {
     let terms = "error pixelgate.toml:3 acme.terms_agreed: certificates are ordered only from a CA whose terms of service were agreed to → read the CA's terms, then write terms_agreed = true";
     let email = "error pixelgate.toml:3 acme.email: the key is missing → write the address at which the CA reaches you, such as \"ops@agency.example\"";
     assert_eq!(told("enabled = true\n"), [email, terms]);
+    let terms = terms.replace("toml:3", "toml:5");
     assert_eq!(told("enabled = true\nterms_agreed = false\nemail = \"ops@agency.example\"\n"), [terms]);
     for (keys, expected) in [
         (
@@ -24,7 +25,7 @@ fn ordering_certificates_needs_a_reader_of_terms_and_of_mail() {
         ),
         (
             "retry_min = \"10m\"\nretry_max = \"5m\"",
-            "error pixelgate.toml:3 acme.retry_max: it is shorter than retry_min → make it at least as long as retry_min",
+            "error pixelgate.toml:5 acme.retry_max: retry_max (5m) is shorter than retry_min (10m) → make retry_max at least as long as retry_min",
         ),
         (
             "key_type = \"dsa\"",

@@ -1,5 +1,7 @@
 //! What becomes of events when the disk tears, flips, fails or fills, and of space that is no longer needed.
 
+use std::io::ErrorKind;
+
 use super::*;
 use crate::outbox::log::file::Disk;
 
@@ -284,4 +286,25 @@ fn a_kill_while_a_segment_is_given_back_brings_nothing_back() {
         outbox.close();
         assert_eq!(rig.open().pending(&shoes()), ["e60"], "crash after {crash_at} changes");
     }
+}
+
+#[test]
+fn a_state_that_the_disk_refuses_is_not_told_as_damaged() {
+    let told = |code: i32| {
+        let error =
+            rusqlite::Error::SqliteFailure(rusqlite::ffi::Error::new(code), Some("refused: /state.sqlite".into()));
+        OpenError::of_state("/state.sqlite".into(), error)
+    };
+    let refused = |code, kind| {
+        let error = told(code);
+        assert!(matches!(&error, OpenError::Io { source, .. } if source.kind() == kind), "{error:?}");
+        assert_eq!(error.to_string(), "/state.sqlite: refused", "the path once");
+    };
+    refused(rusqlite::ffi::SQLITE_CANTOPEN, ErrorKind::PermissionDenied);
+    refused(rusqlite::ffi::SQLITE_READONLY, ErrorKind::PermissionDenied);
+    refused(rusqlite::ffi::SQLITE_FULL, ErrorKind::StorageFull);
+    refused(rusqlite::ffi::SQLITE_IOERR, ErrorKind::Other);
+    assert!(matches!(told(rusqlite::ffi::SQLITE_NOTADB), OpenError::State { .. }));
+    let newer = rusqlite::Error::IntegralValueOutOfRange(0, 9);
+    assert!(matches!(OpenError::of_state("/s".into(), newer), OpenError::NewerFormat { version: 9, .. }));
 }
