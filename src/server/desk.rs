@@ -126,7 +126,7 @@ fn tell_next(view: &mut CertificateView, known: NameView) {
     };
     view.next_action_at = known.next_at_ms.map(rfc3339);
     view.next_action_reason = known.next_why;
-    view.last_error = known.last_error.or(view.last_error.take());
+    view.last_error = known.last_error;
 }
 
 // === impl ClosedDesk ===

@@ -31,7 +31,7 @@ pub struct Summary {
 }
 
 /// What is wrong with the certificate of a name. It is a warning: the name is not served until it is mended, or is
-/// served with the wildcard's certificate if there is a good one.
+/// served with another certificate if there is a good one.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CertificateProblem {
     /// The name.
@@ -42,8 +42,19 @@ pub struct CertificateProblem {
     pub fault: CertificateFault,
     /// Last second of its validity, Unix time, where it could be read.
     pub not_after: Option<i64>,
-    /// Whether the file could not be read, and what was read before is served on.
-    pub served_on: bool,
+    /// What serves the name all the same.
+    pub meanwhile: Meanwhile,
+}
+
+/// What serves a name while something is wrong with its certificate.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Meanwhile {
+    /// Nothing.
+    Nothing,
+    /// The files that cannot be read now, as they were when they were read before.
+    Before,
+    /// Another good pair, in this folder.
+    Other(PathBuf),
 }
 
 /// The ways in which a certificate can be wrong.
@@ -120,47 +131,52 @@ impl Summary {
 
 impl CertificateProblem {
     /// What to do about it.
-    pub fn remedy(&self) -> &'static str {
-        match self.fault {
+    pub fn remedy(&self) -> String {
+        let what = match self.fault {
+            CertificateFault::NotYetValid => {
+                return "check the machine's clock; it is served once it is valid".to_owned();
+            }
             CertificateFault::Missing if self.is_of_key() => {
-                "put the key of exactly this certificate there, as PEM without a passphrase, then reload"
+                "put the key of exactly this certificate there, as PEM without a passphrase"
             }
             CertificateFault::Missing => {
-                "put the chain (leaf first) and its key there, both PEM, then reload; where [acme] is enabled it is ordered by \
-                 itself, and `pixelgate cert list` says when"
+                "put the chain (leaf first) and its key there, both PEM (where [acme] is enabled it is ordered by itself, and \
+                 `pixelgate cert list` says when)"
             }
             CertificateFault::Unreadable(io::ErrorKind::PermissionDenied) => {
-                "let the gateway's user read the file, then reload"
+                "let the gateway's user read the file, and enter the folders above it (chown or chmod)"
             }
-            CertificateFault::Unreadable(_) => {
-                "see that a regular file of sensible size can be read there, then reload"
-            }
+            CertificateFault::Unreadable(_) => "see that a regular file of sensible size can be read there",
             CertificateFault::Malformed(CredentialError::Chain) => {
-                "write the certificate and its intermediates as PEM, leaf first (certbot's fullchain.pem), then reload"
+                "write the certificate and its intermediates as PEM, leaf first (certbot's fullchain.pem)"
             }
-            CertificateFault::Malformed(CredentialError::Key) => {
-                "write the key as PEM without a passphrase, then reload"
-            }
+            CertificateFault::Malformed(CredentialError::Key) => "write the key as PEM without a passphrase",
             CertificateFault::Malformed(CredentialError::KeyMismatch) => {
-                "it took the place of the pair that was there before: put the key of exactly this one beside it, the \
-                 leaf first in the chain (certbot's fullchain.pem, not its chain.pem), then reload; `pixelgate cert import` \
-                 judges both before anything is given up"
+                "it took the place of the pair that was there before: put the key of exactly this certificate beside it, the \
+                 leaf first in the chain (certbot's fullchain.pem, not its chain.pem; `pixelgate cert import` judges both \
+                 before anything is given up)"
             }
             CertificateFault::Malformed(CredentialError::Unsupported) => {
-                "get a certificate with an ECDSA P-256 or RSA key of at least 2048 bits, then reload"
+                "get a certificate with an ECDSA key (P-256 or P-384) or an RSA key of at least 2048 bits"
             }
             CertificateFault::NameMismatch => {
                 "get a certificate that has this name as a DNS name, and put the leaf first (certbot's fullchain.pem, not its \
-                 chain.pem), then reload"
+                 chain.pem)"
             }
-            CertificateFault::Expired => "renew the certificate, then reload",
-            CertificateFault::NotYetValid => "check the machine's clock; it is served once it is valid",
-        }
+            CertificateFault::Expired => "put a renewed certificate and its key there",
+        };
+        format!("{what}, then `pixelgate cert reload {}`", self.name)
     }
 
     /// Whether the file to look at is one with a key.
     fn is_of_key(&self) -> bool {
         [Part::Key, Part::RsaKey].iter().any(|part| self.file.ends_with(part.file()))
+    }
+
+    /// Which of the two certificates beside one another it is.
+    fn which(&self) -> &'static str {
+        let is_twin = [Part::RsaChain, Part::RsaKey].iter().any(|part| self.file.ends_with(part.file()));
+        if is_twin { "RSA certificate" } else { "certificate" }
     }
 
     fn until(&self) -> String {
@@ -170,27 +186,43 @@ impl CertificateProblem {
 
 impl fmt::Display for CertificateProblem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let name = &self.name;
+        let (which, name) = (self.which(), &self.name);
         match &self.fault {
             CertificateFault::Missing if self.is_of_key() => {
-                write!(f, "the key of the certificate for {name} is missing")?;
+                write!(f, "the key of the {which} for {name} is missing")?;
             }
-            CertificateFault::Missing => write!(f, "there is no certificate for {name}")?,
-            CertificateFault::Unreadable(kind) => write!(f, "the certificate for {name} cannot be read: {kind}")?,
-            CertificateFault::Malformed(error) => write!(f, "the certificate for {name} cannot be used: {error}")?,
-            CertificateFault::NameMismatch => write!(f, "the certificate is not for {name}")?,
-            CertificateFault::Expired => write!(f, "the certificate for {name} was valid until {}", self.until())?,
-            CertificateFault::NotYetValid => write!(f, "the certificate for {name} is not valid yet")?,
+            CertificateFault::Missing => write!(f, "there is no {which} for {name}")?,
+            CertificateFault::Unreadable(kind) => write!(f, "the {which} for {name} cannot be read: {kind}")?,
+            CertificateFault::Malformed(error) => write!(f, "the {which} for {name} cannot be used: {error}")?,
+            CertificateFault::NameMismatch => write!(f, "the {which} is not for {name}")?,
+            CertificateFault::Expired => write!(f, "the {which} for {name} was valid until {}", self.until())?,
+            CertificateFault::NotYetValid => write!(f, "the {which} for {name} is not valid yet")?,
         }
-        f.write_str(if self.served_on {
-            "; the one read before is served on"
-        } else {
-            "; the name is not served with it"
-        })
+        match &self.meanwhile {
+            Meanwhile::Nothing => f.write_str("; the name is not served"),
+            Meanwhile::Before => f.write_str("; what was read before is served on"),
+            Meanwhile::Other(folder) if self.file.parent() == Some(folder) => {
+                f.write_str("; the other pair of files there is served")
+            }
+            Meanwhile::Other(folder) => write!(f, "; the certificate in {} is served", folder.display()),
+        }
     }
 }
 
 // === impl CertificateFault ===
+
+impl CertificateFault {
+    /// The state of a name that is not served for it, as the label of a metric.
+    pub fn state(self) -> &'static str {
+        match self {
+            CertificateFault::Missing => "missing",
+            CertificateFault::Expired => "expired",
+            CertificateFault::NotYetValid => "not_yet_valid",
+            CertificateFault::NameMismatch | CertificateFault::Malformed(CredentialError::KeyMismatch) => "mismatch",
+            CertificateFault::Unreadable(_) | CertificateFault::Malformed(_) => "unreadable",
+        }
+    }
+}
 
 impl From<Cause> for CertificateFault {
     fn from(cause: Cause) -> Self {
@@ -215,14 +247,17 @@ mod tests {
                 file: PathBuf::from("certs/events.shoes.example").join(file),
                 fault: CertificateFault::Missing,
                 not_after: None,
-                served_on: false,
+                meanwhile: Meanwhile::Nothing,
             };
             (problem.to_string(), problem.remedy())
         };
-        for key in ["key.pem", "key.rsa.pem"] {
+        for (key, which) in [("key.pem", "certificate"), ("key.rsa.pem", "RSA certificate")] {
             let (reason, remedy) = told(key);
-            assert!(reason.starts_with("the key of the certificate for events.shoes.example is missing"), "{reason}");
+            let expected =
+                format!("the key of the {which} for events.shoes.example is missing; the name is not served");
+            assert_eq!(reason, expected);
             assert!(remedy.starts_with("put the key"), "{remedy}");
+            assert!(remedy.ends_with("then `pixelgate cert reload events.shoes.example`"), "{remedy}");
         }
         assert!(told("chain.pem").0.starts_with("there is no certificate for events.shoes.example"));
     }

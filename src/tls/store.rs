@@ -16,7 +16,7 @@ use crate::tls::folder::{Cold, Folder};
 use crate::tls::index::{self, Folders};
 use crate::tls::native::Pool;
 use crate::tls::places::{CertFolders, DirectoryProblem, Listing, Origin, parent};
-use crate::tls::problem::{CertificateFault, CertificateProblem, Summary};
+use crate::tls::problem::{CertificateFault, CertificateProblem, Meanwhile, Summary};
 use crate::tls::reader::{Reader, own_name};
 use crate::tls::shards::{Shards, wildcard_of};
 use crate::tls::wildcards::Wildcards;
@@ -192,6 +192,12 @@ impl CertStore {
         entries.filter_map(|(name, entry)| Some(self.problem(name, entry, entry.told?)))
     }
 
+    /// What is wrong with one name's certificate.
+    pub fn problem_of(&self, name: &ServerName) -> Option<CertificateProblem> {
+        let entry = self.names.get(name.as_str())?;
+        Some(self.problem(name, entry, entry.told?))
+    }
+
     /// Directories that could not be listed.
     pub fn directory_problems(&self) -> &[DirectoryProblem] {
         &self.directories
@@ -242,14 +248,19 @@ impl CertStore {
     fn problem(&self, name: &ServerName, entry: &Entry, told: Told) -> CertificateProblem {
         let wildcard = self.wildcard(name.as_str());
         let folder = entry.folder(wildcard, told.origin);
-        let path = self.folders.path(told.origin, told.origin.key(name.as_str()).unwrap_or_default());
+        let path = |origin: Origin| self.folders.path(origin, origin.key(name.as_str()).unwrap_or_default());
+        let is_unread = folder.is_some_and(|folder| folder.is_unread(told.part));
+        let meanwhile = match entry.serving(wildcard) {
+            Some(_) if is_unread && entry.is_served_with(told.origin, told.part) => Meanwhile::Before,
+            Some((origin, ..)) => Meanwhile::Other(path(origin)),
+            None => Meanwhile::Nothing,
+        };
         CertificateProblem {
             name: name.clone(),
-            file: path.join(told.part.file()),
+            file: path(told.origin).join(told.part.file()),
             fault: told.fault,
             not_after: folder.and_then(|folder| folder.facts_of(told.part)).map(|facts| facts.not_after),
-            served_on: folder.is_some_and(|folder| folder.is_unread(told.part))
-                && entry.is_served_with(told.origin, told.part),
+            meanwhile,
         }
     }
 }

@@ -237,7 +237,8 @@ async fn certbots_folder_is_imported_served_at_once_and_renewed_without_a_break(
     assert_eq!((&report["gateway"], &report["unknown"]), (&json!(true), &json!(["strange.example"])));
     assert_eq!(report["results"].as_array().unwrap().len(), 1);
     assert_eq!(report["results"][0]["served"], json!([NAME]));
-    assert!(gateway.log().contains("cert import") && !gateway.log().contains("cert reload"), "{}", gateway.log());
+    let noted = |command: &str| gateway.log().contains(&format!("command=\"{command}\""));
+    assert!(noted("cert import") && !noted("cert reload"), "{}", gateway.log());
     assert!(report["notes"].to_string().contains("the key of the certificate for www.hats.example"), "{report}");
     let browser = gateway.browser();
     assert_eq!(browser.send(NAME, &page_view(PIXEL, "first")).await.0, 200);

@@ -12,7 +12,7 @@ use super::{CheckArgs, Ended, GatewayArgs, client, count, days, say, say_json};
 use crate::account::ServerName;
 use crate::cli::client::CallError;
 use crate::clock::now_ms;
-use crate::console::CertificateDetail;
+use crate::console::{CertificateDetail, CertificateView};
 use crate::tls::Lookup;
 use crate::tls::chain::{Chain, ChainFault, LeafFacts, Roots, rfc3339};
 use crate::tls::keep::FILES;
@@ -260,13 +260,7 @@ impl Findings {
 
     /// What the running gateway knows of the name, and of the accounts at which it orders.
     fn known(&mut self, detail: &CertificateDetail) {
-        let view = &detail.certificate;
-        let next = view.next().map(|next| format!("; next: {next}")).unwrap_or_default();
-        let text = format!("it knows the name: {}{next}", view.state);
-        match &view.last_error {
-            Some(error) => self.warning("gateway", format!("{text}; last error: {error}"), "see the lines below"),
-            None => self.ok("gateway", text),
-        }
+        self.state(&detail.certificate);
         for account in &detail.ca_accounts {
             match account.paused_until {
                 Some(_) => self.warning(
@@ -276,6 +270,31 @@ impl Findings {
                 ),
                 None => self.ok("ca account", account.summary()),
             }
+        }
+    }
+
+    /// How the running gateway has the name. Its files were looked at here before.
+    fn state(&mut self, view: &CertificateView) {
+        let mut text = format!("it knows the name: {}", view.state);
+        view.problem.iter().for_each(|problem| text.push_str(&format!("; {problem}")));
+        let files_are_good = self.lines.iter().any(|line| line.about == "key" && line.level == Level::Ok);
+        let is_unread = view.state == "unreadable" && files_are_good;
+        if is_unread {
+            text.push_str("; this command, which may run as another user, can read it");
+        }
+        view.next().iter().for_each(|next| text.push_str(&format!("; next: {next}")));
+        view.last_error.iter().for_each(|error| text.push_str(&format!("; last error: {error}")));
+        let remedy = match &view.remedy {
+            Some(_) if files_are_good && !is_unread => {
+                format!("the files are good now: `pixelgate cert reload {}` makes it look at them again", view.name)
+            }
+            Some(remedy) if view.state != "missing" || view.next_action.is_none() => remedy.clone(),
+            _ => "it is ordered by itself; the lines after this one say what keeps it".to_owned(),
+        };
+        match view.state.as_str() {
+            "valid" if view.problem.is_none() && view.last_error.is_none() => self.ok("gateway", text),
+            "valid" => self.warning("gateway", text, remedy),
+            _ => self.error("gateway", text, remedy),
         }
     }
 
@@ -346,7 +365,46 @@ fn known_identity(directory: &str) -> Option<&'static str> {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used)]
+    use serde_json::json;
+
     use super::*;
+
+    /// Level, text and remedy of what is told of a name that the gateway has so.
+    fn told(files_are_good: bool, state: &str, more: serde_json::Value) -> (Level, String, String) {
+        let mut view = json!({ "name": "a.example", "state": state, "expires_soon": false });
+        view.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        let mut findings = Findings::new("a.example".parse().unwrap());
+        if files_are_good {
+            findings.ok("key", "belongs to the certificate");
+        }
+        findings.state(&serde_json::from_value(view).unwrap());
+        let line = findings.lines.pop().unwrap();
+        (line.level, line.text, line.remedy.unwrap_or_default())
+    }
+
+    #[test]
+    fn the_gateways_own_trouble_with_a_name_is_never_fine() {
+        let (level, text, _) = told(true, "valid", json!({}));
+        assert!(level == Level::Ok && text == "it knows the name: valid", "{text}");
+        let problem = json!({ "problem": "/c/a.example/key.pem: cannot be read", "remedy": "chown" });
+        let (level, text, remedy) = told(true, "unreadable", problem.clone());
+        assert!(level == Level::Error && remedy == "chown", "{remedy}");
+        assert!(text.contains("unreadable; /c/a.example/key.pem: cannot be read; this command"), "{text}");
+        for state in ["missing", "expired", "mismatch"] {
+            let (level, _, remedy) = told(true, state, problem.clone());
+            assert!(level == Level::Error && remedy.contains("`pixelgate cert reload a.example`"), "{remedy}");
+            let (level, text, remedy) = told(false, state, problem.clone());
+            assert!(level == Level::Error && remedy == "chown" && !text.contains("this command"), "{text} {remedy}");
+        }
+        let (level, _, remedy) = told(false, "valid", problem);
+        assert!(level == Level::Warning && remedy == "chown", "{remedy}");
+        let ordered =
+            json!({ "problem": "none", "remedy": "put one there", "next_action": "retry", "last_error": "no DNS" });
+        let (level, text, remedy) = told(false, "missing", ordered);
+        assert!(level == Level::Error && text.ends_with("next: retry; last error: no DNS"), "{text}");
+        assert!(remedy.contains("the lines after this one"), "{remedy}");
+    }
 
     #[test]
     fn it_is_told_whether_a_ca_said_itself_what_it_is_called() {

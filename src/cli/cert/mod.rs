@@ -136,6 +136,10 @@ fn list(gateway: &GatewayArgs, args: &ListArgs) -> anyhow::Result<Ended> {
         if let Some(error) = &view.last_error {
             say(format_args!("    last error: {error}"))?;
         }
+        // That there is none is all that can be said of one that is ordered.
+        if view.state != "missing" || view.next_action.is_none() {
+            say_problem(view)?;
+        }
     }
     if certificates.len() == args.limit {
         eprintln!("the first {} names, those first that need somebody; --limit shows more", args.limit);
@@ -160,6 +164,12 @@ fn issue(gateway: &GatewayArgs, name: &ServerName, json: bool) -> anyhow::Result
     }
     say(format_args!("  `pixelgate cert list --problems` shows what comes of it"))?;
     Ok(Ended::Fine)
+}
+
+/// What is wrong with a name's files, and what to do.
+fn say_problem(view: &CertificateView) -> std::io::Result<()> {
+    view.problem.iter().try_for_each(|problem| say(format_args!("    {problem}")))?;
+    view.remedy.iter().try_for_each(|remedy| say(format_args!("    → {remedy}")))
 }
 
 /// Seconds as whole days.

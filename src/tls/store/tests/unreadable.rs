@@ -82,7 +82,7 @@ fn a_file_that_cannot_be_read_is_told_and_what_was_read_before_is_served_on() {
         assert_eq!(late.summary().expired, 0, "what cannot be read is told first");
         assert!(served(&late, "a.example").is_none(), "and is not served for ever");
         for problem in late.problems() {
-            assert!(problem.to_string().ends_with("not served with it"), "{problem}");
+            assert!(problem.to_string().ends_with("; the name is not served"), "{problem}");
         }
     }
     let second = site.load(&all, Some(&first));
@@ -109,6 +109,9 @@ fn what_nobody_may_read_and_is_not_in_memory_gives_way() {
     assert!(Arc::ptr_eq(&visited, &served(&kept, "a.shop.example").unwrap()));
     let origin = kept.state(&"b.shop.example".parse().unwrap()).map(|state| state.origin);
     assert_eq!(origin, Some(Origin::OperatorWildcard), "it takes the place of what cannot be served");
+    let problem = kept.problem_of(&"b.shop.example".parse().unwrap()).unwrap();
+    assert_eq!(problem.meanwhile, Meanwhile::Other(site.operator().join("_.shop.example")));
+    assert!(problem.to_string().ends_with("_.shop.example is served"), "{problem}");
     assert!(served(&kept, "b.shop.example").is_some());
     assert!(matches!(kept.lookup("c.example"), Lookup::Unknown));
     assert_eq!((kept.summary().valid, kept.summary().problems), (2, 3));
@@ -155,7 +158,11 @@ fn a_pair_that_cannot_be_read_keeps_nothing_of_the_other_back() {
         assert_eq!(served(&second, "a.example").unwrap().has_twin(), visited, "the twin, if it is in memory");
         let problem = only_problem(&second);
         assert!(matches!(problem.fault, CertificateFault::Unreadable(_)) && problem.file.ends_with("key.rsa.pem"));
-        assert_eq!(problem.served_on, visited);
+        let meanwhile = if visited { Meanwhile::Before } else { Meanwhile::Other(folder.clone()) };
+        assert_eq!(problem.meanwhile, meanwhile);
+        let told =
+            if visited { "what was read before is served on" } else { "the other pair of files there is served" };
+        assert!(problem.to_string().ends_with(told), "{problem}");
         let third = site.load(&["a.example"], Some(&second));
         assert_eq!(copied(&second, &third), 0, "the same again");
         mend(&folder.join("key.rsa.pem"), &aside);
