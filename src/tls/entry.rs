@@ -168,6 +168,11 @@ impl Entry {
     pub(super) fn is_unsettled(&self) -> bool {
         self.exact.iter().flatten().any(|folder| !folder.settled)
     }
+
+    /// Whether something of it could not be read.
+    pub(super) fn is_unread(&self) -> bool {
+        self.exact.iter().flatten().any(|folder| !folder.was_read())
+    }
 }
 
 /// What there is, the most preferred first.

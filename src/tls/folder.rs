@@ -193,10 +193,14 @@ impl Folder {
 
     /// Whether files with the same stamp are what is known of them. What could not be read may be read another time.
     pub(super) fn is_believed(&self) -> bool {
+        self.settled && self.was_read() && self.stamp != Stamp::NONE && !self.is_distrusted()
+    }
+
+    /// Whether all that is there could be read when it was looked at last.
+    pub(super) fn was_read(&self) -> bool {
         let unread =
             |facts: &Result<_, FolderError>| matches!(facts, Err(error) if matches!(error.cause, Cause::Io(_)));
-        let was_read = self.trouble.is_none() && !self.facts().any(unread);
-        self.settled && was_read && self.stamp != Stamp::NONE && !self.is_distrusted()
+        self.trouble.is_none() && !self.facts().any(unread)
     }
 
     fn is_distrusted(&self) -> bool {

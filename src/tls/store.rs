@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use crate::account::ServerName;
 use crate::parallel;
 use crate::tls::credential::Credential;
-use crate::tls::entry::{ByOwner, Entry, Standing, Told};
+use crate::tls::entry::{ByOwner, Entry, Standing, Told, Window};
 use crate::tls::folder::{Cold, Folder};
 use crate::tls::index::{self, Folders};
 use crate::tls::native::Pool;
@@ -23,6 +23,8 @@ use crate::tls::wildcards::Wildcards;
 
 /// Folders of one piece of work.
 const PIECE: usize = 64;
+/// Seconds after which what could not be read is looked at again.
+const AGAIN_AFTER: i64 = 60;
 /// Shards of one piece of work.
 const SHARDS_PIECE: usize = 2;
 
@@ -35,6 +37,8 @@ pub struct CertStore {
     directories: Arc<[DirectoryProblem]>,
     pool: Option<Arc<Pool>>,
     learnt: Arc<Learnt>,
+    /// While it lasts, what could not be read is left alone.
+    rest: Window,
     /// What `learnt` came to when this store learnt something last: no other one that did has the same.
     knows: usize,
 }
@@ -132,6 +136,7 @@ impl CertStore {
             directories: listing.problems().cloned().collect(),
             pool: pool.clone(),
             learnt: previous.map_or_else(Arc::default, |store| store.learnt.clone()),
+            rest: rest(now),
             knows: previous.map_or(0, |store| store.knows),
         };
         store.learn(&reader);
@@ -268,6 +273,11 @@ impl CertStore {
 fn of_name<'s>(name: &'s ServerName, entry: &'s Entry) -> impl Iterator<Item = (Origin, &'s str, &'s Arc<Folder>)> {
     let folders = [Origin::Operator, Origin::Issued].into_iter().zip(&entry.exact);
     folders.filter_map(|(origin, folder)| Some((origin, name.as_str(), folder.as_ref()?)))
+}
+
+/// How long what could not be read is left alone.
+fn rest(now: i64) -> Window {
+    Window { since: now, until: now.saturating_add(AGAIN_AFTER) }
 }
 
 /// Takes up the wildcards' folders that are there for some of these names, and gives up the others; whether that is a

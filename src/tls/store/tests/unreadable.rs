@@ -53,7 +53,10 @@ fn a_directory_that_cannot_be_listed_changes_nothing_and_is_told_once() {
     assert_eq!(only_problem(&second).name.as_str(), "d.example", "as before");
     let started = site.load(&all, None);
     assert_eq!((started.summary().missing, started.directory_problems().len()), (4, 1));
+    let waits = started.tended(NOW + 60);
+    assert_eq!((waits.summary().missing, waits.is_due(NOW + 119)), (4, false));
     mend(site.operator(), &aside);
+    assert_eq!(waits.tended(NOW + 120).summary(), first.summary(), "it is listed again by itself");
     let third = site.load(&all, Some(&second));
     assert_eq!((third.directory_problems().len(), third.summary()), (0, first.summary()));
     assert!(served(&third, "b.example").is_some() && served(&third, "c.shop.example").is_some());
@@ -181,6 +184,38 @@ fn a_twin_that_could_never_be_read_keeps_no_visitor_waiting() {
     let store = site.load(&["a.example"], None);
     assert!(matches!(only_problem(&store).fault, CertificateFault::Unreadable(_)));
     assert!(served(&store, "a.example").is_some());
+}
+
+#[test]
+fn what_could_not_be_read_is_looked_at_again_by_itself() {
+    let site = Site::new();
+    let all = ["a.example", "b.shop.example", "c.example"];
+    for (name, folder) in [("a.example", "a.example"), ("*.shop.example", "_.shop.example"), ("c.example", "c.example")]
+    {
+        Issued::new(&[name]).write(site.operator(), folder);
+    }
+    let first = site.load(&all, None);
+    assert!(!first.is_due(NOW + 600), "there is nothing to look at again");
+    // A folder in the place of a key: it lasts until somebody mends it.
+    let keys = ["a.example", "_.shop.example"].map(|folder| site.operator().join(folder).join("key.pem"));
+    for key in &keys {
+        std::fs::rename(key, key.with_added_extension("aside")).unwrap();
+        std::fs::create_dir(key).unwrap();
+    }
+    let second = site.load(&all, Some(&first));
+    assert_eq!((second.summary().unreadable, second.summary().valid), (2, 1));
+    assert!(!second.is_due(NOW + 59) && second.is_due(NOW + 60));
+    let third = second.tended(NOW + 60);
+    assert!(copied(&second, &third) == 0 && !third.is_due(NOW + 119), "it is looked at once a minute");
+    for key in &keys {
+        std::fs::remove_dir(key).unwrap();
+        std::fs::rename(key.with_added_extension("aside"), key).unwrap();
+    }
+    let fourth = third.tended(NOW + 120);
+    assert_eq!((fourth.summary().valid, fourth.summary().problems), (3, 0));
+    assert!(served(&fourth, "a.example").is_some() && served(&fourth, "b.shop.example").is_some());
+    assert!(!fourth.is_due(NOW + 600));
+    assert!(second.is_due(NOW - 1), "a clock that was set back keeps nothing waiting");
 }
 
 #[test]
