@@ -38,7 +38,8 @@ pub struct CertificateView {
     pub name: ServerName,
     /// Whose; `None` = the host's own domain.
     pub account: Option<AccountId>,
-    /// `valid` = it is served; else `missing`, `expired`, `not_yet_valid`, `mismatch`, `unreadable`.
+    /// `valid` = it is served; `waiting` = it is ordered when a visitor comes; else `missing`, `expired`, `not_yet_valid`,
+    /// `mismatch`, `unreadable`.
     pub state: String,
     /// Who issued it.
     pub issuer: Option<String>,
@@ -162,7 +163,14 @@ pub(super) async fn refresh(
     let done = blocking(move || {
         console.reloader.refresh_certificates(&changed.names, now_ms());
         let snapshot = console.reloader.published().load_full();
-        changed.names.iter().filter_map(|name| view(&snapshot, name, now_ms())).collect::<Vec<_>>()
+        let mut views: Vec<_> = changed.names.iter().filter_map(|name| view(&snapshot, name, now_ms())).collect();
+        if views.iter().any(|view| view.state == "missing") {
+            // What they wait for, only who orders it knows.
+            let mut all: HashMap<_, _> =
+                console.desk.list().into_iter().map(|view| (view.name.clone(), view)).collect();
+            views.iter_mut().for_each(|view| all.remove(&view.name).into_iter().for_each(|known| *view = known));
+        }
+        views
     })
     .await;
     let served = |views: &[CertificateView]| views.iter().filter(|view| view.state == "valid").count();
@@ -220,7 +228,7 @@ pub fn view(snapshot: &Snapshot, name: &ServerName, now_ms: i64) -> Option<Certi
     };
     let known = snapshot.certificates.state(name);
     let is_served = !matches!(snapshot.certificates.lookup(name.as_str()), Lookup::Unknown);
-    let problem = snapshot.certificates.problem_of(name);
+    let problem = snapshot.certificate_problem(name);
     let state = match &problem {
         _ if is_served => "valid",
         Some(problem) => problem.fault.state(),
@@ -302,7 +310,7 @@ impl fmt::Display for Changed {
 impl CertificateView {
     /// Whether somebody should look at it.
     pub fn has_problem(&self) -> bool {
-        self.state != "valid" || self.expires_soon || self.last_error.is_some() || self.problem.is_some()
+        !self.is_as_meant() || self.expires_soon || self.last_error.is_some() || self.problem.is_some()
     }
 
     /// What comes next for it, as a person reads it.
@@ -321,7 +329,12 @@ impl CertificateView {
     fn need(&self) -> (bool, bool, Option<String>, Option<String>, ServerName) {
         let (ends, ordered) = (self.not_after.clone(), self.next_action_at.clone());
         let is_well = self.last_error.is_none() && (self.state != "valid" || self.problem.is_none());
-        (self.state == "valid", is_well, ends, ordered, self.name.clone())
+        (self.is_as_meant(), is_well, ends, ordered, self.name.clone())
+    }
+
+    /// Whether it is served, or is to be once a visitor comes.
+    fn is_as_meant(&self) -> bool {
+        ["valid", "waiting"].contains(&self.state.as_str())
     }
 
     fn read_folder(&mut self) {

@@ -99,7 +99,7 @@ impl Entry {
             }
         }
         if choice.is_none() && told.is_none() {
-            told = Some(Told { origin: Origin::Operator, part: Part::Chain, fault: CertificateFault::Missing });
+            told = Some(Told { origin: Origin::Operator, part: Part::Chain, fault: CertificateFault::Nothing });
         }
         Self { exact, parent: ParentTag::of(parent(name.as_str()).unwrap_or_default()), choice, told }
     }

@@ -14,8 +14,13 @@ use crate::tls::files::{Cause, Part};
 pub struct Summary {
     /// Served.
     pub valid: usize,
-    /// There is none.
+    /// There is none, or not all of it.
     pub missing: usize,
+    /// Of those the ones for which there is nothing at all.
+    pub nothing: usize,
+    /// There is none yet: a visitor is waited for, and then it is ordered. Only who orders it can tell these from those
+    /// that are missing.
+    pub waiting: usize,
     /// No longer valid.
     pub expired: usize,
     /// Not valid yet.
@@ -60,6 +65,8 @@ pub enum Meanwhile {
 /// The ways in which a certificate can be wrong.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum CertificateFault {
+    /// There is none of the files for the name.
+    Nothing,
     /// The file is not there.
     Missing,
     /// The file cannot be read.
@@ -83,15 +90,24 @@ impl Summary {
     }
 
     /// The names by state, as the labels of a metric.
-    pub fn states(&self) -> [(&'static str, usize); 6] {
+    pub fn states(&self) -> [(&'static str, usize); 7] {
         [
             ("valid", self.valid),
             ("missing", self.missing),
+            ("waiting", self.waiting),
             ("expired", self.expired),
             ("not_yet_valid", self.not_yet_valid),
             ("mismatch", self.mismatch),
             ("unreadable", self.unreadable),
         ]
+    }
+
+    /// The same where so many of those for which there is nothing wait for a visitor.
+    #[must_use]
+    pub fn with_waiting(self, names: usize) -> Self {
+        // They were counted at another moment.
+        let waiting = names.min(self.nothing);
+        Self { waiting, missing: self.missing - waiting, nothing: self.nothing - waiting, ..self }
     }
 
     /// Counts a name: until when it is served, and what is wrong with it.
@@ -109,7 +125,11 @@ impl Summary {
                 self.mismatch += 1;
             }
             Some(CertificateFault::Unreadable(_) | CertificateFault::Malformed(_)) => self.unreadable += 1,
-            Some(CertificateFault::Missing) | None => self.missing += 1,
+            Some(CertificateFault::Missing) => self.missing += 1,
+            Some(CertificateFault::Nothing) | None => {
+                self.missing += 1;
+                self.nothing += 1;
+            }
         }
     }
 
@@ -117,6 +137,8 @@ impl Summary {
     pub(super) fn add(&mut self, other: &Self) {
         self.valid += other.valid;
         self.missing += other.missing;
+        self.nothing += other.nothing;
+        self.waiting += other.waiting;
         self.expired += other.expired;
         self.not_yet_valid += other.not_yet_valid;
         self.mismatch += other.mismatch;
@@ -139,7 +161,8 @@ impl CertificateProblem {
             CertificateFault::Missing if self.is_of_key() => {
                 "put the key of exactly this certificate there, as PEM without a passphrase"
             }
-            CertificateFault::Missing => {
+            CertificateFault::Missing => "put the chain that belongs to the key there, leaf first, as PEM",
+            CertificateFault::Nothing => {
                 "put the chain (leaf first) and its key there, both PEM (where [acme] is enabled it is ordered by itself, and \
                  `pixelgate cert list` says when)"
             }
@@ -191,7 +214,8 @@ impl fmt::Display for CertificateProblem {
             CertificateFault::Missing if self.is_of_key() => {
                 write!(f, "the key of the {which} for {name} is missing")?;
             }
-            CertificateFault::Missing => write!(f, "there is no {which} for {name}")?,
+            CertificateFault::Missing => write!(f, "the chain of the {which} for {name} is missing")?,
+            CertificateFault::Nothing => write!(f, "there is no {which} for {name}")?,
             CertificateFault::Unreadable(kind) => write!(f, "the {which} for {name} cannot be read: {kind}")?,
             CertificateFault::Malformed(error) => write!(f, "the {which} for {name} cannot be used: {error}")?,
             CertificateFault::NameMismatch => write!(f, "the {which} is not for {name}")?,
@@ -215,7 +239,7 @@ impl CertificateFault {
     /// The state of a name that is not served for it, as the label of a metric.
     pub fn state(self) -> &'static str {
         match self {
-            CertificateFault::Missing => "missing",
+            CertificateFault::Nothing | CertificateFault::Missing => "missing",
             CertificateFault::Expired => "expired",
             CertificateFault::NotYetValid => "not_yet_valid",
             CertificateFault::NameMismatch | CertificateFault::Malformed(CredentialError::KeyMismatch) => "mismatch",
@@ -240,25 +264,40 @@ mod tests {
     use super::*;
 
     #[test]
+    fn those_that_wait_for_a_visitor_are_not_missing() {
+        let mut all = Summary::default();
+        [CertificateFault::Nothing, CertificateFault::Nothing, CertificateFault::Missing, CertificateFault::Expired]
+            .into_iter()
+            .for_each(|fault| all.count(None, Some(fault)));
+        let waiting = all.with_waiting(1);
+        assert_eq!((waiting.missing, waiting.waiting, waiting.nothing, waiting.names()), (2, 1, 1, all.names()));
+        let more = all.with_waiting(9);
+        assert_eq!((more.missing, more.waiting), (1, 2), "a name of which a file is missing waits for nobody");
+    }
+
+    #[test]
     fn it_is_said_which_file_is_missing() {
-        let told = |file: &str| {
+        let told = |file: &str, fault: CertificateFault| {
             let problem = CertificateProblem {
                 name: "events.shoes.example".parse().unwrap(),
                 file: PathBuf::from("certs/events.shoes.example").join(file),
-                fault: CertificateFault::Missing,
+                fault,
                 not_after: None,
                 meanwhile: Meanwhile::Nothing,
             };
             (problem.to_string(), problem.remedy())
         };
         for (key, which) in [("key.pem", "certificate"), ("key.rsa.pem", "RSA certificate")] {
-            let (reason, remedy) = told(key);
+            let (reason, remedy) = told(key, CertificateFault::Missing);
             let expected =
                 format!("the key of the {which} for events.shoes.example is missing; the name is not served");
             assert_eq!(reason, expected);
             assert!(remedy.starts_with("put the key"), "{remedy}");
             assert!(remedy.ends_with("then `pixelgate cert reload events.shoes.example`"), "{remedy}");
         }
-        assert!(told("chain.pem").0.starts_with("there is no certificate for events.shoes.example"));
+        let (none, chain) =
+            (told("chain.pem", CertificateFault::Nothing).0, told("chain.pem", CertificateFault::Missing).0);
+        assert!(none.starts_with("there is no certificate for events.shoes.example"), "{none}");
+        assert!(chain.starts_with("the chain of the certificate for events.shoes.example is missing"), "{chain}");
     }
 }

@@ -13,9 +13,13 @@ use crate::account::ServerName;
 use crate::cli::client::CallError;
 use crate::clock::now_ms;
 use crate::console::{CertificateDetail, CertificateView};
-use crate::tls::Lookup;
 use crate::tls::chain::{Chain, ChainFault, LeafFacts, Roots, rfc3339};
 use crate::tls::keep::FILES;
+use crate::tls::{CertificateFault, Lookup};
+
+/// The state of a name whose certificate is ordered when a visitor comes.
+const WAITING: &str = "waiting";
+const NO_VISITOR: &str = "what a client sees: whoever connects is its first visitor, for whom a certificate is ordered";
 
 /// What was found, in the order in which it was looked at.
 #[derive(Serialize)]
@@ -80,7 +84,15 @@ pub(super) fn run(gateway: &GatewayArgs, args: &CheckArgs) -> anyhow::Result<End
                 let at =
                     |port| report.addresses.iter().map(|address| SocketAddr::new(*address, port)).collect::<Vec<_>>();
                 findings.port_80(&detail.http, &at(80)).await;
-                findings.served(&detail.https, &at(443), &leaves).await;
+                if detail.certificate.state == WAITING {
+                    findings.prevented(
+                        "served",
+                        NO_VISITOR,
+                        format!("`pixelgate cert issue {}` orders one now", args.name),
+                    );
+                } else {
+                    findings.served(&detail.https, &at(443), &leaves).await;
+                }
             }
             None => findings
                 .skipped("served", "port 80 and what a client sees: that needs a running gateway that knows the name"),
@@ -172,7 +184,12 @@ impl Findings {
 
     fn files(&mut self, configured: &Configured) -> anyhow::Result<Leaves> {
         let store = configured.store(&self.name);
+        let waits = configured.gateway.acme.waits_for_visitors();
         for problem in store.problems() {
+            if waits && problem.fault == CertificateFault::Nothing {
+                self.info("certificate", "there is none yet: [acme] on_demand has it ordered when a visitor comes");
+                continue;
+            }
             self.error("certificate", format!("{}: {problem}", problem.file.display()), problem.remedy());
         }
         let Some(state) = store.state(&self.name) else { return Ok(Leaves::default()) };
@@ -294,6 +311,7 @@ impl Findings {
         match view.state.as_str() {
             "valid" if view.problem.is_none() && view.last_error.is_none() => self.ok("gateway", text),
             "valid" => self.warning("gateway", text, remedy),
+            WAITING if view.last_error.is_none() => self.info("gateway", text),
             _ => self.error("gateway", text, remedy),
         }
     }
@@ -399,6 +417,8 @@ mod tests {
         }
         let (level, _, remedy) = told(false, "valid", problem);
         assert!(level == Level::Warning && remedy == "chown", "{remedy}");
+        let (level, text, _) = told(false, "waiting", json!({ "next_action": "wait for a visitor" }));
+        assert!(level == Level::Info && text.ends_with("waiting; next: wait for a visitor"), "{text}");
         let ordered =
             json!({ "problem": "none", "remedy": "put one there", "next_action": "retry", "last_error": "no DNS" });
         let (level, text, remedy) = told(false, "missing", ordered);

@@ -52,7 +52,7 @@ pub(super) struct ListArgs {
     #[arg(long)]
     problems: bool,
     /// Only those in this state
-    #[arg(long, value_parser = ["valid", "missing", "expired", "not_yet_valid", "mismatch", "unreadable"])]
+    #[arg(long, value_parser = ["valid", "missing", "waiting", "expired", "not_yet_valid", "mismatch", "unreadable"])]
     state: Option<String>,
     /// At most so many
     #[arg(long, default_value_t = 1_000)]

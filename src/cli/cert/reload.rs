@@ -22,6 +22,10 @@ pub(super) fn run(gateway: &GatewayArgs, names: &[ServerName], json: bool) -> an
         for view in &views {
             let until = view.not_after.as_ref().map(|until| format!(", until {until}")).unwrap_or_default();
             say(format_args!("{}: {}{until}", view.name, view.state))?;
+            view.next()
+                .iter()
+                .filter(|_| view.state != "valid")
+                .try_for_each(|next| say(format_args!("    next: {next}")))?;
             say_problem(view)?;
         }
         unknown.iter().try_for_each(|name| say(format_args!("{name}: no account has it in its domains")))?;
