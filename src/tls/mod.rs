@@ -2,7 +2,8 @@
 //!
 //! * `sni` — how names are compared;
 //! * `native` — what of BoringSSL its binding does not have; `credential` — a chain and its key, parsed and checked;
-//! * `glance` — what can be told of both without building anything, by `der`;
+//! * `glance` — what can be told of both without building anything, by `der`; `make` — what is worth telling though it can be
+//!   served;
 //! * `places` — where certificates lie; `folder` — one of these, its credential built when a visitor comes; `files` — as the
 //!   operating system has it; `reader` — reads them;
 //! * `index` — what is known of folders, kept for the next start;
@@ -32,6 +33,7 @@ mod glance;
 mod index;
 mod inside;
 pub mod keep;
+mod make;
 mod native;
 mod own;
 mod places;

@@ -79,6 +79,14 @@ pub enum CertificateFault {
     Expired,
     /// Its validity begins later.
     NotYetValid,
+    /// It is served without its issuers, and was issued by others.
+    Alone,
+    /// It is served, and a certificate of its chain is not followed by its issuer.
+    Disordered,
+    /// Beside the first one lies another that is not for clients which know RSA only.
+    TwinNotRsa,
+    /// Both of two are RSA: the second one is never served.
+    BothRsa,
 }
 
 // === impl Summary ===
@@ -126,7 +134,9 @@ impl Summary {
             }
             Some(CertificateFault::Unreadable(_) | CertificateFault::Malformed(_)) => self.unreadable += 1,
             Some(CertificateFault::Missing) => self.missing += 1,
-            Some(CertificateFault::Nothing) | None => {
+            // It is served.
+            Some(fault) if fault.is_served() => self.valid += 1,
+            Some(_) | None => {
                 self.missing += 1;
                 self.nothing += 1;
             }
@@ -187,6 +197,21 @@ impl CertificateProblem {
                  chain.pem)"
             }
             CertificateFault::Expired => "put a renewed certificate and its key there",
+            CertificateFault::Alone => {
+                "add the intermediate certificate that the CA publishes (certbot: fullchain.pem instead of cert.pem), or the \
+                 root if that issued it (a private CA's)"
+            }
+            CertificateFault::Disordered => {
+                "put the leaf first and each issuer after what it issued, nothing else (certbot's fullchain.pem is in order, and \
+                 `pixelgate cert import` puts in order what it finds)"
+            }
+            CertificateFault::TwinNotRsa => {
+                "put an RSA certificate and its key there, or remove both files (an ECDSA pair belongs into chain.pem and \
+                 key.pem)"
+            }
+            CertificateFault::BothRsa => {
+                "put an ECDSA certificate and its key into chain.pem and key.pem, or remove chain.rsa.pem and key.rsa.pem"
+            }
         };
         format!("{what}, then `pixelgate cert reload {}`", self.name)
     }
@@ -221,6 +246,32 @@ impl fmt::Display for CertificateProblem {
             CertificateFault::NameMismatch => write!(f, "the {which} is not for {name}")?,
             CertificateFault::Expired => write!(f, "the {which} for {name} was valid until {}", self.until())?,
             CertificateFault::NotYetValid => write!(f, "the {which} for {name} is not valid yet")?,
+            CertificateFault::Alone => {
+                return write!(
+                    f,
+                    "the {which} for {name} is served without the one that issued it: clients that do not know that refuse it"
+                );
+            }
+            CertificateFault::Disordered => {
+                return write!(
+                    f,
+                    "the chain of the {which} for {name} is served as it is, and is not in order: some clients refuse it"
+                );
+            }
+            CertificateFault::TwinNotRsa => {
+                return write!(
+                    f,
+                    "the certificate for {name} in this file is ECDSA: it is for clients that know RSA only, and served to \
+                     nobody while the one in chain.pem is good"
+                );
+            }
+            CertificateFault::BothRsa => {
+                return write!(
+                    f,
+                    "the certificates for {name} in chain.pem and in this file are both RSA: this one is served to nobody while \
+                     the other is good"
+                );
+            }
         }
         match &self.meanwhile {
             Meanwhile::Nothing => f.write_str("; the name is not served"),
@@ -236,6 +287,12 @@ impl fmt::Display for CertificateProblem {
 // === impl CertificateFault ===
 
 impl CertificateFault {
+    /// Whether it is only worth knowing: what is so is served.
+    pub fn is_served(self) -> bool {
+        use CertificateFault::{Alone, BothRsa, Disordered, TwinNotRsa};
+        matches!(self, Alone | Disordered | TwinNotRsa | BothRsa)
+    }
+
     /// The state of a name that is not served for it, as the label of a metric.
     pub fn state(self) -> &'static str {
         match self {
@@ -244,6 +301,10 @@ impl CertificateFault {
             CertificateFault::NotYetValid => "not_yet_valid",
             CertificateFault::NameMismatch | CertificateFault::Malformed(CredentialError::KeyMismatch) => "mismatch",
             CertificateFault::Unreadable(_) | CertificateFault::Malformed(_) => "unreadable",
+            CertificateFault::Alone
+            | CertificateFault::Disordered
+            | CertificateFault::TwinNotRsa
+            | CertificateFault::BothRsa => "valid",
         }
     }
 }

@@ -190,6 +190,13 @@ impl Findings {
                 self.info("certificate", "there is none yet: [acme] on_demand has it ordered when a visitor comes");
                 continue;
             }
+            if problem.fault.is_served() {
+                // The line of the chain says more of it, if it is of that.
+                if !matches!(problem.fault, CertificateFault::Alone | CertificateFault::Disordered) {
+                    self.warning("certificate", format!("{}: {problem}", problem.file.display()), problem.remedy());
+                }
+                continue;
+            }
             self.error("certificate", format!("{}: {problem}", problem.file.display()), problem.remedy());
         }
         let Some(state) = store.state(&self.name) else { return Ok(Leaves::default()) };
@@ -302,7 +309,7 @@ impl Findings {
         view.next().iter().for_each(|next| text.push_str(&format!("; next: {next}")));
         view.last_error.iter().for_each(|error| text.push_str(&format!("; last error: {error}")));
         let remedy = match &view.remedy {
-            Some(_) if files_are_good && !is_unread => {
+            Some(_) if files_are_good && !is_unread && view.state != "valid" => {
                 format!("the files are good now: `pixelgate cert reload {}` makes it look at them again", view.name)
             }
             Some(remedy) if view.state != "missing" || view.next_action.is_none() => remedy.clone(),

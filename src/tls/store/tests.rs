@@ -10,6 +10,7 @@ use crate::tls::testing::Issued;
 
 mod change;
 mod many;
+mod odd;
 mod unreadable;
 
 /// The first second of 2026.

@@ -5,6 +5,7 @@ use std::os::unix::ffi::OsStringExt;
 use super::*;
 use crate::tls::files::{Part, Place};
 use crate::tls::folder::Facts;
+use crate::tls::make::{Make, Order};
 
 #[test]
 fn what_is_no_regular_file_is_not_waited_for() {
@@ -130,7 +131,8 @@ fn what_the_index_knows_and_nobody_can_open_is_told_after_a_visit() {
     std::fs::remove_file(folder.join("key.pem")).unwrap();
     let _socket = std::os::unix::net::UnixListener::bind(folder.join("key.pem")).unwrap();
     let stamp = Place::new(folder.into_os_string().into_vec()).stamp(&[Part::Chain, Part::Key]).unwrap();
-    let facts = Facts { not_before: 0, not_after: i64::MAX, names: None };
+    let make = Make { is_rsa: false, order: Order::Right };
+    let facts = Facts { not_before: 0, not_after: i64::MAX, names: None, make };
     let kept = Arc::new(Folder::cold(stamp, facts, None));
     index::write(&site.folders, [(Origin::Operator, "a.example", &kept)].into_iter()).unwrap();
     let first = site.load(&["a.example"], None);
