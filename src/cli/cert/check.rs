@@ -83,7 +83,7 @@ pub(super) fn run(gateway: &GatewayArgs, args: &CheckArgs) -> anyhow::Result<End
             Some(detail) => {
                 let at =
                     |port| report.addresses.iter().map(|address| SocketAddr::new(*address, port)).collect::<Vec<_>>();
-                findings.port_80(&detail.http, &at(80)).await;
+                findings.port_80(&detail.http, &at(80), &here).await;
                 if detail.certificate.state == WAITING {
                     findings.prevented(
                         "served",
@@ -91,7 +91,7 @@ pub(super) fn run(gateway: &GatewayArgs, args: &CheckArgs) -> anyhow::Result<End
                         format!("`pixelgate cert issue {}` orders one now", args.name),
                     );
                 } else {
-                    findings.served(&detail.https, &at(443), &leaves).await;
+                    findings.served(&detail.https, &at(443), &here, &leaves).await;
                 }
             }
             None => findings
@@ -186,24 +186,24 @@ impl Findings {
         let store = configured.store(&self.name);
         let waits = configured.gateway.acme.waits_for_visitors();
         for problem in store.problems() {
-            if waits && problem.fault == CertificateFault::Nothing {
-                self.info("certificate", "there is none yet: [acme] on_demand has it ordered when a visitor comes");
-                continue;
-            }
-            if problem.fault.is_served() {
-                // The line of the chain says more of it, if it is of that.
-                if !matches!(problem.fault, CertificateFault::Alone | CertificateFault::Disordered) {
-                    self.warning("certificate", format!("{}: {problem}", problem.file.display()), problem.remedy());
+            let text = format!("{}: {problem}", problem.file.display());
+            match problem.fault {
+                CertificateFault::Nothing if waits => {
+                    self.info("certificate", "there is none yet: [acme] on_demand has it ordered when a visitor comes");
                 }
-                continue;
+                // The line of the chain says more of it.
+                CertificateFault::Alone | CertificateFault::Disordered => {}
+                fault if fault.is_served() => self.warning("certificate", text, problem.remedy()),
+                _ => self.error("certificate", text, problem.remedy()),
             }
-            self.error("certificate", format!("{}: {problem}", problem.file.display()), problem.remedy());
         }
         let Some(state) = store.state(&self.name) else { return Ok(Leaves::default()) };
         if matches!(store.lookup(self.name.as_str()), Lookup::Ready(_)) {
             self.ok("key", format!("{}: belongs to the certificate", state.folder.display()));
         }
-        let roots = Roots::of_this_machine()?;
+        let ca_files = configured.gateway.acme.accounts.iter().filter_map(|account| account.ca_file.as_ref());
+        let cas: Vec<_> = ca_files.filter_map(|file| std::fs::read(file).ok()).collect();
+        let roots = Roots::of_this_machine_and(&cas)?;
         let [[first, _], [twin, _]] = FILES.map(|files| files.map(|file| state.folder.join(file)));
         let rsa = twin.exists().then(|| self.file(&twin, &roots)).flatten();
         Ok(Leaves { first: self.file(&first, &roots), rsa })
@@ -254,7 +254,7 @@ impl Findings {
     fn chain(&mut self, chain: &Chain, roots: &Roots) {
         let about = "chain";
         match chain.judge(roots, now_ms() / 1_000) {
-            Ok(()) => self.ok(about, "in order, and complete to a root that this machine trusts"),
+            Ok(()) => self.ok(about, "in order, and complete to a root that this machine or [acme] ca_file trusts"),
             Err(fault @ ChainFault::Order(..)) => {
                 let remedy = "put the leaf first and each issuer after what it issued, nothing else: certbot's fullchain.pem is \
                               in order, and `pixelgate cert import` puts in order what it finds";
@@ -267,16 +267,17 @@ impl Findings {
                 self.warning(about, fault.to_string(), remedy);
             }
             Err(fault @ ChainFault::Unanchored(_)) => {
-                let remedy = "add the next intermediate certificate that your CA publishes (certbot: fullchain.pem), unless this is \
-                              a private CA";
+                let remedy = "add the next intermediate certificate that your CA publishes (certbot: fullchain.pem); of a private \
+                              CA name the root in [acme] ca_file, or put it at the chain's end, and nothing is said";
                 self.warning(about, fault.to_string(), remedy);
             }
+            // Whoever put a private CA's root there knows that it is one.
+            Err(fault @ ChainFault::UnknownRoot(_)) if !chain.is_single() => {
+                self.info(about, format!("{fault}: fine for a private CA, and browsers that do not know it refuse it"));
+            }
             Err(fault @ ChainFault::UnknownRoot(_)) => {
-                self.warning(
-                    about,
-                    fault.to_string(),
-                    "fine for a private CA that all clients trust, else get another certificate",
-                );
+                let remedy = "it issued itself: get one from a CA, unless all clients were told to trust just this one";
+                self.warning(about, fault.to_string(), remedy);
             }
             Err(fault) => self.error(about, fault.to_string(), "get another certificate"),
         }
