@@ -57,7 +57,7 @@ pub use folder::{Cold, Stale};
 pub use glance::Glance;
 pub use native::{send_one_ticket, set_session_context};
 pub use own::OwnConnections;
-pub use places::{CertFolders, DirectoryProblem, Origin};
+pub use places::{CertFolders, DirectoryFault, DirectoryProblem, Origin};
 pub use problem::{CertificateFault, CertificateProblem, Meanwhile, Summary};
 pub use sni::normalise;
 pub use store::{CertStore, CertificateState, Lookup};

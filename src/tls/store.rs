@@ -133,7 +133,7 @@ impl CertStore {
             folders: Arc::new(folders.clone()),
             names: layout.with(shards),
             wildcards,
-            directories: listing.problems().cloned().collect(),
+            directories: listing.problems(folders).into(),
             pool: pool.clone(),
             learnt: previous.map_or_else(Arc::default, |store| store.learnt.clone()),
             rest: rest(now),
@@ -203,7 +203,7 @@ impl CertStore {
         Some(self.problem(name, entry, entry.told?))
     }
 
-    /// Directories that could not be listed.
+    /// What is wrong with whole directories.
     pub fn directory_problems(&self) -> &[DirectoryProblem] {
         &self.directories
     }

@@ -6,7 +6,7 @@ use super::{CertStore, PIECE, rest};
 use crate::account::ServerName;
 use crate::parallel;
 use crate::tls::entry::{Entry, ParentTag};
-use crate::tls::places::{Origin, parent};
+use crate::tls::places::{DirectoryProblem, Origin, parent};
 use crate::tls::reader::Reader;
 use crate::tls::shards::{Shard, wildcard_of};
 
@@ -55,7 +55,8 @@ impl CertStore {
 
     /// Whether it is time to look again at what could not be read.
     fn tries_again(&self, now: i64) -> bool {
-        let is_any = || !self.directories.is_empty() || !self.wildcards.unread().is_empty();
+        let is_unlisted = || self.directories.iter().any(DirectoryProblem::is_unlisted);
+        let is_any = || !self.wildcards.unread().is_empty() || is_unlisted();
         !self.rest.has(now) && (is_any() || self.names.all().iter().any(|shard| shard.unread))
     }
 
@@ -63,7 +64,7 @@ impl CertStore {
     /// read while it was being written is looked at once more, and what could not be read is each minute.
     pub fn tended(&self, now: i64) -> Self {
         let again = self.tries_again(now);
-        if again && self.folders.list().problems().ne(self.directories.iter()) {
+        if again && self.folders.list().problems(&self.folders) != *self.directories {
             return self.looked_through(now);
         }
         let shards = self.names.all().iter().filter(|shard| shard.unsettled || again && shard.unread);

@@ -46,6 +46,20 @@ fn a_chain_that_is_served_without_issuers_or_out_of_order_is_told() {
 }
 
 #[test]
+fn folders_that_are_called_as_no_name_is_are_told_once() {
+    let site = Site::new();
+    for folder in ["*.shop.example", "A.example", "a.example"] {
+        Issued::new(&["a.example"]).write(site.operator(), folder);
+    }
+    std::fs::write(site.operator().join("Notes.txt"), "a file").unwrap();
+    let store = site.load(&["a.example"], None);
+    let [told] = store.directory_problems() else { panic!("one problem") };
+    assert!(told.to_string().starts_with("2 folders in it serve nothing, *.shop.example among them"), "{told}");
+    assert_eq!((store.summary().valid, store.summary().problems), (1, 1));
+    assert!(!store.is_due(NOW + 600), "nothing comes of looking again");
+}
+
+#[test]
 fn a_certificate_that_issued_itself_is_whole() {
     let site = Site::new();
     let made = rcgen::generate_simple_self_signed(["a.example".to_owned()]).unwrap();
