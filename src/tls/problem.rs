@@ -241,6 +241,9 @@ impl fmt::Display for CertificateProblem {
             }
             CertificateFault::Missing => write!(f, "the chain of the {which} for {name} is missing")?,
             CertificateFault::Nothing => write!(f, "there is no {which} for {name}")?,
+            CertificateFault::Unreadable(kind) if self.is_of_key() => {
+                write!(f, "the key of the {which} for {name} cannot be read: {kind}")?;
+            }
             CertificateFault::Unreadable(kind) => write!(f, "the {which} for {name} cannot be read: {kind}")?,
             CertificateFault::Malformed(error) => write!(f, "the {which} for {name} cannot be used: {error}")?,
             CertificateFault::NameMismatch => write!(f, "the {which} is not for {name}")?,
@@ -261,8 +264,8 @@ impl fmt::Display for CertificateProblem {
             CertificateFault::TwinNotRsa => {
                 return write!(
                     f,
-                    "the certificate for {name} in this file is ECDSA: it is for clients that know RSA only, and served to \
-                     nobody while the one in chain.pem is good"
+                    "the certificate for {name} in this file is ECDSA, and the file is for clients that know RSA only: it is \
+                     served to nobody while the one in chain.pem is good"
                 );
             }
             CertificateFault::BothRsa => {
@@ -356,6 +359,13 @@ mod tests {
             assert!(remedy.starts_with("put the key"), "{remedy}");
             assert!(remedy.ends_with("then `pixelgate cert reload events.shoes.example`"), "{remedy}");
         }
+        let unread = told("key.pem", CertificateFault::Unreadable(io::ErrorKind::PermissionDenied));
+        assert!(
+            unread.0.starts_with("the key of the certificate for events.shoes.example cannot be read"),
+            "{}",
+            unread.0
+        );
+        assert!(unread.1.contains("the gateway's user"), "{}", unread.1);
         let (none, chain) =
             (told("chain.pem", CertificateFault::Nothing).0, told("chain.pem", CertificateFault::Missing).0);
         assert!(none.starts_with("there is no certificate for events.shoes.example"), "{none}");

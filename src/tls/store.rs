@@ -16,7 +16,7 @@ use crate::tls::folder::{Cold, Folder};
 use crate::tls::index::{self, Folders};
 use crate::tls::native::Pool;
 use crate::tls::places::{CertFolders, DirectoryProblem, Listing, Origin, parent};
-use crate::tls::problem::{CertificateFault, CertificateProblem, Meanwhile, Summary};
+use crate::tls::problem::{CertificateProblem, Meanwhile, Summary};
 use crate::tls::reader::{Reader, own_name};
 use crate::tls::shards::{Shards, wildcard_of};
 use crate::tls::wildcards::Wildcards;
@@ -75,8 +75,6 @@ pub struct CertificateState {
     pub folder: PathBuf,
     /// Whether it serves the name now.
     pub served: bool,
-    /// What is wrong with the one that should serve the name; another may serve it all the same.
-    pub fault: Option<CertificateFault>,
 }
 
 // === impl CertStore ===
@@ -180,7 +178,6 @@ impl CertStore {
             origin,
             folder: self.folders.path(origin, origin.key(name.as_str()).unwrap_or_default()),
             served: served.is_some(),
-            fault: entry.told.map(|told| told.fault),
         })
     }
 

@@ -175,7 +175,11 @@ impl Findings {
                     Err(error) => self.error(
                         "served",
                         format!("{at} nothing: {error}"),
-                        format!("`pixelgate cert reload {}` makes the gateway take up the RSA twin", self.name),
+                        format!(
+                            "mend what the lines above say of the RSA twin; `pixelgate cert reload {}` makes the gateway take \
+                             it up",
+                            self.name
+                        ),
                     ),
                 }
             }
