@@ -95,3 +95,12 @@ pub enum KeyType {
     /// One of each, in two orders; the client's signature algorithms choose.
     Both,
 }
+
+// === impl AcmeConfig ===
+
+impl AcmeConfig {
+    /// Whether names without a certificate are as they should be until a visitor comes.
+    pub fn waits_for_visitors(&self) -> bool {
+        self.enabled && self.on_demand
+    }
+}

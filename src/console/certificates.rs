@@ -21,7 +21,7 @@ use crate::snapshot::{Route, Snapshot};
 use crate::tls::chain::{Chain, rfc3339};
 use crate::tls::keep::IMPORTED;
 use crate::tls::probe::over_loopback;
-use crate::tls::{CertificateFault, CertificateState, CredentialError, Lookup, Origin};
+use crate::tls::{CertificateProblem, CertificateState, Lookup, Origin};
 
 /// Names that one line of the log names.
 const LOGGED: usize = 10;
@@ -38,7 +38,8 @@ pub struct CertificateView {
     pub name: ServerName,
     /// Whose; `None` = the host's own domain.
     pub account: Option<AccountId>,
-    /// `valid` = it is served; else `missing`, `expired`, `not_yet_valid`, `mismatch`, `unreadable`.
+    /// `valid` = it is served; `waiting` = it is ordered when a visitor comes; else `missing`, `expired`, `not_yet_valid`,
+    /// `mismatch`, `unreadable`.
     pub state: String,
     /// Who issued it.
     pub issuer: Option<String>,
@@ -56,8 +57,12 @@ pub struct CertificateView {
     pub next_action_at: Option<String>,
     /// Why not before.
     pub next_action_reason: Option<String>,
-    /// What went wrong last.
+    /// Why the last order failed.
     pub last_error: Option<String>,
+    /// What is wrong with the files, and with which.
+    pub problem: Option<String>,
+    /// What to do about that.
+    pub remedy: Option<String>,
 }
 
 /// One name's certificate and where a client of this machine comes in.
@@ -158,7 +163,14 @@ pub(super) async fn refresh(
     let done = blocking(move || {
         console.reloader.refresh_certificates(&changed.names, now_ms());
         let snapshot = console.reloader.published().load_full();
-        changed.names.iter().filter_map(|name| view(&snapshot, name, now_ms())).collect::<Vec<_>>()
+        let mut views: Vec<_> = changed.names.iter().filter_map(|name| view(&snapshot, name, now_ms())).collect();
+        if views.iter().any(|view| view.state == "missing") {
+            // What they wait for, only who orders it knows.
+            let mut all: HashMap<_, _> =
+                console.desk.list().into_iter().map(|view| (view.name.clone(), view)).collect();
+            views.iter_mut().for_each(|view| all.remove(&view.name).into_iter().for_each(|known| *view = known));
+        }
+        views
     })
     .await;
     let served = |views: &[CertificateView]| views.iter().filter(|view| view.state == "valid").count();
@@ -216,10 +228,10 @@ pub fn view(snapshot: &Snapshot, name: &ServerName, now_ms: i64) -> Option<Certi
     };
     let known = snapshot.certificates.state(name);
     let is_served = !matches!(snapshot.certificates.lookup(name.as_str()), Lookup::Unknown);
-    let fault = known.as_ref().and_then(|known| known.fault);
-    let state = match fault {
+    let problem = snapshot.certificate_problem(name);
+    let state = match &problem {
         _ if is_served => "valid",
-        Some(fault) => label(fault),
+        Some(problem) => problem.fault.state(),
         None => "missing",
     };
     let valid = known.as_ref().filter(|known| known.not_after != 0);
@@ -235,9 +247,9 @@ pub fn view(snapshot: &Snapshot, name: &ServerName, now_ms: i64) -> Option<Certi
         next_action: None,
         next_action_at: None,
         next_action_reason: None,
-        last_error: fault
-            .filter(|_| is_served)
-            .map(|fault| format!("one of its certificates is {}; another stands in", label(fault))),
+        last_error: None,
+        problem: problem.as_ref().map(|problem| format!("{}: {problem}", problem.file.display())),
+        remedy: problem.as_ref().map(CertificateProblem::remedy),
     })
 }
 
@@ -254,17 +266,6 @@ pub(super) fn expiring(snapshot: &Snapshot, now_ms: i64) -> impl Iterator<Item =
 /// Whether a certificate's end is near enough to be told: fourteen days, less for short-lived ones.
 fn expires_soon(known: &CertificateState, now: i64) -> bool {
     known.not_after - now < SOON.min((known.not_after - known.not_before) / 4)
-}
-
-/// As the labels of `pixelgate_certificates`.
-fn label(fault: CertificateFault) -> &'static str {
-    match fault {
-        CertificateFault::Missing => "missing",
-        CertificateFault::Expired => "expired",
-        CertificateFault::NotYetValid => "not_yet_valid",
-        CertificateFault::NameMismatch | CertificateFault::Malformed(CredentialError::KeyMismatch) => "mismatch",
-        CertificateFault::Unreadable(_) | CertificateFault::Malformed(_) => "unreadable",
-    }
 }
 
 fn origin(origin: Origin) -> &'static str {
@@ -309,7 +310,7 @@ impl fmt::Display for Changed {
 impl CertificateView {
     /// Whether somebody should look at it.
     pub fn has_problem(&self) -> bool {
-        self.state != "valid" || self.expires_soon || self.last_error.is_some()
+        !self.is_as_meant() || self.expires_soon || self.last_error.is_some() || self.problem.is_some()
     }
 
     /// What comes next for it, as a person reads it.
@@ -327,7 +328,13 @@ impl CertificateView {
     /// what is ordered first.
     fn need(&self) -> (bool, bool, Option<String>, Option<String>, ServerName) {
         let (ends, ordered) = (self.not_after.clone(), self.next_action_at.clone());
-        (self.state == "valid", self.last_error.is_none(), ends, ordered, self.name.clone())
+        let is_well = self.last_error.is_none() && (self.state != "valid" || self.problem.is_none());
+        (self.is_as_meant(), is_well, ends, ordered, self.name.clone())
+    }
+
+    /// Whether it is served, or is to be once a visitor comes.
+    fn is_as_meant(&self) -> bool {
+        ["valid", "waiting"].contains(&self.state.as_str())
     }
 
     fn read_folder(&mut self) {

@@ -24,6 +24,9 @@ pub trait CertificateDesk: Send + Sync {
     /// The accounts at CAs; none where nothing is ordered.
     fn ca_accounts(&self) -> Vec<CaAccountStatus>;
 
+    /// How many names without a certificate are ordered only when a visitor comes. Counted now and then.
+    fn waiting_for_visitors(&self) -> usize;
+
     /// Orders a certificate for a name as soon as the limits let it, and says when that is. Returns before it is there.
     ///
     /// # Errors

@@ -51,7 +51,7 @@ fn exposed(console: &Console) -> Response {
         let oldest = lane.oldest_accepted_ms.map_or(0, |at| u64::try_from((now_ms - at) / 1_000).unwrap_or_default());
         console.metrics.lane(&lane.lane, lane.pending, lane.in_flight, lane.paused.is_some(), oldest);
     }
-    let certificates = snapshot.certificates.summary();
+    let certificates = snapshot.certificates.summary().with_waiting(console.desk.waiting_for_visitors());
     console.metrics.certificates(&certificates.states(), certificates.first_expiry.map(|at| at - now_ms / 1_000));
     let ca_accounts = console.desk.ca_accounts();
     console.metrics.ca_accounts(ca_accounts.iter().map(|account| CaAccount {

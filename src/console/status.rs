@@ -194,7 +194,7 @@ fn status(console: &Console) -> Status {
         ready: why.is_empty(),
         why,
         problems: problems(console, &snapshot),
-        certificates: certificates(&snapshot, console.desk.ca_accounts()),
+        certificates: certificates(console, &snapshot),
         outbox: OutboxStatus {
             bytes: stats.log_bytes + stats.dead_letter_bytes,
             free_bytes: stats.free_bytes,
@@ -216,8 +216,8 @@ fn problems(console: &Console, snapshot: &Snapshot) -> Vec<Problem> {
     problems
 }
 
-fn certificates(snapshot: &Snapshot, ca_accounts: Vec<CaAccountStatus>) -> CertificatesStatus {
-    let summary = snapshot.certificates.summary();
+fn certificates(console: &Console, snapshot: &Snapshot) -> CertificatesStatus {
+    let summary = snapshot.certificates.summary().with_waiting(console.desk.waiting_for_visitors());
     let mut expiring: Vec<_> = expiring(snapshot, now_ms()).collect();
     expiring.sort();
     CertificatesStatus {
@@ -227,7 +227,7 @@ fn certificates(snapshot: &Snapshot, ca_accounts: Vec<CaAccountStatus>) -> Certi
         states: summary.states().into_iter().map(|(state, names)| (state.to_owned(), names)).collect(),
         expiring: expiring.len(),
         expiring_first: expiring.into_iter().take(EXPIRING_SHOWN).collect(),
-        ca_accounts,
+        ca_accounts: console.desk.ca_accounts(),
     }
 }
 

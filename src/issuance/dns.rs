@@ -53,6 +53,8 @@ pub struct DnsReport {
 pub struct DnsFinding {
     /// Whether an order would fail, or visitors would not arrive; otherwise it is only worth knowing.
     pub is_error: bool,
+    /// Whether it is of CAA records, or else of where the name leads.
+    pub is_of_caa: bool,
     /// What is wrong.
     pub reason: String,
     /// What to change.
@@ -133,16 +135,18 @@ impl Dns {
         }
         match caa {
             Ok((at, records)) => {
-                report.findings.extend(caa::judge(&at, &records, caa_identities));
+                let judged = caa::judge(&at, &records, caa_identities);
+                report.findings.extend(judged.into_iter().map(DnsFinding::of_caa));
                 report.caa = Some(records.iter().map(caa::shown).collect());
             }
             Err((at, why)) => {
-                report.findings.push(DnsFinding::error(
+                let finding = DnsFinding::error(
                     format!("the CAA records of {at} cannot be had: {why}"),
                     format!(
                         "mend the DNS servers of {at}: a CA refuses to issue where it gets no answer (RFC 8659, 3)"
                     ),
-                ));
+                );
+                report.findings.push(finding.of_caa());
                 report.unanswered.get_or_insert(why);
             }
         }
@@ -214,11 +218,15 @@ impl Dns {
 
 impl DnsFinding {
     pub(super) fn error(reason: String, remedy: String) -> Self {
-        Self { is_error: true, reason, remedy }
+        Self { is_error: true, is_of_caa: false, reason, remedy }
     }
 
     pub(super) fn warning(reason: String, remedy: String) -> Self {
-        Self { is_error: false, reason, remedy }
+        Self { is_error: false, is_of_caa: false, reason, remedy }
+    }
+
+    fn of_caa(self) -> Self {
+        Self { is_of_caa: true, ..self }
     }
 }
 

@@ -1,4 +1,5 @@
-//! How many names wait for an order at each CA account, and when the last of them has its turn: the outlook, counted.
+//! How many names wait for an order at each CA account, and when the last of them has its turn: the outlook, counted. And
+//! how many wait for a visitor.
 
 use std::collections::HashMap;
 use std::sync::{Arc, PoisonError};
@@ -36,6 +37,8 @@ pub(super) struct Counted {
     revision: u64,
     good_until: Instant,
     by_account: Arc<ByAccount>,
+    /// Names without any certificate that wait for their first visitor.
+    for_visitors: usize,
 }
 
 /// Counts. A name of which nobody can say where it goes is counted at the account that it waits for, or the first.
@@ -72,19 +75,38 @@ fn is_waiting(subject: &Subject<'_>, config: &AcmeConfig, now_ms: i64) -> bool {
 impl Issuance {
     /// What waits at each account. Blocks while all names are looked at, which is done now and then only.
     pub(super) fn waiting(&self, snapshot: &Snapshot) -> Arc<ByAccount> {
+        self.counted(snapshot, |counted| counted.by_account.clone())
+    }
+
+    /// How many names without any certificate are ordered only when a visitor comes. Blocks now and then, while all names are
+    /// looked at.
+    pub fn waiting_for_visitors(&self) -> usize {
+        let snapshot = self.shared.reloader.published().load_full();
+        if !snapshot.gateway.acme.waits_for_visitors() {
+            return 0;
+        }
+        self.counted(&snapshot, |counted| counted.for_visitors)
+    }
+
+    /// What was counted, anew if that is too long ago.
+    fn counted<T>(&self, snapshot: &Snapshot, what: impl Fn(&Counted) -> T) -> T {
         let mut counted = self.shared.counted.lock().unwrap_or_else(PoisonError::into_inner);
         let began = Instant::now();
         let is_good = |counted: &&Counted| counted.revision == snapshot.revision && began < counted.good_until;
         if let Some(counted) = counted.as_ref().filter(is_good) {
-            return counted.by_account.clone();
+            return what(counted);
         }
         let (config, listed, now_ms) = (&snapshot.gateway.acme, listed(snapshot), now_ms());
         let (states, budgets) = self.known(&listed);
         let subjects = subjects(snapshot, &listed, &states, now_ms);
         let outlooks = foresee(&subjects, config, &budgets, now_ms);
         let by_account = Arc::new(count(&subjects, &outlooks, config, now_ms));
+        let waits = |subject: &&Subject<'_>| {
+            let is_asked = subject.busy || next(subject, config, now_ms) != Next::Visitor;
+            !is_asked && snapshot.certificates.state(subject.name).is_none()
+        };
+        let for_visitors = subjects.iter().filter(waits).count();
         let good_until = Instant::now() + began.elapsed() * REST;
-        *counted = Some(Counted { revision: snapshot.revision, good_until, by_account: by_account.clone() });
-        by_account
+        what(counted.insert(Counted { revision: snapshot.revision, good_until, by_account, for_visitors }))
     }
 }

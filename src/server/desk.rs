@@ -99,6 +99,10 @@ impl CertificateDesk for OrderingDesk {
         self.issuance.accounts().into_iter().map(status).collect()
     }
 
+    fn waiting_for_visitors(&self) -> usize {
+        self.issuance.waiting_for_visitors()
+    }
+
     fn issue(&self, name: &ServerName) -> Result<Ordered, DeskError> {
         let inactive =
             || format!("no certificate is ordered for {name}: its account is not active; set active = true and reload");
@@ -121,13 +125,16 @@ impl CertificateDesk for OrderingDesk {
 
 /// Writes down what comes next for a name.
 fn tell_next(view: &mut CertificateView, known: NameView) {
+    if known.next == NextAction::Visitor && view.state == "missing" && view.problem.is_none() {
+        "waiting".clone_into(&mut view.state);
+    }
     view.next_action = match known.next {
         NextAction::Off | NextAction::Operator => None,
         next => Some(next.as_str().to_owned()),
     };
     view.next_action_at = known.next_at_ms.map(rfc3339);
     view.next_action_reason = known.next_why;
-    view.last_error = known.last_error.or(view.last_error.take());
+    view.last_error = known.last_error;
 }
 
 // === impl ClosedDesk ===
@@ -147,6 +154,10 @@ impl CertificateDesk for ClosedDesk {
 
     fn ca_accounts(&self) -> Vec<CaAccountStatus> {
         Vec::new()
+    }
+
+    fn waiting_for_visitors(&self) -> usize {
+        0
     }
 
     fn issue(&self, _: &ServerName) -> Result<Ordered, DeskError> {

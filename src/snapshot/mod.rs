@@ -18,7 +18,7 @@ use std::sync::Arc;
 use crate::account::{AccountId, LaneKey, PixelId, ServerName};
 use crate::config::{AccountConfig, Claim, GatewayConfig, Holders, Owners, PixelConfig, Problem};
 use crate::snapshot::shards::Shards;
-use crate::tls::{CertStore, CertificateProblem, DirectoryProblem};
+use crate::tls::{CertStore, CertificateFault, CertificateProblem, DirectoryProblem};
 
 pub use changes::Changes;
 pub use compile::{Before, Compiled, Inputs, compile, judge};
@@ -76,7 +76,8 @@ impl Snapshot {
             let key = if is_operators { "tls.certs_dir" } else { "host.data_dir" };
             Problem::warning(&problem.directory, key, problem.to_string(), problem.remedy())
         };
-        let mut problems: Vec<_> = self.certificates.problems().map(warning).collect();
+        let certificates = self.certificates.problems().filter(|problem| !self.is_meant(problem));
+        let mut problems: Vec<_> = certificates.map(warning).collect();
         problems.extend(self.certificates.directory_problems().iter().map(directory));
         problems.extend(self.file_problems.iter().cloned());
         problems.sort();
@@ -87,7 +88,20 @@ impl Snapshot {
     /// How many errors and warnings there are among [`Snapshot::problems`].
     pub fn problem_counts(&self) -> (usize, usize) {
         let errors = self.file_problems.iter().filter(|problem| problem.is_error()).count();
-        (errors, self.file_problems.len() - errors + self.certificates.summary().problems)
+        let certificates = self.certificates.summary();
+        let meant = if self.gateway.acme.waits_for_visitors() { certificates.nothing } else { 0 };
+        (errors, self.file_problems.len() - errors + certificates.problems - meant)
+    }
+
+    /// What is wrong with the certificate of a name.
+    pub fn certificate_problem(&self, name: &ServerName) -> Option<CertificateProblem> {
+        self.certificates.problem_of(name).filter(|problem| !self.is_meant(problem))
+    }
+
+    /// Whether it is no problem: where visitors are waited for, that there is nothing for a name. That an order came to
+    /// nothing is one, and is told by who ordered.
+    fn is_meant(&self, problem: &CertificateProblem) -> bool {
+        self.gateway.acme.waits_for_visitors() && problem.fault == CertificateFault::Nothing
     }
 
     /// The route of a Host, compared as [`ServerName`] is; `None` = a name this gateway does not know.

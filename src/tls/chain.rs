@@ -106,6 +106,11 @@ impl Chain {
         facts(self.0.first()?)
     }
 
+    /// Whether there is one certificate only.
+    pub fn is_single(&self) -> bool {
+        self.0.len() == 1
+    }
+
     /// The certificates one by one, DER.
     pub fn to_der(&self) -> Option<Vec<Vec<u8>>> {
         self.0.iter().map(|certificate| certificate.to_der().ok()).collect()
@@ -172,8 +177,19 @@ impl Roots {
     /// # Errors
     /// When BoringSSL has no memory left. A list that is not there is empty.
     pub fn of_this_machine() -> Result<Self, ErrorStack> {
+        Self::of_this_machine_and(&[])
+    }
+
+    /// The same, and those of private CAs (PEM). What is no certificate is passed over.
+    ///
+    /// # Errors
+    /// When BoringSSL has no memory left.
+    pub fn of_this_machine_and(cas: &[Vec<u8>]) -> Result<Self, ErrorStack> {
         let mut store = X509StoreBuilder::new()?;
         store.set_default_paths()?;
+        for certificate in cas.iter().flat_map(|pem| X509::stack_from_pem(pem).unwrap_or_default()) {
+            store.add_cert(certificate)?;
+        }
         Ok(Self(store.build()))
     }
 }
@@ -365,6 +381,8 @@ mod tests {
         assert!(matches!(judge(&issued.chain), Err(ChainFault::Unanchored(root)) if root.contains("Root")));
         assert!(matches!(judge(blocks[0]), Err(ChainFault::LeafOnly(name)) if name.contains("Intermediate")));
         assert!(matches!(judge(&(issued.chain.clone() + &issued.root)), Err(ChainFault::UnknownRoot(_))));
+        let private = Roots::of_this_machine_and(&[issued.root.clone().into_bytes(), b"none".to_vec()]).unwrap();
+        assert_eq!(Chain::from_pem(issued.chain.as_bytes()).unwrap().judge(&private, NOW), Ok(()));
         assert!(Chain::from_pem(b"").is_none() && Chain::from_pem(issued.key.as_bytes()).is_none());
     }
 

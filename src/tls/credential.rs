@@ -11,6 +11,7 @@ use pingora::tls::ssl::SslRef;
 use pingora::tls::x509::X509;
 
 use crate::account::ServerName;
+use crate::tls::make::{Make, Order};
 use crate::tls::native::{NativeCredential, Pool};
 use crate::tls::sni;
 
@@ -28,6 +29,7 @@ struct Pair {
     names: Arc<[Box<str>]>,
     not_before: i64,
     not_after: i64,
+    make: Make,
 }
 
 /// Why two PEM texts are no credential.
@@ -42,8 +44,8 @@ pub enum CredentialError {
     /// The key belongs to another certificate.
     #[error("the key does not belong to the first certificate of the chain")]
     KeyMismatch,
-    /// The key is good, but TLS has no signatures of its kind.
-    #[error("the certificate's key is of a kind that TLS cannot use")]
+    /// The key is good, but no handshake is signed with one of its kind, such as Ed25519.
+    #[error("the certificate's key is of a kind that is not served: only ECDSA and RSA are")]
     Unsupported,
 }
 
@@ -77,7 +79,8 @@ impl Credential {
         let ders = chain.iter().map(|certificate| certificate.to_der()).collect::<Result<Vec<_>, _>>();
         let ders = ders.map_err(|_| CredentialError::Chain)?;
         let native = NativeCredential::new(&ders, key, pool).map_err(|_| CredentialError::Unsupported)?;
-        Ok(Self { first: Some(Pair { native, names, not_before, not_after }), twin: None })
+        let make = Make { is_rsa: public.id() == Id::RSA, order: Order::of(&chain) };
+        Ok(Self { first: Some(Pair { native, names, not_before, not_after, make }), twin: None })
     }
 
     /// Of a first pair and its twin the one that is there, or both: many clients cannot use an ECDSA key. What handshakes do
@@ -125,6 +128,11 @@ impl Credential {
     /// The DNS names that it is for, in lower case.
     pub fn names(&self) -> &[Box<str>] {
         self.pairs().next().map_or(&[], |pair| &pair.names)
+    }
+
+    /// How it is made.
+    pub(super) fn make(&self) -> Make {
+        self.pairs().next().map_or(Make { is_rsa: false, order: Order::Right }, |pair| pair.make)
     }
 
     /// Whether there is a second one for clients that cannot use the first.

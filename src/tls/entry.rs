@@ -99,7 +99,7 @@ impl Entry {
             }
         }
         if choice.is_none() && told.is_none() {
-            told = Some(Told { origin: Origin::Operator, part: Part::Chain, fault: CertificateFault::Missing });
+            told = Some(Told { origin: Origin::Operator, part: Part::Chain, fault: CertificateFault::Nothing });
         }
         Self { exact, parent: ParentTag::of(parent(name.as_str()).unwrap_or_default()), choice, told }
     }
@@ -167,6 +167,11 @@ impl Entry {
     /// Whether it is to be looked at again soon.
     pub(super) fn is_unsettled(&self) -> bool {
         self.exact.iter().flatten().any(|folder| !folder.settled)
+    }
+
+    /// Whether something of it could not be read.
+    pub(super) fn is_unread(&self) -> bool {
+        self.exact.iter().flatten().any(|folder| !folder.was_read())
     }
 }
 

@@ -11,6 +11,7 @@ use crate::tls::credential::{Credential, CredentialError};
 use crate::tls::entry::{Validity, Which};
 use crate::tls::files::{Cause, Contents, Part, Place, Stamp};
 use crate::tls::glance::{self, Intermediates};
+use crate::tls::make::{Make, Order};
 use crate::tls::native::Pool;
 use crate::tls::sni;
 
@@ -40,6 +41,7 @@ pub(super) struct Facts {
     pub(super) not_after: i64,
     /// The names that it is for; `None` = it is for all that the folder stands for.
     pub(super) names: Option<Box<[Box<str>]>>,
+    pub(super) make: Make,
 }
 
 /// Why a folder holds no credential, and in which file.
@@ -193,10 +195,14 @@ impl Folder {
 
     /// Whether files with the same stamp are what is known of them. What could not be read may be read another time.
     pub(super) fn is_believed(&self) -> bool {
+        self.settled && self.was_read() && self.stamp != Stamp::NONE && !self.is_distrusted()
+    }
+
+    /// Whether all that is there could be read when it was looked at last.
+    pub(super) fn was_read(&self) -> bool {
         let unread =
             |facts: &Result<_, FolderError>| matches!(facts, Err(error) if matches!(error.cause, Cause::Io(_)));
-        let was_read = self.trouble.is_none() && !self.facts().any(unread);
-        self.settled && was_read && self.stamp != Stamp::NONE && !self.is_distrusted()
+        self.trouble.is_none() && !self.facts().any(unread)
     }
 
     fn is_distrusted(&self) -> bool {
@@ -250,7 +256,24 @@ impl Folder {
         let twin = self.twin.as_deref().map(|facts| judge(facts, Part::RsaChain, name, now));
         let served = [first.is_ok(), twin.is_some_and(|twin| twin.is_ok())];
         let trouble = self.trouble.map(|error| (error.part, error.cause.into()));
-        (served, trouble.or(first.err()).or(twin.and_then(Result::err)))
+        let faulty = trouble.or(first.err()).or(twin.and_then(Result::err));
+        (served, faulty.or_else(|| self.oddity()))
+    }
+
+    /// What a person should know of pairs that can be served.
+    fn oddity(&self) -> Option<(Part, CertificateFault)> {
+        let makes = [Part::Chain, Part::RsaChain].map(|part| Some((part, self.facts_of(part)?.make)));
+        let kinds = makes.map(|make| make.map(|(_, make)| make.is_rsa));
+        let order = |(part, make): (Part, Make)| match make.order {
+            Order::Right => None,
+            Order::Alone => Some((part, CertificateFault::Alone)),
+            Order::Wrong => Some((part, CertificateFault::Disordered)),
+        };
+        match kinds {
+            [_, Some(false)] => Some((Part::RsaChain, CertificateFault::TwinNotRsa)),
+            [Some(true), Some(true)] => Some((Part::RsaChain, CertificateFault::BothRsa)),
+            _ => makes.into_iter().flatten().find_map(order),
+        }
     }
 }
 
@@ -286,9 +309,9 @@ fn judge_pair(contents: &Contents, parts: [Part; 2], own: &str, whole: bool, wit
         (Err(error), _) | (_, Err(error)) => return Some((Err(error), None)),
         (Ok(chain), Ok(key)) => (chain, key),
     };
-    if let Some(seen) = Some(&with.intermediates).filter(|_| !whole).and_then(|known| glance::glance(chain, key, known))
-    {
-        return Some((Ok(Facts::new(seen.not_before, seen.not_after, &seen.names, own)), None));
+    let known = Some(&with.intermediates).filter(|_| !whole);
+    if let Some((seen, make)) = known.and_then(|known| glance::glance(chain, key, known)) {
+        return Some((Ok(Facts::new(seen.not_before, seen.not_after, &seen.names, make, own)), None));
     }
     Some(match Credential::parse_in(with.pool, chain, key) {
         Ok(credential) => (Ok(Facts::of(&credential, own)), Some(credential)),
@@ -304,13 +327,14 @@ fn judge_pair(contents: &Contents, parts: [Part; 2], own: &str, whole: bool, wit
 
 impl Facts {
     fn of(credential: &Credential, own: &str) -> Self {
-        Self::new(credential.not_before(), credential.not_after(), credential.names(), own)
+        let (not_before, not_after) = (credential.not_before(), credential.not_after());
+        Self::new(not_before, not_after, credential.names(), credential.make(), own)
     }
 
-    fn new(not_before: i64, not_after: i64, names: &[Box<str>], own: &str) -> Self {
+    fn new(not_before: i64, not_after: i64, names: &[Box<str>], make: Make, own: &str) -> Self {
         let covers_own = names.iter().any(|name| sni::covers(name, own));
         let names = (!covers_own).then(|| names.into());
-        Self { not_before, not_after, names }
+        Self { not_before, not_after, names, make }
     }
 
     fn cover(&self, name: &ServerName) -> bool {

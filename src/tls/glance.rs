@@ -6,7 +6,7 @@
 //! sure. The one thing that it takes on trust is the private half of the key; the first visit finds what is wrong with
 //! that.
 
-use std::collections::HashSet;
+use std::collections::HashMap;
 use std::sync::{PoisonError, RwLock};
 
 use base64::Engine as _;
@@ -19,6 +19,7 @@ use pingora::tls::x509::X509;
 
 use crate::tls::credential::Credential;
 use crate::tls::der::{self, Der};
+use crate::tls::make::{Make, Order, is_in_order, subject};
 
 /// Characters of a line (RFC 7468, 2: 64; RFC 2045: 76).
 const LINE_MAX: usize = 76;
@@ -49,7 +50,23 @@ pub struct Glance {
 
 /// What follows the leaf in chains, the same in most of them: each text is parsed once.
 #[derive(Default)]
-pub(super) struct Intermediates(RwLock<HashSet<Box<[u8]>>>);
+pub(super) struct Intermediates(RwLock<HashMap<Box<[u8]>, Follower>>);
+
+/// What is known of such a text.
+struct Follower {
+    /// Whose the first certificate in it is, as its DER has it; `None` = there is no certificate in it.
+    subject: Option<Vec<u8>>,
+    in_order: bool,
+}
+
+/// What is found in a leaf.
+struct Leaf<'d> {
+    glance: Glance,
+    public: Public<'d>,
+    /// Both as the DER has them.
+    issuer: &'d [u8],
+    subject: &'d [u8],
+}
 
 /// A public key as it is written.
 #[derive(PartialEq, Eq)]
@@ -63,15 +80,18 @@ enum Public<'d> {
 impl Credential {
     /// What [`Credential::parse`] would find, much cheaper; `None` = only that can say.
     pub fn glance(chain_pem: &[u8], key_pem: &[u8]) -> Option<Glance> {
-        glance(chain_pem, key_pem, &Intermediates::default())
+        glance(chain_pem, key_pem, &Intermediates::default()).map(|(glance, _)| glance)
     }
 }
 
 /// The same with intermediates that are known from other chains.
-pub(super) fn glance(chain_pem: &[u8], key_pem: &[u8], intermediates: &Intermediates) -> Option<Glance> {
+pub(super) fn glance(chain_pem: &[u8], key_pem: &[u8], intermediates: &Intermediates) -> Option<(Glance, Make)> {
     let (leaf, rest) = block(chain_pem, b"CERTIFICATE")?;
-    let (glance, public) = read_leaf(&leaf)?;
-    (is_key_of(key_pem, &public)? && intermediates.are_good(rest)).then_some(glance)
+    let leaf = read_leaf(&leaf)?;
+    is_key_of(key_pem, &leaf.public)?.then_some(())?;
+    let make =
+        Make { is_rsa: matches!(leaf.public, Public::Rsa { .. }), order: intermediates.order_after(&leaf, rest)? };
+    Some((leaf.glance, make))
 }
 
 /// The block at the beginning of a PEM text, and what comes after it.
@@ -91,7 +111,7 @@ fn block<'t>(text: &'t [u8], label: &[u8]) -> Option<(Vec<u8>, &'t [u8])> {
 }
 
 /// Goes through a certificate (RFC 5280, 4.1).
-fn read_leaf(der: &[u8]) -> Option<(Glance, Public<'_>)> {
+fn read_leaf(der: &[u8]) -> Option<Leaf<'_>> {
     let mut all = Der::new(der);
     let mut certificate = all.enter(der::SEQUENCE)?;
     all.end()?;
@@ -106,15 +126,15 @@ fn read_leaf(der: &[u8]) -> Option<(Glance, Public<'_>)> {
     }
     tbs.unsigned()?;
     skip_signature_algorithm(&mut tbs)?;
-    skip_name(&mut tbs)?;
+    let issuer = read_name(&mut tbs)?;
     let mut validity = tbs.enter(der::SEQUENCE)?;
     let (not_before, not_after) = (validity.time()?, validity.time()?);
     validity.end()?;
-    skip_name(&mut tbs)?;
+    let subject = read_name(&mut tbs)?;
     let public = read_public(&mut tbs)?;
     let names = if tbs.is_at_end() { Vec::new() } else { read_extensions(&mut tbs)? };
     tbs.end()?;
-    Some((Glance { not_before, not_after, names }, public))
+    Some(Leaf { glance: Glance { not_before, not_after, names }, public, issuer, subject })
 }
 
 fn skip_signature_algorithm(der: &mut Der<'_>) -> Option<()> {
@@ -129,8 +149,9 @@ fn skip_null(der: &mut Der<'_>) -> Option<()> {
 }
 
 /// A name of ASCII texts; others are spelled in too many ways.
-fn skip_name(der: &mut Der<'_>) -> Option<()> {
-    let mut name = der.enter(der::SEQUENCE)?;
+fn read_name<'d>(der: &mut Der<'d>) -> Option<&'d [u8]> {
+    let content = der.take(der::SEQUENCE)?;
+    let mut name = Der::new(content);
     while !name.is_at_end() {
         let mut set = name.enter(der::SET)?;
         set.tag()?;
@@ -144,7 +165,7 @@ fn skip_name(der: &mut Der<'_>) -> Option<()> {
             attribute.end()?;
         }
     }
-    Some(())
+    Some(content)
 }
 
 fn is_text(bytes: &[u8]) -> bool {
@@ -335,19 +356,28 @@ fn read_pkcs1(der: &[u8]) -> Option<Public<'_>> {
 // === impl Intermediates ===
 
 impl Intermediates {
-    /// Whether all certificates in a PEM text can be parsed.
-    fn are_good(&self, text: &[u8]) -> bool {
-        if text.is_empty() || self.0.read().unwrap_or_else(PoisonError::into_inner).contains(text) {
-            return true;
+    /// How a chain of the leaf and this text is made, if all certificates in the text can be parsed. `None` also where only
+    /// BoringSSL can say whether the first one issued the leaf.
+    fn order_after(&self, leaf: &Leaf<'_>, text: &[u8]) -> Option<Order> {
+        let order = |follower: &Follower| match &follower.subject {
+            None => Some(Order::of_leaf(leaf.issuer, leaf.subject)),
+            Some(_) if !follower.in_order => Some(Order::Wrong),
+            Some(subject) => (subject == leaf.issuer).then_some(Order::Right),
+        };
+        if text.is_empty() {
+            return Some(Order::of_leaf(leaf.issuer, leaf.subject));
         }
-        if X509::stack_from_pem(text).is_err() {
-            return false;
+        if let Some(known) = self.0.read().unwrap_or_else(PoisonError::into_inner).get(text) {
+            return order(known);
         }
-        let mut good = self.0.write().unwrap_or_else(PoisonError::into_inner);
-        if good.len() < TEXTS_MAX {
-            good.insert(text.into());
+        let chain = X509::stack_from_pem(text).ok()?;
+        let follower = Follower { subject: chain.first().map(|first| subject(first)), in_order: is_in_order(&chain) };
+        let found = order(&follower);
+        let mut known = self.0.write().unwrap_or_else(PoisonError::into_inner);
+        if known.len() < TEXTS_MAX {
+            known.insert(text.into(), follower);
         }
-        true
+        found
     }
 }
 

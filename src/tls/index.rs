@@ -3,7 +3,7 @@
 //! ```text
 //! MAGIC · certs_dir · issued_dir · entry … · CRC-32C of all before it
 //! entry = origin (u8) · key · stamp (u64) · facts · twin (u8: 0 = none, 1 = facts follow)
-//! facts = not_before (i64) · not_after (i64) · names (u16; 0xFFFF = all that the folder stands for) · name …
+//! facts = not_before (i64) · not_after (i64) · make (u8: 1 = RSA, and twice the order of its chain) · names (u16; 0xFFFF = all that the folder stands for) · name …
 //! ```
 //!
 //! Texts have their length (u16) before them; numbers are little-endian. An index of other folders, of another format or
@@ -18,10 +18,11 @@ use std::sync::Arc;
 use crate::tls::disk;
 use crate::tls::files::Stamp;
 use crate::tls::folder::{Facts, Folder};
+use crate::tls::make::Make;
 use crate::tls::places::{CertFolders, Origin};
 
 /// Names the format.
-const MAGIC: &[u8] = b"pixelgate certificates 2\n";
+const MAGIC: &[u8] = b"pixelgate certificates 3\n";
 /// Stands for a number of names.
 const ALL_NAMES: u16 = u16::MAX;
 
@@ -96,6 +97,7 @@ fn encode<'a>(folders: &CertFolders, known: impl Iterator<Item = (Origin, &'a st
 fn put_facts(bytes: &mut Vec<u8>, facts: &Facts) {
     bytes.extend(facts.not_before.to_le_bytes());
     bytes.extend(facts.not_after.to_le_bytes());
+    bytes.push(facts.make.to_byte());
     let names = facts.names.as_deref();
     // Of more names than fit the rest is left out: at worst the name is told as not covered, and parsed when it changes.
     let count = names.map_or(ALL_NAMES, |names| u16::try_from(names.len()).unwrap_or(ALL_NAMES - 1).min(ALL_NAMES - 1));
@@ -142,12 +144,14 @@ fn decode(bytes: &[u8], folders: &CertFolders) -> Option<Folders> {
 
 fn take_facts(rest: &mut &[u8]) -> Option<Facts> {
     let (not_before, not_after) = (i64::from_le_bytes(take(rest)?), i64::from_le_bytes(take(rest)?));
+    let [make] = take(rest)?;
+    let make = Make::from_byte(make)?;
     let name = |rest: &mut &[u8]| Some(std::str::from_utf8(take_text(rest)?).ok()?.into());
     let names = match u16::from_le_bytes(take(rest)?) {
         ALL_NAMES => None,
         count => Some((0..count).map(|_| name(rest)).collect::<Option<_>>()?),
     };
-    Some(Facts { not_before, not_after, names })
+    Some(Facts { not_before, not_after, names, make })
 }
 
 fn take_text<'b>(rest: &mut &'b [u8]) -> Option<&'b [u8]> {
@@ -169,6 +173,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::tls::make::Order;
 
     fn folders() -> CertFolders {
         CertFolders { certs_dir: "/c".into(), issued_dir: "/i".into(), index: "/x".into() }
@@ -179,6 +184,7 @@ mod tests {
             not_before: 1,
             not_after: -2,
             names: names.map(|names| names.iter().map(|name| (*name).into()).collect()),
+            make: Make { is_rsa: true, order: Order::Alone },
         };
         let stamp = |number: u64| Stamp::from_bytes(number.to_le_bytes());
         let plain = Arc::new(Folder::cold(stamp(7), facts(None), None));
@@ -194,6 +200,7 @@ mod tests {
         let twin = known.get(Origin::IssuedWildcard, "b.example").unwrap();
         assert_eq!(twin.stamp, Stamp::from_bytes(8_u64.to_le_bytes()));
         assert_eq!(twin.facts.as_ref().unwrap().names.as_ref().unwrap().len(), 2);
+        assert_eq!(twin.facts.as_ref().unwrap().make, Make { is_rsa: true, order: Order::Alone });
         assert_eq!(twin.twin.as_ref().unwrap().as_ref().as_ref().unwrap().not_after, -2);
         let other = CertFolders { certs_dir: "/d".into(), ..folders() };
         assert!(decode(&sample(), &other).is_none(), "an index of other folders");

@@ -2,7 +2,8 @@
 //!
 //! * `sni` — how names are compared;
 //! * `native` — what of BoringSSL its binding does not have; `credential` — a chain and its key, parsed and checked;
-//! * `glance` — what can be told of both without building anything, by `der`;
+//! * `glance` — what can be told of both without building anything, by `der`; `make` — what is worth telling though it can be
+//!   served;
 //! * `places` — where certificates lie; `folder` — one of these, its credential built when a visitor comes; `files` — as the
 //!   operating system has it; `reader` — reads them;
 //! * `index` — what is known of folders, kept for the next start;
@@ -32,6 +33,7 @@ mod glance;
 mod index;
 mod inside;
 pub mod keep;
+mod make;
 mod native;
 mod own;
 mod places;
@@ -55,8 +57,8 @@ pub use folder::{Cold, Stale};
 pub use glance::Glance;
 pub use native::{send_one_ticket, set_session_context};
 pub use own::OwnConnections;
-pub use places::{CertFolders, DirectoryProblem, Origin};
-pub use problem::{CertificateFault, CertificateProblem, Summary};
+pub use places::{CertFolders, DirectoryFault, DirectoryProblem, Origin};
+pub use problem::{CertificateFault, CertificateProblem, Meanwhile, Summary};
 pub use sni::normalise;
 pub use store::{CertStore, CertificateState, Lookup};
 pub use tickets::TicketKeys;

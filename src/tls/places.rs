@@ -1,6 +1,6 @@
 //! Where certificates lie: the operator's folder, and that of what was issued here.
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 use std::fmt;
 use std::io::{self, ErrorKind};
 use std::os::unix::ffi::OsStrExt;
@@ -40,15 +40,37 @@ pub(super) struct Listing {
 }
 
 /// The names in a directory, or why they cannot be had.
-type Names = Result<HashSet<Box<str>>, DirectoryProblem>;
+type Names = Result<Entries, DirectoryProblem>;
 
-/// A directory that cannot be read: the certificates below it stay what they were.
+/// What is in a directory.
+#[derive(Default)]
+struct Entries {
+    names: HashSet<Box<str>>,
+    /// Folders that are called like a server name, and as the gateway writes none.
+    nameless: BTreeSet<Box<str>>,
+}
+
+/// What is wrong with a directory.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DirectoryProblem {
     /// The directory.
     pub directory: PathBuf,
-    /// What the operating system says.
-    pub kind: ErrorKind,
+    /// What it is.
+    pub fault: DirectoryFault,
+}
+
+/// The ways in which a directory can be wrong.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum DirectoryFault {
+    /// It cannot be read: the certificates below it stay what they were.
+    Unlisted(ErrorKind),
+    /// Folders in it can never serve a name, for what they are called.
+    Nameless {
+        /// One of them.
+        first: Box<str>,
+        /// How many there are.
+        folders: usize,
+    },
 }
 
 // === impl Origin ===
@@ -107,19 +129,35 @@ impl CertFolders {
 /// A directory that is not there is empty.
 fn names_in(directory: &Path) -> Names {
     match read_names(directory) {
-        Err(error) if error.kind() == ErrorKind::NotFound => Ok(HashSet::new()),
-        Err(error) => Err(DirectoryProblem { directory: directory.to_owned(), kind: error.kind() }),
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(Entries::default()),
+        Err(error) => {
+            Err(DirectoryProblem { directory: directory.to_owned(), fault: DirectoryFault::Unlisted(error.kind()) })
+        }
         Ok(names) => Ok(names),
     }
 }
 
-fn read_names(directory: &Path) -> io::Result<HashSet<Box<str>>> {
-    let mut names = HashSet::new();
+fn read_names(directory: &Path) -> io::Result<Entries> {
+    let mut entries = Entries::default();
     for entry in std::fs::read_dir(directory)? {
+        let entry = entry?;
+        let file_name = entry.file_name();
         // What is no UTF-8 is no server name.
-        names.extend(std::str::from_utf8(entry?.file_name().as_bytes()).ok().map(Box::from));
+        let Ok(name) = std::str::from_utf8(file_name.as_bytes()) else { continue };
+        if is_misspelt(name) && entry.file_type().is_ok_and(|kind| !kind.is_file()) {
+            entries.nameless.insert(name.into());
+        }
+        entries.names.insert(name.into());
     }
-    Ok(names)
+    Ok(entries)
+}
+
+/// Whether it looks like a server name, and is written as none is here: names are of small letters, digits and hyphens.
+fn is_misspelt(name: &str) -> bool {
+    let host = name.strip_prefix(WILDCARD).unwrap_or(name);
+    let is_plain = |byte: u8| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'-' | b'.');
+    let looks_like_one = host.contains('.') && !host.starts_with('.');
+    looks_like_one && (host.ends_with('.') || !host.bytes().all(is_plain))
 }
 
 // === impl Listing ===
@@ -127,7 +165,7 @@ fn read_names(directory: &Path) -> io::Result<HashSet<Box<str>>> {
 impl Listing {
     /// Whether there is a folder; `None` if that cannot be said.
     pub(super) fn has(&self, origin: Origin, key: &str) -> Option<bool> {
-        let names = self.names(origin).as_ref().ok()?;
+        let names = &self.entries(origin).as_ref().ok()?.names;
         if origin.is_wildcard() {
             // Few have any.
             return Some(names.contains(&*[WILDCARD, key].concat()));
@@ -137,15 +175,22 @@ impl Listing {
 
     /// The keys of a wildcard origin's folders.
     pub(super) fn wildcards(&self, origin: Origin) -> impl Iterator<Item = &str> {
-        let names = self.names(origin).iter().flatten();
+        let names = self.entries(origin).iter().flat_map(|entries| &entries.names);
         names.filter_map(|name| name.strip_prefix(WILDCARD))
     }
 
-    pub(super) fn problems(&self) -> impl Iterator<Item = &DirectoryProblem> {
-        [&self.operator, &self.issued].into_iter().filter_map(|names| names.as_ref().err())
+    /// What is wrong with the directories of these folders. The gateway itself writes what was issued here.
+    pub(super) fn problems(&self, folders: &CertFolders) -> Vec<DirectoryProblem> {
+        let unlisted = [&self.operator, &self.issued].into_iter().filter_map(|entries| entries.as_ref().err().cloned());
+        let nameless = self.operator.as_ref().ok().map(|entries| &entries.nameless);
+        let nameless = nameless.and_then(|nameless| {
+            let fault = DirectoryFault::Nameless { first: nameless.first()?.clone(), folders: nameless.len() };
+            Some(DirectoryProblem { directory: folders.certs_dir.clone(), fault })
+        });
+        unlisted.chain(nameless).collect()
     }
 
-    fn names(&self, origin: Origin) -> &Names {
+    fn entries(&self, origin: Origin) -> &Names {
         if origin.is_issued() { &self.issued } else { &self.operator }
     }
 }
@@ -153,17 +198,57 @@ impl Listing {
 // === impl DirectoryProblem ===
 
 impl DirectoryProblem {
+    /// Whether it cannot be read.
+    pub(super) fn is_unlisted(&self) -> bool {
+        matches!(self.fault, DirectoryFault::Unlisted(_))
+    }
+
     /// What to do about it.
     pub fn remedy(&self) -> &'static str {
-        match self.kind {
-            ErrorKind::PermissionDenied => "let the gateway's user list the directory, then reload",
-            _ => "see that the directory can be read, then reload",
+        match self.fault {
+            DirectoryFault::Unlisted(ErrorKind::PermissionDenied) => {
+                "let the gateway's user list the directory, then `pixelgate cert reload`"
+            }
+            DirectoryFault::Unlisted(_) => "see that the directory can be read, then `pixelgate cert reload`",
+            DirectoryFault::Nameless { .. } => {
+                "call it as `pixelgate cert list` shows the name: small letters, no dot at the end, other letters than a to z as \
+                 A-labels (xn--…), _.shop.example for the wildcard *.shop.example; or keep it elsewhere"
+            }
         }
     }
 }
 
 impl fmt::Display for DirectoryProblem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "the certificates in it cannot be listed: {}; those known before are served on", self.kind)
+        match &self.fault {
+            DirectoryFault::Unlisted(kind) => {
+                write!(f, "the certificates in it cannot be listed: {kind}; those known before are served on")
+            }
+            DirectoryFault::Nameless { first, folders: 1 } => {
+                write!(f, "the folder {first} in it serves nothing: no name is written so")
+            }
+            DirectoryFault::Nameless { first, folders } => {
+                write!(f, "{folders} folders in it serve nothing, {first} among them: no name is written so")
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_written_as_no_name_is_told_from_what_is_none() {
+        for misspelt in
+            ["*.shop.example", "_wildcard.shop.example", "Shop.example", "shop.example.", "b\u{fc}cher.example"]
+        {
+            assert!(is_misspelt(misspelt), "{misspelt}");
+        }
+        for other in
+            ["shop.example", "_.shop.example", "xn--bcher-kva.example", "shop.example.bak", "README", ".git", "Old"]
+        {
+            assert!(!is_misspelt(other), "{other}");
+        }
     }
 }

@@ -29,6 +29,8 @@ pub(super) struct Shard {
     pub(super) window: Window,
     /// Whether a name is to be looked at again soon.
     pub(super) unsettled: bool,
+    /// Whether something of a name could not be read.
+    pub(super) unread: bool,
 }
 
 // === impl Shards ===
@@ -88,7 +90,13 @@ impl Shards {
 
 impl Default for Shard {
     fn default() -> Self {
-        Self { names: Arc::default(), summary: Summary::default(), window: Window::ALL, unsettled: false }
+        Self {
+            names: Arc::default(),
+            summary: Summary::default(),
+            window: Window::ALL,
+            unsettled: false,
+            unread: false,
+        }
     }
 }
 
@@ -143,12 +151,14 @@ impl Shard {
 
     /// Counts what is in it. All of it is judged as of now.
     pub(super) fn sum_up(&mut self, wildcards: &Wildcards, now: i64) {
-        (self.summary, self.window, self.unsettled) = (Summary::default(), Window::ALL, false);
+        (self.summary, self.window) = (Summary::default(), Window::ALL);
+        (self.unsettled, self.unread) = (false, false);
         for (name, entry) in self.names.iter() {
             let wildcard = wildcard_of(wildcards, name);
             self.summary.count(entry.served_until(wildcard), entry.told.map(|told| told.fault));
             entry.narrow(&mut self.window, wildcard, now);
             self.unsettled |= entry.is_unsettled();
+            self.unread |= entry.is_unread();
         }
     }
 }

@@ -11,18 +11,20 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use crate::account::ServerName;
 use crate::parallel;
 use crate::tls::credential::Credential;
-use crate::tls::entry::{ByOwner, Entry, Standing, Told};
+use crate::tls::entry::{ByOwner, Entry, Standing, Told, Window};
 use crate::tls::folder::{Cold, Folder};
 use crate::tls::index::{self, Folders};
 use crate::tls::native::Pool;
 use crate::tls::places::{CertFolders, DirectoryProblem, Listing, Origin, parent};
-use crate::tls::problem::{CertificateFault, CertificateProblem, Summary};
+use crate::tls::problem::{CertificateProblem, Meanwhile, Summary};
 use crate::tls::reader::{Reader, own_name};
 use crate::tls::shards::{Shards, wildcard_of};
 use crate::tls::wildcards::Wildcards;
 
 /// Folders of one piece of work.
 const PIECE: usize = 64;
+/// Seconds after which what could not be read is looked at again.
+const AGAIN_AFTER: i64 = 60;
 /// Shards of one piece of work.
 const SHARDS_PIECE: usize = 2;
 
@@ -35,6 +37,8 @@ pub struct CertStore {
     directories: Arc<[DirectoryProblem]>,
     pool: Option<Arc<Pool>>,
     learnt: Arc<Learnt>,
+    /// While it lasts, what could not be read is left alone.
+    rest: Window,
     /// What `learnt` came to when this store learnt something last: no other one that did has the same.
     knows: usize,
 }
@@ -71,8 +75,6 @@ pub struct CertificateState {
     pub folder: PathBuf,
     /// Whether it serves the name now.
     pub served: bool,
-    /// What is wrong with the one that should serve the name; another may serve it all the same.
-    pub fault: Option<CertificateFault>,
 }
 
 // === impl CertStore ===
@@ -129,9 +131,10 @@ impl CertStore {
             folders: Arc::new(folders.clone()),
             names: layout.with(shards),
             wildcards,
-            directories: listing.problems().cloned().collect(),
+            directories: listing.problems(folders).into(),
             pool: pool.clone(),
             learnt: previous.map_or_else(Arc::default, |store| store.learnt.clone()),
+            rest: rest(now),
             knows: previous.map_or(0, |store| store.knows),
         };
         store.learn(&reader);
@@ -175,7 +178,6 @@ impl CertStore {
             origin,
             folder: self.folders.path(origin, origin.key(name.as_str()).unwrap_or_default()),
             served: served.is_some(),
-            fault: entry.told.map(|told| told.fault),
         })
     }
 
@@ -192,7 +194,13 @@ impl CertStore {
         entries.filter_map(|(name, entry)| Some(self.problem(name, entry, entry.told?)))
     }
 
-    /// Directories that could not be listed.
+    /// What is wrong with one name's certificate.
+    pub fn problem_of(&self, name: &ServerName) -> Option<CertificateProblem> {
+        let entry = self.names.get(name.as_str())?;
+        Some(self.problem(name, entry, entry.told?))
+    }
+
+    /// What is wrong with whole directories.
     pub fn directory_problems(&self) -> &[DirectoryProblem] {
         &self.directories
     }
@@ -242,14 +250,19 @@ impl CertStore {
     fn problem(&self, name: &ServerName, entry: &Entry, told: Told) -> CertificateProblem {
         let wildcard = self.wildcard(name.as_str());
         let folder = entry.folder(wildcard, told.origin);
-        let path = self.folders.path(told.origin, told.origin.key(name.as_str()).unwrap_or_default());
+        let path = |origin: Origin| self.folders.path(origin, origin.key(name.as_str()).unwrap_or_default());
+        let is_unread = folder.is_some_and(|folder| folder.is_unread(told.part));
+        let meanwhile = match entry.serving(wildcard) {
+            Some(_) if is_unread && entry.is_served_with(told.origin, told.part) => Meanwhile::Before,
+            Some((origin, ..)) => Meanwhile::Other(path(origin)),
+            None => Meanwhile::Nothing,
+        };
         CertificateProblem {
             name: name.clone(),
-            file: path.join(told.part.file()),
+            file: path(told.origin).join(told.part.file()),
             fault: told.fault,
             not_after: folder.and_then(|folder| folder.facts_of(told.part)).map(|facts| facts.not_after),
-            served_on: folder.is_some_and(|folder| folder.is_unread(told.part))
-                && entry.is_served_with(told.origin, told.part),
+            meanwhile,
         }
     }
 }
@@ -257,6 +270,11 @@ impl CertStore {
 fn of_name<'s>(name: &'s ServerName, entry: &'s Entry) -> impl Iterator<Item = (Origin, &'s str, &'s Arc<Folder>)> {
     let folders = [Origin::Operator, Origin::Issued].into_iter().zip(&entry.exact);
     folders.filter_map(|(origin, folder)| Some((origin, name.as_str(), folder.as_ref()?)))
+}
+
+/// How long what could not be read is left alone.
+fn rest(now: i64) -> Window {
+    Window { since: now, until: now.saturating_add(AGAIN_AFTER) }
 }
 
 /// Takes up the wildcards' folders that are there for some of these names, and gives up the others; whether that is a

@@ -12,6 +12,7 @@ use pingora::tls::x509::X509;
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, Issuer, KeyPair, date_time_ymd};
 
 /// A leaf below an intermediate below a root, all P-256.
+#[derive(Clone)]
 pub(crate) struct Issued {
     /// The root, for a client's trust.
     pub(crate) root: String,

@@ -17,15 +17,25 @@ pub(super) struct Wildcards {
     parts: Vec<Arc<HashMap<Arc<str>, ByOwner>>>,
     hasher: RandomState,
     /// Those with a folder that is to be looked at again soon.
-    unsettled: Arc<BTreeSet<Arc<str>>>,
+    unsettled: Marked,
+    /// Those with a folder that could not be read.
+    unread: Marked,
 }
+
+/// Some of them; few.
+type Marked = Arc<BTreeSet<Arc<str>>>;
 
 // === impl Wildcards ===
 
 impl Default for Wildcards {
     fn default() -> Self {
         let empty = Arc::default();
-        Self { parts: vec![empty; PARTS], hasher: RandomState::new(), unsettled: Arc::default() }
+        Self {
+            parts: vec![empty; PARTS],
+            hasher: RandomState::new(),
+            unsettled: Arc::default(),
+            unread: Arc::default(),
+        }
     }
 }
 
@@ -52,11 +62,8 @@ impl Wildcards {
         if let Some(place) = by_owner.get_mut(usize::from(origin.is_issued())) {
             *place = folder;
         }
-        let unsettled = by_owner.iter().flatten().any(|folder| !folder.settled);
-        if unsettled != self.unsettled.contains(&key) {
-            let all = Arc::make_mut(&mut self.unsettled);
-            let _ = if unsettled { all.insert(key.clone()) } else { all.remove(&key) };
-        }
+        mark(&mut self.unsettled, &key, by_owner.iter().flatten().any(|folder| !folder.settled));
+        mark(&mut self.unread, &key, by_owner.iter().flatten().any(|folder| !folder.was_read()));
         if by_owner.iter().any(Option::is_some) {
             part.insert(key, by_owner);
         }
@@ -77,8 +84,20 @@ impl Wildcards {
         &self.unsettled
     }
 
+    /// Those with a folder that could not be read.
+    pub(super) fn unread(&self) -> &BTreeSet<Arc<str>> {
+        &self.unread
+    }
+
     fn part_of(&self, parent: &str) -> usize {
         self.hasher.hash_one(parent) as usize % PARTS
+    }
+}
+
+fn mark(marked: &mut Marked, key: &Arc<str>, is_so: bool) {
+    if is_so != marked.contains(key) {
+        let all = Arc::make_mut(marked);
+        let _ = if is_so { all.insert(key.clone()) } else { all.remove(key) };
     }
 }
 

@@ -59,6 +59,18 @@ async fn a_key_that_is_damaged_or_anothers_is_an_error() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_twin_that_is_not_rsa_is_told() {
+    let site = Site::new("http://127.0.0.1:9").account(Account::new("shoes", 7001).domain(NAME));
+    for (file, twin) in [("chain.pem", "chain.rsa.pem"), ("key.pem", "key.rsa.pem")] {
+        let text = std::fs::read_to_string(site.path(&format!("certs/{NAME}/{file}"))).unwrap();
+        site.write(&format!("certs/{NAME}/{twin}"), text);
+    }
+    let check = Check::of(&site).await;
+    check.assert("certificate", "warning", "in this file is ECDSA");
+    check.assert("key", "ok", "belongs to the certificate");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_chain_that_is_not_whole_or_not_in_order_is_told() {
     let site = Site::new("http://127.0.0.1:9").account(Account::new("shoes", 7001).domain(NAME));
     let file = format!("certs/{NAME}/chain.pem");

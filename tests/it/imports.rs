@@ -87,7 +87,7 @@ fn what_cannot_be_served_takes_nothings_place() {
     for arguments in [&[][..], &["--force"], &["--dry-run"]] {
         let (code, result, notes) = import.one(&other, arguments);
         assert_eq!((code, result.as_str()), (Some(1), "refused"));
-        assert!(notes.contains("of a kind that TLS cannot use") && notes.contains("Ed25519"), "{notes}");
+        assert!(notes.contains("of a kind that is not served") && notes.contains("Ed25519"), "{notes}");
     }
     assert_eq!(std::fs::read(import.live().join("chain.pem")).unwrap(), before);
     // One that an operator put there himself is no reason against a good one.

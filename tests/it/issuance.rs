@@ -297,6 +297,19 @@ async fn on_demand_a_visitor_brings_the_order_and_a_stranger_does_not() {
     let gateway = Gateway::start(&site).await;
     let next = |name: &str| view(&gateway, name).unwrap()["next_action"].clone();
     assert_eq!(next(NAME), "wait for a visitor");
+    let check = gateway.command(&["cert", "check", NAME, "--json"]);
+    let check: Value = serde_json::from_slice(&check.stdout).unwrap();
+    let line = |about: &str| check["lines"].as_array().unwrap().iter().find(|line| line["about"] == about).unwrap();
+    assert_eq!((&line("gateway")["level"], &line("served")["level"]), (&json!("info"), &json!("skipped")), "{check:#}");
+    let waiting = async || gateway.metric("pixelgate_certificates", "waiting").await;
+    assert_eq!((waiting().await, gateway.metric("pixelgate_certificates", "missing").await), (2.0, 0.0));
+    assert!(warnings(&gateway, NAME).await.is_empty());
+    let listed = gateway.json(&["cert", "list", "--json", "--state", "waiting"]);
+    assert_eq!(
+        (listed.as_array().unwrap().len(), gateway.json(&["cert", "list", "--json", "--problems"])),
+        (2, json!([]))
+    );
+    assert_eq!((next(NAME), orders_at(&pebble)), (json!("wait for a visitor"), 0), "a check is no visitor");
     let root = pebble.root().await;
     assert!(!is_served(&gateway, &root, "events.stranger.example").await);
     served(&gateway, &pebble, NAME).await;

@@ -12,10 +12,14 @@ use super::{CheckArgs, Ended, GatewayArgs, client, count, days, say, say_json};
 use crate::account::ServerName;
 use crate::cli::client::CallError;
 use crate::clock::now_ms;
-use crate::console::CertificateDetail;
-use crate::tls::Lookup;
+use crate::console::{CertificateDetail, CertificateView};
 use crate::tls::chain::{Chain, ChainFault, LeafFacts, Roots, rfc3339};
 use crate::tls::keep::FILES;
+use crate::tls::{CertificateFault, Lookup};
+
+/// The state of a name whose certificate is ordered when a visitor comes.
+const WAITING: &str = "waiting";
+const NO_VISITOR: &str = "what a client sees: whoever connects is its first visitor, for whom a certificate is ordered";
 
 /// What was found, in the order in which it was looked at.
 #[derive(Serialize)]
@@ -79,8 +83,16 @@ pub(super) fn run(gateway: &GatewayArgs, args: &CheckArgs) -> anyhow::Result<End
             Some(detail) => {
                 let at =
                     |port| report.addresses.iter().map(|address| SocketAddr::new(*address, port)).collect::<Vec<_>>();
-                findings.port_80(&detail.http, &at(80)).await;
-                findings.served(&detail.https, &at(443), &leaves).await;
+                findings.port_80(&detail.http, &at(80), &here).await;
+                if detail.certificate.state == WAITING {
+                    findings.prevented(
+                        "served",
+                        NO_VISITOR,
+                        format!("`pixelgate cert issue {}` orders one now", args.name),
+                    );
+                } else {
+                    findings.served(&detail.https, &at(443), &here, &leaves).await;
+                }
             }
             None => findings
                 .skipped("served", "port 80 and what a client sees: that needs a running gateway that knows the name"),
@@ -172,14 +184,26 @@ impl Findings {
 
     fn files(&mut self, configured: &Configured) -> anyhow::Result<Leaves> {
         let store = configured.store(&self.name);
+        let waits = configured.gateway.acme.waits_for_visitors();
         for problem in store.problems() {
-            self.error("certificate", format!("{}: {problem}", problem.file.display()), problem.remedy());
+            let text = format!("{}: {problem}", problem.file.display());
+            match problem.fault {
+                CertificateFault::Nothing if waits => {
+                    self.info("certificate", "there is none yet: [acme] on_demand has it ordered when a visitor comes");
+                }
+                // The line of the chain says more of it.
+                CertificateFault::Alone | CertificateFault::Disordered => {}
+                fault if fault.is_served() => self.warning("certificate", text, problem.remedy()),
+                _ => self.error("certificate", text, problem.remedy()),
+            }
         }
         let Some(state) = store.state(&self.name) else { return Ok(Leaves::default()) };
         if matches!(store.lookup(self.name.as_str()), Lookup::Ready(_)) {
             self.ok("key", format!("{}: belongs to the certificate", state.folder.display()));
         }
-        let roots = Roots::of_this_machine()?;
+        let ca_files = configured.gateway.acme.accounts.iter().filter_map(|account| account.ca_file.as_ref());
+        let cas: Vec<_> = ca_files.filter_map(|file| std::fs::read(file).ok()).collect();
+        let roots = Roots::of_this_machine_and(&cas)?;
         let [[first, _], [twin, _]] = FILES.map(|files| files.map(|file| state.folder.join(file)));
         let rsa = twin.exists().then(|| self.file(&twin, &roots)).flatten();
         Ok(Leaves { first: self.file(&first, &roots), rsa })
@@ -230,7 +254,7 @@ impl Findings {
     fn chain(&mut self, chain: &Chain, roots: &Roots) {
         let about = "chain";
         match chain.judge(roots, now_ms() / 1_000) {
-            Ok(()) => self.ok(about, "in order, and complete to a root that this machine trusts"),
+            Ok(()) => self.ok(about, "in order, and complete to a root that this machine or [acme] ca_file trusts"),
             Err(fault @ ChainFault::Order(..)) => {
                 let remedy = "put the leaf first and each issuer after what it issued, nothing else: certbot's fullchain.pem is \
                               in order, and `pixelgate cert import` puts in order what it finds";
@@ -243,16 +267,17 @@ impl Findings {
                 self.warning(about, fault.to_string(), remedy);
             }
             Err(fault @ ChainFault::Unanchored(_)) => {
-                let remedy = "add the next intermediate certificate that your CA publishes (certbot: fullchain.pem), unless this is \
-                              a private CA";
+                let remedy = "add the next intermediate certificate that your CA publishes (certbot: fullchain.pem); of a private \
+                              CA name the root in [acme] ca_file, or put it at the chain's end, and nothing is said";
                 self.warning(about, fault.to_string(), remedy);
             }
+            // Whoever put a private CA's root there knows that it is one.
+            Err(fault @ ChainFault::UnknownRoot(_)) if !chain.is_single() => {
+                self.info(about, format!("{fault}: fine for a private CA, and browsers that do not know it refuse it"));
+            }
             Err(fault @ ChainFault::UnknownRoot(_)) => {
-                self.warning(
-                    about,
-                    fault.to_string(),
-                    "fine for a private CA that all clients trust, else get another certificate",
-                );
+                let remedy = "it issued itself: get one from a CA, unless all clients were told to trust just this one";
+                self.warning(about, fault.to_string(), remedy);
             }
             Err(fault) => self.error(about, fault.to_string(), "get another certificate"),
         }
@@ -260,13 +285,7 @@ impl Findings {
 
     /// What the running gateway knows of the name, and of the accounts at which it orders.
     fn known(&mut self, detail: &CertificateDetail) {
-        let view = &detail.certificate;
-        let next = view.next().map(|next| format!("; next: {next}")).unwrap_or_default();
-        let text = format!("it knows the name: {}{next}", view.state);
-        match &view.last_error {
-            Some(error) => self.warning("gateway", format!("{text}; last error: {error}"), "see the lines below"),
-            None => self.ok("gateway", text),
-        }
+        self.state(&detail.certificate);
         for account in &detail.ca_accounts {
             match account.paused_until {
                 Some(_) => self.warning(
@@ -276,6 +295,32 @@ impl Findings {
                 ),
                 None => self.ok("ca account", account.summary()),
             }
+        }
+    }
+
+    /// How the running gateway has the name. Its files were looked at here before.
+    fn state(&mut self, view: &CertificateView) {
+        let mut text = format!("it knows the name: {}", view.state);
+        view.problem.iter().for_each(|problem| text.push_str(&format!("; {problem}")));
+        let files_are_good = self.lines.iter().any(|line| line.about == "key" && line.level == Level::Ok);
+        let is_unread = view.state == "unreadable" && files_are_good;
+        if is_unread {
+            text.push_str("; this command, which may run as another user, can read it");
+        }
+        view.next().iter().for_each(|next| text.push_str(&format!("; next: {next}")));
+        view.last_error.iter().for_each(|error| text.push_str(&format!("; last error: {error}")));
+        let remedy = match &view.remedy {
+            Some(_) if files_are_good && !is_unread && view.state != "valid" => {
+                format!("the files are good now: `pixelgate cert reload {}` makes it look at them again", view.name)
+            }
+            Some(remedy) if view.state != "missing" || view.next_action.is_none() => remedy.clone(),
+            _ => "it is ordered by itself; the lines after this one say what keeps it".to_owned(),
+        };
+        match view.state.as_str() {
+            "valid" if view.problem.is_none() && view.last_error.is_none() => self.ok("gateway", text),
+            "valid" => self.warning("gateway", text, remedy),
+            WAITING if view.last_error.is_none() => self.info("gateway", text),
+            _ => self.error("gateway", text, remedy),
         }
     }
 
@@ -346,7 +391,48 @@ fn known_identity(directory: &str) -> Option<&'static str> {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used)]
+    use serde_json::json;
+
     use super::*;
+
+    /// Level, text and remedy of what is told of a name that the gateway has so.
+    fn told(files_are_good: bool, state: &str, more: serde_json::Value) -> (Level, String, String) {
+        let mut view = json!({ "name": "a.example", "state": state, "expires_soon": false });
+        view.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        let mut findings = Findings::new("a.example".parse().unwrap());
+        if files_are_good {
+            findings.ok("key", "belongs to the certificate");
+        }
+        findings.state(&serde_json::from_value(view).unwrap());
+        let line = findings.lines.pop().unwrap();
+        (line.level, line.text, line.remedy.unwrap_or_default())
+    }
+
+    #[test]
+    fn the_gateways_own_trouble_with_a_name_is_never_fine() {
+        let (level, text, _) = told(true, "valid", json!({}));
+        assert!(level == Level::Ok && text == "it knows the name: valid", "{text}");
+        let problem = json!({ "problem": "/c/a.example/key.pem: cannot be read", "remedy": "chown" });
+        let (level, text, remedy) = told(true, "unreadable", problem.clone());
+        assert!(level == Level::Error && remedy == "chown", "{remedy}");
+        assert!(text.contains("unreadable; /c/a.example/key.pem: cannot be read; this command"), "{text}");
+        for state in ["missing", "expired", "mismatch"] {
+            let (level, _, remedy) = told(true, state, problem.clone());
+            assert!(level == Level::Error && remedy.contains("`pixelgate cert reload a.example`"), "{remedy}");
+            let (level, text, remedy) = told(false, state, problem.clone());
+            assert!(level == Level::Error && remedy == "chown" && !text.contains("this command"), "{text} {remedy}");
+        }
+        let (level, _, remedy) = told(false, "valid", problem);
+        assert!(level == Level::Warning && remedy == "chown", "{remedy}");
+        let (level, text, _) = told(false, "waiting", json!({ "next_action": "wait for a visitor" }));
+        assert!(level == Level::Info && text.ends_with("waiting; next: wait for a visitor"), "{text}");
+        let ordered =
+            json!({ "problem": "none", "remedy": "put one there", "next_action": "retry", "last_error": "no DNS" });
+        let (level, text, remedy) = told(false, "missing", ordered);
+        assert!(level == Level::Error && text.ends_with("next: retry; last error: no DNS"), "{text}");
+        assert!(remedy.contains("the lines after this one"), "{remedy}");
+    }
 
     #[test]
     fn it_is_told_whether_a_ca_said_itself_what_it_is_called() {

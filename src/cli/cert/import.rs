@@ -249,9 +249,20 @@ fn tell_served(results: &mut [Imported], choices: &BTreeMap<String, Choice>, vie
             if view.state == "valid" && ours {
                 result.served.push(view.name.clone());
             } else {
-                result.notes.push(format!("{} is not served with it: {}", view.name, view.state));
+                result.notes.push(instead(view));
             }
         }
+    }
+}
+
+/// What became of a name that is not served with what was imported.
+fn instead(view: &CertificateView) -> String {
+    match (&view.problem, &view.folder) {
+        (Some(problem), _) => format!("{} is not served with it: {problem}", view.name),
+        (None, Some(folder)) => {
+            format!("{} is served with what lies in {}, which goes before it", view.name, folder.display())
+        }
+        (None, None) => format!("{} is not served with it: {}", view.name, view.state),
     }
 }
 

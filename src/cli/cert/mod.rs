@@ -54,7 +54,7 @@ pub(super) struct ListArgs {
     #[arg(long)]
     problems: bool,
     /// Only those in this state
-    #[arg(long, value_parser = ["valid", "missing", "expired", "not_yet_valid", "mismatch", "unreadable"])]
+    #[arg(long, value_parser = ["valid", "missing", "waiting", "expired", "not_yet_valid", "mismatch", "unreadable"])]
     state: Option<String>,
     /// At most so many
     #[arg(long, default_value_t = 1_000)]
@@ -139,6 +139,10 @@ fn list(gateway: &GatewayArgs, args: &ListArgs) -> anyhow::Result<Ended> {
         if let Some(error) = &view.last_error {
             say(format_args!("    last error: {error}"))?;
         }
+        // That there is none is all that can be said of one that is ordered.
+        if view.state != "missing" || view.next_action.is_none() {
+            say_problem(view)?;
+        }
     }
     if certificates.len() == args.limit {
         tell(format_args!("the first {} names, those first that need somebody; --limit shows more", args.limit));
@@ -171,6 +175,12 @@ fn one_name(text: &str) -> Result<ServerName, String> {
         return Err(format!("this is a wildcard: write one name that it serves, without `*.`, such as events.{above}"));
     }
     text.parse::<ServerName>().map_err(|error| error.to_string())
+}
+
+/// What is wrong with a name's files, and what to do.
+fn say_problem(view: &CertificateView) -> std::io::Result<()> {
+    view.problem.iter().try_for_each(|problem| say(format_args!("    {problem}")))?;
+    view.remedy.iter().try_for_each(|remedy| say(format_args!("    → {remedy}")))
 }
 
 /// Seconds as whole days.

@@ -61,21 +61,23 @@ impl Findings {
             return DnsReport::default();
         }
         // Right or wrong, what DNS says is shown.
-        let is_wrong = report.findings.iter().any(|finding| finding.is_error);
-        let show = if is_wrong { Self::info } else { Self::ok };
+        let is_wrong =
+            |of_caa: bool| report.findings.iter().any(|finding| finding.is_error && finding.is_of_caa == of_caa);
+        let show = |of_caa: bool| if is_wrong(of_caa) { Self::info } else { Self::ok };
         let mut path = vec![self.name.to_string()];
         path.extend(report.chain.iter().cloned());
         let addresses: Vec<_> = report.addresses.iter().map(ToString::to_string).collect();
         let addresses = if addresses.is_empty() { "no address".to_owned() } else { addresses.join(", ") };
-        show(self, "dns", format!("{} at {addresses}", path.join(" → ")));
+        show(false)(self, "dns", format!("{} at {addresses}", path.join(" → ")));
         match report.caa.as_deref() {
-            Some([]) => show(self, "caa", "no CAA records: any CA may issue".to_owned()),
-            Some(records) => show(self, "caa", records.join(", ")),
+            Some([]) => show(true)(self, "caa", "no CAA records: any CA may issue".to_owned()),
+            Some(records) => show(true)(self, "caa", records.join(", ")),
             None => {}
         }
         for finding in &report.findings {
             let tell = if finding.is_error { Self::error } else { Self::warning };
-            tell(self, "dns", finding.reason.clone(), finding.remedy.clone());
+            let about = if finding.is_of_caa { "caa" } else { "dns" };
+            tell(self, about, finding.reason.clone(), finding.remedy.clone());
         }
         if here.is_empty() {
             self.skipped(
@@ -87,7 +89,8 @@ impl Findings {
     }
 
     /// What a CA would meet when it asks for an HTTP-01 answer: at the gateway's own doors, and at the name's addresses.
-    pub(super) async fn port_80(&mut self, doors: &[Door], addresses: &[SocketAddr]) {
+    /// The gateway's own are those `here`, if that is known.
+    pub(super) async fn port_80(&mut self, doors: &[Door], addresses: &[SocketAddr], here: &[IpAddr]) {
         // Nobody else can give the same answer, or have it from before.
         let path = format!("{CHALLENGE}{SIGN}{:032x}", rand::random::<u128>());
         let mut ours = None;
@@ -100,10 +103,11 @@ impl Findings {
                 Ok(answer) => {
                     let text =
                         format!("{} is answered {} by something else than the gateway", door.address, answer.status);
-                    self.error("port 80", text, "see what else listens there");
+                    self.error("port 80", text, "see which process listens there (`ss -ltnp`), and stop it");
                 }
                 Err(error) => {
-                    let remedy = "see the gateway's log; HTTP-01 needs a listener in [listen] http";
+                    let remedy =
+                        "the gateway listens there, as [listen] http says: see its log, and the machine's own firewall";
                     self.error("port 80", format!("no answer at {}: {error}", door.address), remedy);
                 }
             }
@@ -121,22 +125,28 @@ impl Findings {
                 Ok(answer) => {
                     let status = answer.status.as_u16();
                     let text = format!("{url} is answered {status} by something else than this gateway");
-                    self.warning(
-                        "port 80",
-                        text,
-                        "let port 80 of that address lead here, without a redirect or cache in between",
-                    );
+                    let remedy = "let port 80 of that address lead here, without a redirect or cache in between";
+                    self.warning("port 80", text, self.or_change(address.ip(), here, remedy));
                 }
                 Err(error) => {
                     let remedy = "open port 80 in the firewall; behind address translation try it from outside";
-                    self.warning("port 80", format!("{url} cannot be reached from here: {error}"), remedy);
+                    let text = format!("{url} cannot be reached from here: {error}");
+                    self.warning("port 80", text, self.or_change(address.ip(), here, remedy));
                 }
             }
         }
     }
 
-    /// What a client gets who asks for the name.
-    pub(super) async fn served(&mut self, doors: &[Door], addresses: &[SocketAddr], leaves: &Leaves) {
+    /// What is to be done at an address of the gateway, or that the name is not to lead to it.
+    fn or_change(&self, address: IpAddr, here: &[IpAddr], remedy: &str) -> String {
+        if here.is_empty() || here.contains(&address) {
+            return remedy.to_owned();
+        }
+        format!("{address} is not this gateway: change the records of {} as the line `dns` above says", self.name)
+    }
+
+    /// What a client gets who asks for the name. The gateway's own addresses are those `here`, if that is known.
+    pub(super) async fn served(&mut self, doors: &[Door], addresses: &[SocketAddr], here: &[IpAddr], leaves: &Leaves) {
         let mut ours = None;
         for door in doors {
             let at = format!("a client at {} gets", door.address);
@@ -149,10 +159,14 @@ impl Findings {
                     self.error(
                         "served",
                         format!("{at} no certificate: {error}"),
-                        "see the lines above; the name has none that can be served",
+                        "the gateway serves none for the name: the line `gateway` above says why",
                     );
                 }
-                Err(error) => self.error("served", format!("{at} no answer: {error}"), "see the gateway's log"),
+                Err(error) => {
+                    let remedy =
+                        "the gateway listens there, as [listen] https says: see its log, and `pixelgate status`";
+                    self.error("served", format!("{at} no answer: {error}"), remedy);
+                }
             }
             if let Some(rsa) = &leaves.rsa {
                 let at = format!("a client at {} that knows RSA only gets", door.address);
@@ -161,7 +175,11 @@ impl Findings {
                     Err(error) => self.error(
                         "served",
                         format!("{at} nothing: {error}"),
-                        "see the lines above; `pixelgate reload` makes the gateway take up the RSA twin",
+                        format!(
+                            "mend what the lines above say of the RSA twin; `pixelgate cert reload {}` makes the gateway take \
+                             it up",
+                            self.name
+                        ),
                     ),
                 }
             }
@@ -177,15 +195,13 @@ impl Findings {
                         served.issuer,
                         rfc3339(served.not_after)
                     );
-                    self.warning(
-                        "served",
-                        text,
-                        "let port 443 of that address lead to this gateway, with TLS passed through",
-                    );
+                    let remedy = "let port 443 of that address lead to this gateway, with TLS passed through";
+                    self.warning("served", text, self.or_change(at.ip(), here, remedy));
                 }
                 (Err(error), _) => {
                     let remedy = "open port 443 in the firewall; behind address translation try it from outside";
-                    self.warning("served", format!("a client at {at} gets nothing: {error}"), remedy);
+                    let text = format!("a client at {at} gets nothing: {error}");
+                    self.warning("served", text, self.or_change(at.ip(), here, remedy));
                 }
             }
         }
@@ -201,14 +217,15 @@ impl Findings {
         if leaf.is_none_or(|leaf| served.chain_der.first().is_some_and(|first| first == leaf)) {
             self.ok("served", text);
         } else {
-            self.warning(
-                "served",
-                format!("{text}: not the one in the files"),
-                "`pixelgate reload` makes the gateway take it up",
+            let remedy = format!(
+                "`pixelgate cert reload {}` makes the gateway take it up; if it does not, the line `gateway` above says why",
+                self.name
             );
+            self.warning("served", format!("{text}: not the one in the files"), remedy);
         }
         if !served.covers(&self.name) {
-            self.error("served", format!("it is for {}", served.names.join(", ")), "get a certificate for this name");
+            let text = format!("it is for {}", served.names.join(", "));
+            self.error("served", text, format!("put a certificate for {} in its place", self.name));
         }
     }
 }
@@ -311,7 +328,7 @@ mod tests {
         })
         .await;
         let mut findings = findings();
-        findings.port_80(&[door(ours)], &[ours, redirecting, other_gateway, nobody]).await;
+        findings.port_80(&[door(ours)], &[ours, redirecting, other_gateway, nobody], &[]).await;
         assert_told(
             &findings,
             &[
@@ -323,11 +340,30 @@ mod tests {
             ],
         );
         let mut findings = self::findings();
-        findings.port_80(&[door(redirecting), door(nobody)], &[redirecting]).await;
+        findings.port_80(&[door(redirecting), door(nobody)], &[redirecting], &[]).await;
         assert_told(
             &findings,
             &[("error", "something else than the gateway"), ("error", "no answer at"), ("warning", "something else")],
         );
+    }
+
+    #[tokio::test]
+    async fn an_address_that_is_not_the_gateways_is_for_dns_to_mend() {
+        let (ours, nobody) = (gateway().await, nobody().await);
+        let leaves = Leaves::default();
+        let remedies = async |here: &str| {
+            let here = [here.parse().unwrap()];
+            let mut findings = findings();
+            findings.port_80(&[door(ours)], &[nobody], &here).await;
+            findings.served(&[], &[nobody], &here, &leaves).await;
+            let lines = serde_json::to_value(&findings).unwrap()["lines"].as_array().unwrap().clone();
+            lines[1..].iter().map(|line| line["remedy"].as_str().unwrap().to_owned()).collect::<Vec<_>>()
+        };
+        for remedy in remedies("203.0.113.5").await {
+            assert!(remedy.contains("127.0.0.1 is not this gateway: change the records of a.example"), "{remedy}");
+        }
+        let own = remedies("127.0.0.1").await;
+        assert!(own.len() == 2 && own.iter().all(|remedy| remedy.contains("firewall")), "{own:?}");
     }
 
     #[tokio::test]
@@ -337,7 +373,7 @@ mod tests {
         let (ours, theirs, nobody) = (serve(&issued).await, serve(&other).await, nobody().await);
         let mut findings = findings();
         let leaves = Leaves { first: Some(leaf(&issued)), rsa: None };
-        findings.served(&[door(ours)], &[ours, theirs, nobody], &leaves).await;
+        findings.served(&[door(ours)], &[ours, theirs, nobody], &[], &leaves).await;
         assert_told(
             &findings,
             &[
@@ -349,7 +385,7 @@ mod tests {
         );
         let strange = serve(&Issued::new(&["b.example"])).await;
         let mut findings = self::findings();
-        findings.served(&[door(strange), door(nobody)], &[], &leaves).await;
+        findings.served(&[door(strange), door(nobody)], &[], &[], &leaves).await;
         assert_told(
             &findings,
             &[("warning", "not the one in the files"), ("error", "it is for b.example"), ("error", "no answer")],

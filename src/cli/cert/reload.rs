@@ -2,7 +2,7 @@
 
 use serde_json::json;
 
-use super::{Ended, GatewayArgs, client, say, say_json};
+use super::{Ended, GatewayArgs, client, count, say, say_json, say_problem};
 use crate::account::ServerName;
 use crate::console::{CertificateView, CertificatesRefreshed};
 
@@ -22,7 +22,11 @@ pub(super) fn run(gateway: &GatewayArgs, names: &[ServerName], json: bool) -> an
         for view in &views {
             let until = view.not_after.as_ref().map(|until| format!(", until {until}")).unwrap_or_default();
             say(format_args!("{}: {}{until}", view.name, view.state))?;
-            view.last_error.iter().try_for_each(|error| say(format_args!("    {error}")))?;
+            view.next()
+                .iter()
+                .filter(|_| view.state != "valid")
+                .try_for_each(|next| say(format_args!("    next: {next}")))?;
+            say_problem(view)?;
         }
         unknown.iter().try_for_each(|name| say(format_args!("{name}: no account has it in its domains")))?;
     }
@@ -39,7 +43,11 @@ fn all(gateway: &GatewayArgs, json: bool) -> anyhow::Result<Ended> {
         say_json(&answer)?;
     } else {
         let CertificatesRefreshed { served, not_served } = serde_json::from_value(answer)?;
-        say(format_args!("names: {served} served, {not_served} without a certificate"))?;
+        let names = count(served + not_served, "name");
+        say(format_args!("looked at {names}: {served} served, {not_served} without a certificate"))?;
+        if not_served > 0 {
+            say(format_args!("  `pixelgate cert list --problems` shows them"))?;
+        }
     }
     Ok(Ended::Fine)
 }

@@ -30,9 +30,14 @@ impl Observer for Nobody {
 
 /// The issuance of a gateway with these accounts, each with its domains, that knows where it is. Its CA is nobody.
 pub(super) fn open(dir: &Path, accounts: &[(&str, &[String])]) -> Issuance {
+    open_with(dir, accounts, "")
+}
+
+/// The same with more in `[acme]`.
+pub(super) fn open_with(dir: &Path, accounts: &[(&str, &[String])], acme: &str) -> Issuance {
     let gateway = format!(
         "[host]\ndomain = \"{HOST}\"\ndata_dir = \"data\"\naddresses = [\"203.0.113.5\"]\n[acme]\nenabled = true\n\
-         terms_agreed = true\nemail = \"ops@agency.example\"\ndirectory = \"http://127.0.0.1:9/dir\"\n"
+         terms_agreed = true\nemail = \"ops@agency.example\"\ndirectory = \"http://127.0.0.1:9/dir\"\n{acme}\n"
     );
     fs::write(dir.join("pixelgate.toml"), gateway).unwrap();
     fs::create_dir(dir.join("accounts")).unwrap();

@@ -1,6 +1,6 @@
 //! What an operator is told of how many wait, and how long.
 
-use super::service::{SHOES, open};
+use super::service::{HATS, SHOES, open, open_with};
 use super::*;
 use crate::clock::now_ms;
 use crate::issuance::Waiting;
@@ -52,4 +52,31 @@ fn the_accounts_tell_how_many_names_wait_for_them() {
     assert_eq!((first, renewals), (402, 0));
     let late = last_first_ms.unwrap() - began_ms - 102 * 36 * SECOND_MS;
     assert!((0..HOUR_MS).contains(&late), "{late} ms");
+}
+
+#[test]
+fn a_name_that_waits_for_a_visitor_is_no_problem_until_an_order_fails() {
+    let dir = tempfile::tempdir().unwrap();
+    let names = [SHOES.to_owned(), HATS.to_owned()];
+    let issuance = open_with(dir.path(), &[("many", &names)], "on_demand = true");
+    let snapshot = || issuance.shared.reloader.published().load_full();
+    let counted = || {
+        // Anew: what was counted a moment ago is good for a while.
+        *issuance.shared.counted.lock().unwrap() = None;
+        issuance.waiting_for_visitors()
+    };
+    // With the host's own domain.
+    assert_eq!((counted(), issuance.accounts()[0].waiting.first), (3, 0));
+    // The account has no pixel.
+    assert_eq!((snapshot().problems().len(), snapshot().problem_counts()), (1, (0, 1)));
+    assert_eq!(snapshot().certificate_problem(&name(SHOES)), None);
+    issuance.shared.book.with(|memory| memory.change(&name(SHOES)).asked = true);
+    assert_eq!(counted(), 2, "it is ordered now");
+    issuance.shared.book.with(|memory| memory.change(&name(SHOES)).failed("404", (HOUR, HOUR), 0.0, now_ms()));
+    assert_eq!((counted(), issuance.problems().len()), (2, 1));
+    let folder = dir.path().join("certs").join(HATS);
+    std::fs::create_dir_all(&folder).unwrap();
+    std::fs::write(folder.join("key.pem"), "no key").unwrap();
+    issuance.shared.reloader.refresh_certificates(&[name(HATS)], now_ms());
+    assert_eq!((counted(), snapshot().problem_counts()), (1, (0, 2)), "half of a pair is a mistake");
 }

@@ -2,11 +2,11 @@
 
 use std::collections::{BTreeSet, HashSet};
 
-use super::{CertStore, PIECE};
+use super::{CertStore, PIECE, rest};
 use crate::account::ServerName;
 use crate::parallel;
 use crate::tls::entry::{Entry, ParentTag};
-use crate::tls::places::{Origin, parent};
+use crate::tls::places::{DirectoryProblem, Origin, parent};
 use crate::tls::reader::Reader;
 use crate::tls::shards::{Shard, wildcard_of};
 
@@ -50,16 +50,33 @@ impl CertStore {
     /// Whether the passing of time alone makes something to do: see [`CertStore::tended`]. Cheap.
     pub fn is_due(&self, now: i64) -> bool {
         let due = |shard: &Shard| shard.unsettled || !shard.window.has(now);
-        !self.wildcards.unsettled().is_empty() || self.names.all().iter().any(due)
+        !self.wildcards.unsettled().is_empty() || self.names.all().iter().any(due) || self.tries_again(now)
     }
 
-    /// The same store as of now: certificates that expired are no longer served, those that became valid are, and what was
-    /// read while it was being written is looked at once more.
+    /// Whether it is time to look again at what could not be read.
+    fn tries_again(&self, now: i64) -> bool {
+        let is_unlisted = || self.directories.iter().any(DirectoryProblem::is_unlisted);
+        let is_any = || !self.wildcards.unread().is_empty() || is_unlisted();
+        !self.rest.has(now) && (is_any() || self.names.all().iter().any(|shard| shard.unread))
+    }
+
+    /// The same store as of now: certificates that expired are no longer served, those that became valid are, what was
+    /// read while it was being written is looked at once more, and what could not be read is each minute.
     pub fn tended(&self, now: i64) -> Self {
-        let unsettled = self.names.all().iter().filter(|shard| shard.unsettled).flat_map(|shard| shard.names.iter());
-        let names: Vec<_> = unsettled.filter(|(_, entry)| entry.is_unsettled()).map(|(name, _)| name).collect();
-        let parents = self.wildcards.unsettled().iter().map(|parent| &**parent).collect();
+        let again = self.tries_again(now);
+        if again && self.folders.list().problems(&self.folders) != *self.directories {
+            return self.looked_through(now);
+        }
+        let shards = self.names.all().iter().filter(|shard| shard.unsettled || again && shard.unread);
+        let is_due = |entry: &Entry| entry.is_unsettled() || again && entry.is_unread();
+        let due = shards.flat_map(|shard| shard.names.iter()).filter(|(_, entry)| is_due(entry));
+        let names: Vec<_> = due.map(|(name, _)| name).collect();
+        let unread = self.wildcards.unread().iter().filter(|_| again);
+        let parents = self.wildcards.unsettled().iter().chain(unread).map(|parent| &**parent).collect();
         let mut next = self.looked_at(&names, &parents, now);
+        if again {
+            next.rest = rest(now);
+        }
         for at in 0..next.names.all().len() {
             if let Some(shard) = next.names.shard_mut(at).filter(|shard| !shard.window.has(now)) {
                 shard.settle(&next.wildcards, now);

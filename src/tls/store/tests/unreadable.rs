@@ -5,6 +5,7 @@ use std::os::unix::ffi::OsStringExt;
 use super::*;
 use crate::tls::files::{Part, Place};
 use crate::tls::folder::Facts;
+use crate::tls::make::{Make, Order};
 
 #[test]
 fn what_is_no_regular_file_is_not_waited_for() {
@@ -53,7 +54,10 @@ fn a_directory_that_cannot_be_listed_changes_nothing_and_is_told_once() {
     assert_eq!(only_problem(&second).name.as_str(), "d.example", "as before");
     let started = site.load(&all, None);
     assert_eq!((started.summary().missing, started.directory_problems().len()), (4, 1));
+    let waits = started.tended(NOW + 60);
+    assert_eq!((waits.summary().missing, waits.is_due(NOW + 119)), (4, false));
     mend(site.operator(), &aside);
+    assert_eq!(waits.tended(NOW + 120).summary(), first.summary(), "it is listed again by itself");
     let third = site.load(&all, Some(&second));
     assert_eq!((third.directory_problems().len(), third.summary()), (0, first.summary()));
     assert!(served(&third, "b.example").is_some() && served(&third, "c.shop.example").is_some());
@@ -82,7 +86,7 @@ fn a_file_that_cannot_be_read_is_told_and_what_was_read_before_is_served_on() {
         assert_eq!(late.summary().expired, 0, "what cannot be read is told first");
         assert!(served(&late, "a.example").is_none(), "and is not served for ever");
         for problem in late.problems() {
-            assert!(problem.to_string().ends_with("not served with it"), "{problem}");
+            assert!(problem.to_string().ends_with("; the name is not served"), "{problem}");
         }
     }
     let second = site.load(&all, Some(&first));
@@ -109,6 +113,9 @@ fn what_nobody_may_read_and_is_not_in_memory_gives_way() {
     assert!(Arc::ptr_eq(&visited, &served(&kept, "a.shop.example").unwrap()));
     let origin = kept.state(&"b.shop.example".parse().unwrap()).map(|state| state.origin);
     assert_eq!(origin, Some(Origin::OperatorWildcard), "it takes the place of what cannot be served");
+    let problem = kept.problem_of(&"b.shop.example".parse().unwrap()).unwrap();
+    assert_eq!(problem.meanwhile, Meanwhile::Other(site.operator().join("_.shop.example")));
+    assert!(problem.to_string().ends_with("_.shop.example is served"), "{problem}");
     assert!(served(&kept, "b.shop.example").is_some());
     assert!(matches!(kept.lookup("c.example"), Lookup::Unknown));
     assert_eq!((kept.summary().valid, kept.summary().problems), (2, 3));
@@ -124,7 +131,8 @@ fn what_the_index_knows_and_nobody_can_open_is_told_after_a_visit() {
     std::fs::remove_file(folder.join("key.pem")).unwrap();
     let _socket = std::os::unix::net::UnixListener::bind(folder.join("key.pem")).unwrap();
     let stamp = Place::new(folder.into_os_string().into_vec()).stamp(&[Part::Chain, Part::Key]).unwrap();
-    let facts = Facts { not_before: 0, not_after: i64::MAX, names: None };
+    let make = Make { is_rsa: false, order: Order::Right };
+    let facts = Facts { not_before: 0, not_after: i64::MAX, names: None, make };
     let kept = Arc::new(Folder::cold(stamp, facts, None));
     index::write(&site.folders, [(Origin::Operator, "a.example", &kept)].into_iter()).unwrap();
     let first = site.load(&["a.example"], None);
@@ -155,7 +163,11 @@ fn a_pair_that_cannot_be_read_keeps_nothing_of_the_other_back() {
         assert_eq!(served(&second, "a.example").unwrap().has_twin(), visited, "the twin, if it is in memory");
         let problem = only_problem(&second);
         assert!(matches!(problem.fault, CertificateFault::Unreadable(_)) && problem.file.ends_with("key.rsa.pem"));
-        assert_eq!(problem.served_on, visited);
+        let meanwhile = if visited { Meanwhile::Before } else { Meanwhile::Other(folder.clone()) };
+        assert_eq!(problem.meanwhile, meanwhile);
+        let told =
+            if visited { "what was read before is served on" } else { "the other pair of files there is served" };
+        assert!(problem.to_string().ends_with(told), "{problem}");
         let third = site.load(&["a.example"], Some(&second));
         assert_eq!(copied(&second, &third), 0, "the same again");
         mend(&folder.join("key.rsa.pem"), &aside);
@@ -174,6 +186,38 @@ fn a_twin_that_could_never_be_read_keeps_no_visitor_waiting() {
     let store = site.load(&["a.example"], None);
     assert!(matches!(only_problem(&store).fault, CertificateFault::Unreadable(_)));
     assert!(served(&store, "a.example").is_some());
+}
+
+#[test]
+fn what_could_not_be_read_is_looked_at_again_by_itself() {
+    let site = Site::new();
+    let all = ["a.example", "b.shop.example", "c.example"];
+    for (name, folder) in [("a.example", "a.example"), ("*.shop.example", "_.shop.example"), ("c.example", "c.example")]
+    {
+        Issued::new(&[name]).write(site.operator(), folder);
+    }
+    let first = site.load(&all, None);
+    assert!(!first.is_due(NOW + 600), "there is nothing to look at again");
+    // A folder in the place of a key: it lasts until somebody mends it.
+    let keys = ["a.example", "_.shop.example"].map(|folder| site.operator().join(folder).join("key.pem"));
+    for key in &keys {
+        std::fs::rename(key, key.with_added_extension("aside")).unwrap();
+        std::fs::create_dir(key).unwrap();
+    }
+    let second = site.load(&all, Some(&first));
+    assert_eq!((second.summary().unreadable, second.summary().valid), (2, 1));
+    assert!(!second.is_due(NOW + 59) && second.is_due(NOW + 60));
+    let third = second.tended(NOW + 60);
+    assert!(copied(&second, &third) == 0 && !third.is_due(NOW + 119), "it is looked at once a minute");
+    for key in &keys {
+        std::fs::remove_dir(key).unwrap();
+        std::fs::rename(key.with_added_extension("aside"), key).unwrap();
+    }
+    let fourth = third.tended(NOW + 120);
+    assert_eq!((fourth.summary().valid, fourth.summary().problems), (3, 0));
+    assert!(served(&fourth, "a.example").is_some() && served(&fourth, "b.shop.example").is_some());
+    assert!(!fourth.is_due(NOW + 600));
+    assert!(second.is_due(NOW - 1), "a clock that was set back keeps nothing waiting");
 }
 
 #[test]
