@@ -153,8 +153,8 @@ impl Chain {
         rest.iter().try_for_each(|certificate| others.push(certificate.clone())).map_err(words)?;
         let mut context = X509StoreContext::new().map_err(words)?;
         let verdict = context.init(&roots.0, leaf, &others, |context| {
-            // Validity is told by itself: here it is judged inside of the leaf's.
-            context.verify_param_mut().set_time(now.clamp(leaf_facts.not_before, leaf_facts.not_after));
+            // Validity is told by itself: here it is judged inside of the leaf's, which may end before it begins.
+            context.verify_param_mut().set_time(now.min(leaf_facts.not_after).max(leaf_facts.not_before));
             context.verify_cert()?;
             Ok(context.verify_result())
         });
@@ -383,6 +383,7 @@ mod tests {
         assert!(matches!(judge(&(issued.chain.clone() + &issued.root)), Err(ChainFault::UnknownRoot(_))));
         let private = Roots::of_this_machine_and(&[issued.root.clone().into_bytes(), b"none".to_vec()]).unwrap();
         assert_eq!(Chain::from_pem(issued.chain.as_bytes()).unwrap().judge(&private, NOW), Ok(()));
+        assert!(judge(&Issued::valid(&["a.example"], 2030, 2020).chain).is_err(), "it ends before it begins");
         assert!(Chain::from_pem(b"").is_none() && Chain::from_pem(issued.key.as_bytes()).is_none());
     }
 

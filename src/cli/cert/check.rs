@@ -60,10 +60,10 @@ enum Level {
 
 pub(super) fn run(gateway: &GatewayArgs, args: &CheckArgs) -> anyhow::Result<Ended> {
     let mut findings = Findings::new(args.name.clone());
-    let leaves = findings.configuration(gateway)?;
+    let configured = Configured::read(gateway);
+    let leaves = findings.configuration(&configured)?;
     // What the command line does not say is as the gateway has it.
-    let written = Configured::read(gateway).ok().map(|configured| configured.gateway);
-    let written = written.as_deref();
+    let written = configured.as_ref().ok().map(|configured| &*configured.gateway);
     let resolver = args.resolver.or(written.and_then(|config| config.acme.resolver));
     let here = match (args.addresses.as_slice(), written) {
         ([], Some(config)) => config.host.addresses.clone(),
@@ -160,8 +160,8 @@ impl Findings {
     }
 
     /// The name in the configuration, and its files; the leaves in them.
-    fn configuration(&mut self, gateway: &GatewayArgs) -> anyhow::Result<Leaves> {
-        let configured = match Configured::read(gateway) {
+    fn configuration(&mut self, configured: &Result<Configured, Vec<String>>) -> anyhow::Result<Leaves> {
+        let configured = match configured {
             Ok(configured) => configured,
             Err(errors) => {
                 let text = format!("pixelgate.toml cannot be used: {}", errors.join("; "));
@@ -179,7 +179,7 @@ impl Findings {
                 return Ok(Leaves::default());
             }
         }
-        self.files(&configured)
+        self.files(configured)
     }
 
     fn files(&mut self, configured: &Configured) -> anyhow::Result<Leaves> {
