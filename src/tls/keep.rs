@@ -29,7 +29,7 @@ const UNFINISHED: &str = ".";
 /// is given a folder in which root has something.
 ///
 /// # Errors
-/// What the operating system says; what was live still is.
+/// What the operating system says, also if there is no folder above `issued_dir`; what was live still is.
 pub fn keep(issued_dir: &Path, name: &str, serial: &str, files: &[(&str, &[u8])]) -> io::Result<()> {
     let all = open(issued_dir)?;
     let folder = enter_alone(&all, name)?;
@@ -111,12 +111,12 @@ pub fn remove_if(
     Ok(true)
 }
 
-/// The folder of all names, which is made if it is not there.
+/// The folder of all names, which is made if it is not there; the one above it is not: whose it must be only its owner knows.
 fn open(issued_dir: &Path) -> io::Result<Inside> {
     let (Some(above), Some(own)) = (issued_dir.parent(), issued_dir.file_name()) else {
         return Err(io::ErrorKind::InvalidInput.into());
     };
-    let above = Inside::make(if above.as_os_str().is_empty() { Path::new(".") } else { above })?;
+    let above = Inside::open(if above.as_os_str().is_empty() { Path::new(".") } else { above })?;
     if above.is_others() {
         return Ok(above.enter(Path::new(own))?.ok_or(io::ErrorKind::NotFound)?);
     }
@@ -210,8 +210,8 @@ mod tests {
         assert_eq!(fs::read_dir(&elsewhere).unwrap().count(), 0);
         fs::remove_file(&issued).unwrap();
         put().unwrap();
-        for made in ["", "a.example", "a.example/0a", "a.example/0a/chain.pem"] {
-            let made = fs::metadata(issued.join(made)).unwrap();
+        for made in ["", "a.example", "a.example/0a", "a.example/0a/chain.pem", "a.example/live"] {
+            let made = fs::symlink_metadata(issued.join(made)).unwrap();
             assert_eq!((made.uid(), made.gid()), (65_534, 65_533));
         }
         // Where nobody else can write, a link is the operator's.
@@ -241,6 +241,10 @@ mod tests {
         assert!(live(&issued, "a.example").is_err());
         assert_eq!(fs::read_dir(&elsewhere).unwrap().count(), 0);
         fs::remove_file(theirs.join("data")).unwrap();
+        assert_eq!(put().unwrap_err().kind(), io::ErrorKind::NotFound);
+        assert!(!theirs.join("data").exists(), "whose it must be nobody said");
+        fs::create_dir(theirs.join("data")).unwrap();
+        chown(theirs.join("data"), Some(65_534), Some(65_533)).unwrap();
         put().unwrap();
         let made = fs::metadata(issued.join("a.example/0a/chain.pem")).unwrap();
         assert_eq!((made.uid(), made.gid()), (65_534, 65_533));

@@ -267,6 +267,7 @@ async fn certbots_folder_is_imported_served_at_once_and_renewed_without_a_break(
 async fn what_is_imported_without_a_gateway_is_served_by_the_next_one() {
     let standin = Standin::start().await;
     let site = bare_site(&standin.url, &[NAME, "a.hats.example", "b.hats.example"]);
+    std::fs::create_dir(site.path("data")).unwrap();
     let folder = tempfile::tempdir().unwrap();
     let bundle = folder.path().join("bundle.pem");
     // One file with everything, and a wildcard beside it.
@@ -344,6 +345,7 @@ async fn an_import_goes_on_after_a_folder_that_cannot_be_had() {
 #[test]
 fn an_import_that_the_gateway_does_not_take_up_says_so() {
     let site = bare_site("http://127.0.0.1:9", &[NAME]);
+    std::fs::create_dir(site.path("data")).unwrap();
     let (chain, key) = site.authority.credential(NAME, 60);
     let file = site.path("bundle.pem");
     std::fs::write(&file, chain + &key).unwrap();

@@ -22,6 +22,7 @@ struct Import {
 impl Import {
     fn new() -> Self {
         let site = Site::new("http://127.0.0.1:9").account(Account::new("shoes", 7001).bare_domain(NAME));
+        std::fs::create_dir(site.path("data")).unwrap();
         Self { site, folder: tempfile::tempdir().unwrap() }
     }
 
@@ -134,4 +135,16 @@ fn a_file_that_is_too_long_is_told() {
     assert_eq!((code, &report["results"]), (Some(1), &json!([])));
     let [note] = report["notes"].as_array().unwrap().as_slice() else { panic!("{report}") };
     assert!(note.as_str().unwrap().contains("long.pem: left out: it is longer than 256 KiB"), "{note}");
+}
+
+#[test]
+fn a_data_directory_that_is_not_there_is_not_made() {
+    let import = Import::new();
+    let data = import.site.path("data");
+    std::fs::remove_dir(&data).unwrap();
+    let Output { status, stderr, .. } =
+        pixelgate(import.site.dir(), &["cert", "import", &import.bundle(&ecdsa(), 60)]);
+    let told = String::from_utf8(stderr).unwrap();
+    assert!(status.code() == Some(1) && told.contains("start the gateway once"), "{told}");
+    assert!(!data.exists());
 }

@@ -4,6 +4,8 @@
 //! is put together with its key and its issuers. That suits certbot (`live/<name>/`), acme.sh, lego, Caddy and resellers.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::io::ErrorKind;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
@@ -64,6 +66,10 @@ pub(super) fn run(gateway: &GatewayArgs, args: &ImportArgs) -> anyhow::Result<En
             return Ok(Ended::Bad);
         }
     };
+    if let Some(refusal) = refusal(&configured.gateway.host.data_dir, rustix::process::geteuid().as_raw()) {
+        eprintln!("pixelgate: {refusal}");
+        return Ok(Ended::Bad);
+    }
     let mut found = Found::default();
     found.read(&args.path, 0).with_context(|| format!("{} cannot be read", args.path.display()))?;
     let names = Names::of(&configured);
@@ -83,6 +89,26 @@ pub(super) fn run(gateway: &GatewayArgs, args: &ImportArgs) -> anyhow::Result<En
     let good = results.iter().all(|result| result.is_in_place() || result.result == "would_import");
     let refused = matches!(taken_up, TakenUp::Refused(_));
     Ok(if good && !results.is_empty() && !refused { Ended::Fine } else { Ended::Bad })
+}
+
+/// Why this user (by number) can put nothing below the data directory, or nothing that the gateway could use.
+fn refusal(data_dir: &Path, user: u32) -> Option<String> {
+    let dir = data_dir.display();
+    match std::fs::metadata(data_dir) {
+        Ok(found) if user == 0 || user == found.uid() => None,
+        Ok(found) => {
+            let owner = found.uid();
+            Some(format!(
+                "{dir} belongs to the user {owner}, who could not read what another one puts there\n  → run this as root, or \
+                 as that user (`sudo -u '#{owner}' pixelgate cert import …`)"
+            ))
+        }
+        Err(error) if error.kind() == ErrorKind::NotFound => Some(format!(
+            "{dir}, the data_dir of [host], is not there; an import does not make it, for it must belong to the gateway's \
+             user\n  → start the gateway once, or make it for its user (`install -d -m 0700 -o pixelgate -g pixelgate {dir}`)"
+        )),
+        Err(error) => Some(format!("{dir} cannot be looked at: {error}\n  → run this as root or as the gateway's user")),
+    }
 }
 
 // === impl Imported ===
@@ -294,4 +320,21 @@ fn report(args: &ImportArgs, found: &Found, results: &[Imported], taken_up: &Tak
         TakenUp::ByNobody | TakenUp::By(_) => {}
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn nothing_is_put_where_the_gateway_could_not_read_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let owner = std::fs::metadata(dir.path()).unwrap().uid();
+        assert_eq!((refusal(dir.path(), owner), refusal(dir.path(), 0)), (None, None));
+        let told = refusal(dir.path(), owner + 1).unwrap();
+        assert!(told.contains(&format!("belongs to the user {owner}")) && told.contains("run this as root"), "{told}");
+        let told = refusal(&dir.path().join("data"), 0).unwrap();
+        assert!(told.contains("is not there") && told.contains("install -d"), "{told}");
+    }
 }
