@@ -116,7 +116,7 @@ fn one_kind_of_key_leaves_the_other_in_place() {
     assert_eq!(import.kinds(), [Id::EC, Id::RSA]);
     assert_eq!(import.one(&renewed, &[]).1, "unchanged");
     let (code, result, notes) = import.one(&import.bundle(&ecdsa(), 65), &[]);
-    assert_eq!((code, result.as_str()), (Some(1), "refused"), "an older one");
+    assert_eq!((code, result.as_str()), (Some(0), "kept"), "an older one: nothing is wrong, and nothing to do");
     assert!(notes.contains("valid longer"), "{notes}");
     assert_eq!(import.one(&renewed, &["--force"]).1, "imported");
     assert_eq!(import.kinds(), [Id::RSA], "just what was given");
@@ -147,4 +147,52 @@ fn a_data_directory_that_is_not_there_is_not_made() {
     let told = String::from_utf8(stderr).unwrap();
     assert!(status.code() == Some(1) && told.contains("start the gateway once"), "{told}");
     assert!(!data.exists());
+}
+
+#[test]
+fn each_that_is_left_out_is_told_with_its_reason() {
+    let import = Import::new();
+    let put = |file: &str, content: &[u8]| {
+        let path = import.folder.path().join(file);
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(path, content).unwrap();
+    };
+    let (key, other) = (ecdsa(), ecdsa());
+    let sign = |name: &str, age, days| import.site.authority.sign(&[name], &key, age, days);
+    let with_key = |chain: String| chain + &key.serialize_pem();
+    put("best/all.pem", with_key(sign(NAME, 1, 60)).as_bytes());
+    put("older/all.pem", with_key(sign(NAME, 1, 50)).as_bytes());
+    put("expired/all.pem", with_key(sign(NAME, 9, -3)).as_bytes());
+    put("stranger/all.pem", with_key(sign("strange.example", 1, 60)).as_bytes());
+    put("keyless/cert.pem", sign("www.keyless.example", 1, 60).as_bytes());
+    put("lone/key.pem", other.serialize_pem().as_bytes());
+    put("ca/ca.pem", import.site.authority.pem().as_bytes());
+    put("damaged/cert.pem", sign(NAME, 1, 60).replace("MII", "MIJ").as_bytes());
+    let der = X509::from_pem(sign(NAME, 1, 60).as_bytes()).unwrap().to_der().unwrap();
+    put("der/cert.cer", &der);
+    put("der/key.der", &key.serialize_der());
+    put("windows/shop.pfx", &[0x30, 0x82, 0x01, 0x00, 0x02, 0x01, 0x03, 0x30]);
+    put("README", b"0 certificates are in here");
+    let (code, report) = import.run(&[import.folder.path().to_str().unwrap()]);
+    assert_eq!((code, &report["results"][0]["result"]), (Some(0), &json!("imported")), "{report}");
+    assert_eq!(report["unknown"], json!(["strange.example"]));
+    let notes: Vec<&str> = report["notes"].as_array().unwrap().iter().map(|note| note.as_str().unwrap()).collect();
+    let told = [
+        ("older", "that ends"),
+        ("expired", "has expired at"),
+        ("keyless", "the key of the certificate for www.keyless.example is not there"),
+        ("lone", "1 key without a certificate"),
+        ("ca", "only certificates of CAs"),
+        ("damaged", "is damaged"),
+        ("der/cert.cer", "openssl x509 -inform der -in"),
+        ("der/key.der", "openssl pkey -inform der -in"),
+        ("windows/shop.pfx", "openssl pkcs12 -nodes -in"),
+    ];
+    for (place, reason) in told {
+        let place = format!("{}: ", import.folder.path().join(place).display());
+        let of_place: Vec<_> = notes.iter().filter(|note| note.starts_with(&place)).collect();
+        assert!(matches!(of_place.as_slice(), [note] if note.contains(reason)), "{place}{reason}: {notes:#?}");
+    }
+    assert_eq!(notes.len(), told.len(), "{notes:#?}");
+    assert!(notes.iter().any(|note| note.contains("best ends no earlier")), "{notes:#?}");
 }

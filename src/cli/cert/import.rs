@@ -31,9 +31,10 @@ const NAMES_AT_ONCE: usize = 5_000;
 struct Imported {
     /// The server name; `_.shop.example` for the wildcard `*.shop.example`.
     name: String,
-    /// `imported`, `unchanged`, `would_import`, `refused`, or `failed`: what is in place could not be read or written
+    /// `imported`, `unchanged`, `kept`: what is in place is valid longer, `would_import`, `refused`: it cannot be served, or
+    /// `failed`: what is in place could not be read or written
     result: &'static str,
-    /// Last second of its validity, RFC 3339.
+    /// Last second of its validity, RFC 3339; of what is kept, that one's.
     not_after: Option<String>,
     /// Names of the configuration that the running gateway serves with a certificate now.
     served: Vec<ServerName>,
@@ -115,7 +116,7 @@ fn refusal(data_dir: &Path, user: u32) -> Option<String> {
 
 impl Imported {
     fn is_in_place(&self) -> bool {
-        matches!(self.result, "imported" | "unchanged")
+        matches!(self.result, "imported" | "unchanged" | "kept")
     }
 
     fn failed(mut self, issued_dir: &Path, what: &str, error: &std::io::Error) -> Self {
@@ -138,7 +139,7 @@ fn put(
     choice: &Choice,
     args: &ImportArgs,
 ) -> anyhow::Result<Imported> {
-    let chosen = [choice.ecdsa, choice.rsa].map(|index| index.and_then(|index| found.bundles.get(index)));
+    let chosen = [choice.ecdsa, choice.rsa].map(|index| index.and_then(|index| found.bundle(index)));
     let best = chosen.into_iter().flatten().next().context("no certificate was chosen")?;
     let mut result = Imported {
         name: folder.to_owned(),
@@ -152,15 +153,16 @@ fn put(
         Ok(in_place) => in_place,
         Err(error) => return Ok(result.failed(&issued_dir, "read", &error)),
     };
-    let (mut pairs, mut imported) = (Vec::new(), None);
+    let (mut pairs, mut imported, mut kept) = (Vec::new(), None, None);
     for (bundle, live) in chosen.into_iter().zip(in_place_by_kind(&in_place)) {
         // `--force` puts just that there which was found.
         match (bundle, live.filter(|_| !args.force)) {
             (Some(bundle), Some(live)) if live.leaf.not_after > bundle.facts.not_after => {
-                let until = rfc3339(live.leaf.not_after);
-                result
-                    .notes
-                    .push(format!("the one in place is valid longer, until {until}; --force puts this one there"));
+                let (until, found) = (rfc3339(live.leaf.not_after), rfc3339(bundle.facts.not_after));
+                result.notes.push(format!(
+                    "the one in place is valid longer, until {until}, than this one, until {found}; --force puts this one there"
+                ));
+                kept.get_or_insert(until);
                 pairs.push(live.texts);
             }
             (Some(bundle), _) => {
@@ -183,7 +185,7 @@ fn put(
             (None, None) => {}
         }
     }
-    let Some(imported) = imported else { return Ok(result) };
+    let Some(imported) = imported else { return Ok(Imported { result: "kept", not_after: kept, ..result }) };
     result.not_after = Some(rfc3339(imported.facts.not_after));
     let mut files: BTreeMap<&str, Vec<u8>> = FILES.into_iter().flatten().zip(pairs.into_iter().flatten()).collect();
     if files == in_place {
