@@ -304,6 +304,8 @@ async fn what_is_imported_without_a_gateway_is_served_by_the_next_one() {
     };
     assert_eq!((key_of("chain.pem"), key_of("chain.rsa.pem")), (boring::pkey::Id::EC, boring::pkey::Id::RSA));
     assert!(live.join("key.rsa.pem").is_file());
+    let keys = gateway.json(&["cert", "list", NAME, "--json"])[0]["keys"].clone();
+    assert_eq!(keys, json!(["ECDSA P-256", "RSA 2048"]));
     let check = gateway.command(&["cert", "check", NAME, "--resolver", "127.0.0.1:9"]);
     let text = String::from_utf8(check.stdout).unwrap();
     assert!(text.contains("chain.rsa.pem: for events.shoes.example, RSA 2048"), "{text}");
@@ -475,6 +477,14 @@ async fn certificates_are_listed_by_need_and_counted_in_the_status() {
     assert_eq!(names(&["--state", "expired"]), ["late.example.org"]);
     assert_eq!(names(&["--account", "shoes"]), ["missing.example.org"]);
     assert_eq!(names(&["--limit", "1"]), all[..1]);
+    assert_eq!(names(&["Good.example.org", "late.example.org"]), ["late.example.org", "good.example.org"]);
+    for (unknown, told) in
+        [(&["--account", "nope"][..], "no account nope"), (&["nope.example.org"], "nope.example.org is not")]
+    {
+        let output = gateway.command(&[&["cert", "list"], unknown].concat());
+        let error = String::from_utf8(output.stderr).unwrap();
+        assert!(output.status.code() == Some(1) && error.contains(told), "{error}");
+    }
     let view = &gateway.json(&["cert", "list", "--json", "--state", "valid", "--account", "hats"])[0];
     assert_eq!((&view["issuer"], &view["expires_soon"]), (&json!("Pixelgate test CA"), &json!(true)));
     assert_eq!(
@@ -483,6 +493,7 @@ async fn certificates_are_listed_by_need_and_counted_in_the_status() {
     );
     let text = String::from_utf8(gateway.command(&["cert", "list"]).stdout).unwrap();
     assert!(text.contains("late.example.org") && text.contains("expired"), "{text}");
+    assert!(text.contains("Pixelgate test CA · operator · ECDSA P-256\n"), "{text}");
 
     let certificates = &gateway.json(&["status", "--json"])["certificates"];
     assert_eq!((&certificates["states"]["valid"], &certificates["states"]["missing"]), (&json!(3), &json!(1)));
