@@ -9,7 +9,7 @@ use rcgen::{KeyPair, PKCS_ED25519, PKCS_RSA_SHA256, RsaKeySize};
 use serde_json::{Value, json};
 
 use crate::util::gateway::pixelgate;
-use crate::util::{Account, Site};
+use crate::util::{Account, Gateway, Site};
 
 const NAME: &str = "events.shoes.example";
 
@@ -142,8 +142,7 @@ fn a_data_directory_that_is_not_there_is_not_made() {
     let import = Import::new();
     let data = import.site.path("data");
     std::fs::remove_dir(&data).unwrap();
-    let Output { status, stderr, .. } =
-        pixelgate(import.site.dir(), &["cert", "import", &import.bundle(&ecdsa(), 60)]);
+    let Output { status, stderr, .. } = pixelgate(import.site.dir(), &["cert", "import", &import.bundle(&ecdsa(), 60)]);
     let told = String::from_utf8(stderr).unwrap();
     assert!(status.code() == Some(1) && told.contains("start the gateway once"), "{told}");
     assert!(!data.exists());
@@ -195,4 +194,21 @@ fn each_that_is_left_out_is_told_with_its_reason() {
     }
     assert_eq!(notes.len(), told.len(), "{notes:#?}");
     assert!(notes.iter().any(|note| note.contains("best ends no earlier")), "{notes:#?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_gateway_that_runs_with_another_data_directory_is_not_said_to_serve_what_was_imported() {
+    let import = Import::new();
+    assert_eq!(import.one(&import.bundle(&ecdsa(), 60), &[]).0, Some(0));
+    let _gateway = Gateway::start(&import.site).await;
+    let file = std::fs::read_to_string(import.site.path("pixelgate.toml")).unwrap();
+    import.site.write("pixelgate.toml", file.replace("data_dir = \"data\"", "data_dir = \"moved\""));
+    std::fs::create_dir(import.site.path("moved")).unwrap();
+    let socket = import.site.path("data/control.sock");
+    let (_, report) = import.run(&[&import.bundle(&ecdsa(), 70), "--socket", socket.to_str().unwrap()]);
+    let folder = |data: &str| import.site.path(data).join("certs").to_str().unwrap().to_owned();
+    assert_eq!((&report["gateway"], &report["folder"]), (&json!(true), &json!(folder("moved"))), "{report}");
+    let result = &report["results"][0];
+    assert_eq!((&result["result"], &result["served"]), (&json!("imported"), &json!([])), "{report}");
+    assert!(result["notes"].to_string().contains(&format!("the gateway looks at {}", folder("data"))), "{report}");
 }

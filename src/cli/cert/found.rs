@@ -235,7 +235,10 @@ fn add_file(pile: &mut Pile, path: &Path) -> io::Result<()> {
     } else {
         let (what, command) = other_format(&begin).unzip();
         what.zip(command).map(|(what, command)| {
-            format!("it is {what}, and only PEM is read; write it as that (`openssl {command} -in {} -out NEW.pem`)", path.display())
+            format!(
+                "it is {what}, and only PEM is read; write it as that (`openssl {command} -in {} -out NEW.pem`)",
+                path.display()
+            )
         })
     };
     left_out.map_or(Ok(()), |reason| Err(io::Error::other(format!("left out: {reason}"))))

@@ -83,10 +83,11 @@ pub(super) fn run(gateway: &GatewayArgs, args: &ImportArgs) -> anyhow::Result<En
     let changed: BTreeSet<&ServerName> =
         in_place.filter_map(|result| choices.get(&result.name)).flat_map(|choice| &choice.names).collect();
     let taken_up = take_up(gateway, &changed.into_iter().collect::<Vec<_>>())?;
+    let folder = configured.issued_dir();
     if let TakenUp::By(views) = &taken_up {
-        tell_served(&mut results, &choices, views);
+        tell_served(&mut results, &choices, &folder, views);
     }
-    report(args, &found, &results, &taken_up)?;
+    report(args, &found, &folder, &results, &taken_up)?;
     let good = results.iter().all(|result| result.is_in_place() || result.result == "would_import");
     let refused = matches!(taken_up, TakenUp::Refused(_));
     Ok(if good && !results.is_empty() && !refused { Ended::Fine } else { Ended::Bad })
@@ -108,7 +109,9 @@ fn refusal(data_dir: &Path, user: u32) -> Option<String> {
             "{dir}, the data_dir of [host], is not there; an import does not make it, for it must belong to the gateway's \
              user\n  → start the gateway once, or make it for its user (`install -d -m 0700 -o pixelgate -g pixelgate {dir}`)"
         )),
-        Err(error) => Some(format!("{dir} cannot be looked at: {error}\n  → run this as root or as the gateway's user")),
+        Err(error) => {
+            Some(format!("{dir} cannot be looked at: {error}\n  → run this as root or as the gateway's user"))
+        }
     }
 }
 
@@ -267,23 +270,47 @@ fn take_up(gateway: &GatewayArgs, names: &[&ServerName]) -> anyhow::Result<Taken
     Ok(if names.is_empty() { TakenUp::ByNobody } else { TakenUp::By(views) })
 }
 
-/// Writes down what is served with what was imported: a certificate out of that folder.
-fn tell_served(results: &mut [Imported], choices: &BTreeMap<String, Choice>, views: &[CertificateView]) {
+/// Writes down what is served with what was imported: a certificate out of that folder. A gateway may run with another data
+/// directory than the configuration has by now.
+fn tell_served(
+    results: &mut [Imported],
+    choices: &BTreeMap<String, Choice>,
+    issued_dir: &Path,
+    views: &[CertificateView],
+) {
     let views: HashMap<&ServerName, &CertificateView> = views.iter().map(|view| (&view.name, view)).collect();
     for result in results.iter_mut().filter(|result| result.is_in_place()) {
         let names = choices.get(&result.name).into_iter().flat_map(|choice| &choice.names);
         for view in names.filter_map(|name| views.get(name)) {
-            let ours = view.folder.as_ref().is_some_and(|folder| folder.ends_with(Path::new(&result.name).join(LIVE)));
-            if view.state == "valid" && ours {
-                result.served.push(view.name.clone());
-            } else {
-                result.notes.push(format!("{} is not served with it: {}", view.name, view.state));
+            let ours = issued_dir.join(&result.name).join(LIVE);
+            match &view.folder {
+                Some(folder) if view.state == "valid" && is_same(folder, &ours) => {
+                    result.served.push(view.name.clone())
+                }
+                Some(folder) => result.notes.push(format!(
+                    "{} is not served with it: {}; the gateway looks at {}",
+                    view.name,
+                    view.state,
+                    folder.display()
+                )),
+                None => result.notes.push(format!("{} is not served with it: {}", view.name, view.state)),
             }
         }
     }
 }
 
-fn report(args: &ImportArgs, found: &Found, results: &[Imported], taken_up: &TakenUp) -> anyhow::Result<()> {
+/// Whether two paths lead to the same folder.
+fn is_same(one: &Path, other: &Path) -> bool {
+    one == other || matches!((one.canonicalize(), other.canonicalize()), (Ok(one), Ok(other)) if one == other)
+}
+
+fn report(
+    args: &ImportArgs,
+    found: &Found,
+    folder: &Path,
+    results: &[Imported],
+    taken_up: &TakenUp,
+) -> anyhow::Result<()> {
     let refusal = match taken_up {
         TakenUp::Refused(error) => Some(error),
         TakenUp::ByNobody | TakenUp::By(_) => None,
@@ -291,7 +318,7 @@ fn report(args: &ImportArgs, found: &Found, results: &[Imported], taken_up: &Tak
     if args.json {
         let running = matches!(taken_up, TakenUp::By(_));
         return say_json(&json!({
-            "gateway": running, "gateway_error": refusal, "results": results, "unknown": found.unknown, "notes": found.notes,
+            "gateway": running, "gateway_error": refusal, "folder": folder, "results": results, "unknown": found.unknown, "notes": found.notes,
         }));
     }
     for result in results {
@@ -309,6 +336,9 @@ fn report(args: &ImportArgs, found: &Found, results: &[Imported], taken_up: &Tak
         let names = found.unknown.iter().map(String::as_str).collect::<Vec<_>>().join(", ");
         say(format_args!("left out, for no account has these names in its domains: {names}"))?;
     }
+    if results.iter().any(Imported::is_in_place) {
+        say(format_args!("they lie in {}", folder.display()))?;
+    }
     if results.is_empty() {
         say(format_args!("nothing in {} can be used", args.path.display()))?;
     }
@@ -317,7 +347,7 @@ fn report(args: &ImportArgs, found: &Found, results: &[Imported], taken_up: &Tak
             "what is in place was not taken up: {error}\n  → the gateway's log says more; `pixelgate reload` takes it up as well"
         ),
         TakenUp::ByNobody if results.iter().any(Imported::is_in_place) => {
-            eprintln!("no gateway took it up; one that is started does");
+            eprintln!("no gateway took it up; one that is started with this data_dir does");
         }
         TakenUp::ByNobody | TakenUp::By(_) => {}
     }
