@@ -205,7 +205,7 @@ impl Keeper {
     }
 
     fn save_lanes(&mut self) -> Result<(), Unavailable> {
-        let (forgotten, changed) = locked(&self.shared.index).to_keep();
+        let (forgotten, changed) = locked(&self.shared.index).take_changes();
         self.state.save(&forgotten, &changed).map_err(|error| {
             let mut index = locked(&self.shared.index);
             index.changed_again(&changed);

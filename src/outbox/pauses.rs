@@ -194,7 +194,7 @@ impl Index {
     }
 
     /// Since the last call: the lanes that were forgotten, and what changed of the others.
-    pub(crate) fn to_keep(&mut self) -> (Vec<LaneKey>, Vec<(LaneKey, LaneState)>) {
+    pub(crate) fn take_changes(&mut self) -> (Vec<LaneKey>, Vec<(LaneKey, LaneState)>) {
         let changed = self.lanes.values_mut().filter(|lane| lane.changed);
         let changed = changed.map(|lane| {
             lane.changed = false;
@@ -204,7 +204,7 @@ impl Index {
         (std::mem::take(&mut self.forgotten), changed)
     }
 
-    /// What [`Index::to_keep`] gave could not be kept.
+    /// What [`Index::take_changes`] gave could not be kept.
     pub(crate) fn changed_again(&mut self, lanes: &[(LaneKey, LaneState)]) {
         for (key, _) in lanes {
             // One that was forgotten meanwhile has nothing to keep.
