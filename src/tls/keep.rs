@@ -17,6 +17,9 @@ pub const IMPORTED: &str = "imported";
 /// A certificate, leaf first, and its key; `.rsa` for the twin of an ECDSA one.
 pub const FILES: [[&str; 2]; 2] = [["chain.pem", "key.pem"], ["chain.rsa.pem", "key.rsa.pem"]];
 
+/// What is live of a name: the contents of those of [`FILES`] that there are.
+pub type Live = BTreeMap<&'static str, Vec<u8>>;
+
 /// What the names of things begin with that are not complete.
 const UNFINISHED: &str = ".";
 
@@ -32,7 +35,32 @@ const UNFINISHED: &str = ".";
 /// What the operating system says, also if there is no folder above `issued_dir`; what was live still is.
 pub fn keep(issued_dir: &Path, name: &str, serial: &str, files: &[(&str, &[u8])]) -> io::Result<()> {
     let all = open(issued_dir)?;
+    switch(&all, &enter_alone(&all, name)?, serial, files)
+}
+
+/// The same, if what is live still is what [`live`] gave; says whether it is. Others may have put something in place since, and
+/// whoever judged by what there was has to judge again.
+///
+/// # Errors
+/// As of [`keep`].
+pub fn keep_after(
+    issued_dir: &Path,
+    name: &str,
+    serial: &str,
+    files: &[(&str, &[u8])],
+    before: &Live,
+) -> io::Result<bool> {
+    let all = open(issued_dir)?;
     let folder = enter_alone(&all, name)?;
+    let is_same = live_in(&folder)? == *before;
+    if is_same {
+        switch(&all, &folder, serial, files)?;
+    }
+    Ok(is_same)
+}
+
+/// Writes files and switches to them, while nobody else puts something in place.
+fn switch(all: &Inside, folder: &Inside, serial: &str, files: &[(&str, &[u8])]) -> io::Result<()> {
     for left in folder.names()?.iter().filter(|name| is_unfinished(name)) {
         // What cannot be removed now is removed next time.
         let _ = folder.remove(left);
@@ -52,7 +80,7 @@ pub fn keep(issued_dir: &Path, name: &str, serial: &str, files: &[(&str, &[u8])]
     folder.sync()?;
     all.sync()?;
     let kept = [serial.as_bytes(), before.as_ref().map_or(b"", |before| before.to_bytes())];
-    remove_older(&folder, &kept);
+    remove_older(folder, &kept);
     Ok(())
 }
 
@@ -60,14 +88,18 @@ pub fn keep(issued_dir: &Path, name: &str, serial: &str, files: &[(&str, &[u8])]
 ///
 /// # Errors
 /// What the operating system says. No link is followed but the one to what is live, and that no further than beside itself.
-pub fn live(issued_dir: &Path, name: &str) -> io::Result<BTreeMap<&'static str, Vec<u8>>> {
-    let mut files = BTreeMap::new();
+pub fn live(issued_dir: &Path, name: &str) -> io::Result<Live> {
     let folder = match Inside::open(issued_dir) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => None,
         all => all?.find(Path::new(name))?,
     };
-    let Some(folder) = folder else { return Ok(files) };
+    let Some(folder) = folder else { return Ok(Live::new()) };
     folder.lock()?;
+    live_in(&folder)
+}
+
+fn live_in(folder: &Inside) -> io::Result<Live> {
+    let mut files = Live::new();
     let link = folder.link_of(LIVE);
     let serial = Path::new(link.as_ref().map_or(OsStr::new(LIVE), |link| OsStr::from_bytes(link.to_bytes())));
     if !matches!(serial.components().collect::<Vec<_>>().as_slice(), [Component::Normal(_)]) {
@@ -180,6 +212,24 @@ mod tests {
         assert_eq!(left, ["0c-1", "0d", "live", "pending"]);
         let mode = |path: &str| fs::metadata(issued.join(path)).unwrap().permissions().mode() & 0o777;
         assert_eq!((mode("a.example"), mode("a.example/0d"), mode("a.example/0c-1/chain.pem")), (0o700, 0o700, 0o600));
+    }
+
+    #[test]
+    fn what_others_put_in_place_meanwhile_is_not_replaced_unseen() {
+        let dir = tempfile::tempdir().unwrap();
+        let issued = dir.path().join("certs");
+        let put = |serial: &str, before: &Live| {
+            keep_after(&issued, "a.example", serial, &[("key.pem", serial.as_bytes())], before)
+        };
+        let nothing = live(&issued, "a.example").unwrap();
+        assert!(put("0a", &nothing).unwrap());
+        assert!(!put("0b", &nothing).unwrap());
+        let seen = live(&issued, "a.example").unwrap();
+        assert_eq!(seen["key.pem"], b"0a");
+        keep(&issued, "a.example", "0c", &[("key.pem", b"0c")]).unwrap();
+        assert!(!put("0b", &seen).unwrap());
+        assert!(put("0b", &live(&issued, "a.example").unwrap()).unwrap());
+        assert_eq!(live(&issued, "a.example").unwrap()["key.pem"], b"0b");
     }
 
     #[test]

@@ -133,7 +133,7 @@ impl Imported {
     }
 }
 
-/// Judges one choice against what is in place, and puts it there.
+/// Judges one choice against what is in place, and puts it there; again if somebody else put something there meanwhile.
 fn put(
     found: &Found,
     configured: &Configured,
@@ -142,6 +142,22 @@ fn put(
     choice: &Choice,
     args: &ImportArgs,
 ) -> anyhow::Result<Imported> {
+    loop {
+        if let Some(result) = try_put(found, configured, roots, folder, choice, args)? {
+            return Ok(result);
+        }
+    }
+}
+
+/// The same once; `None` = what it was judged against is not in place any more.
+fn try_put(
+    found: &Found,
+    configured: &Configured,
+    roots: &Roots,
+    folder: &str,
+    choice: &Choice,
+    args: &ImportArgs,
+) -> anyhow::Result<Option<Imported>> {
     let chosen = [choice.ecdsa, choice.rsa].map(|index| index.and_then(|index| found.bundle(index)));
     let best = chosen.into_iter().flatten().next().context("no certificate was chosen")?;
     let mut result = Imported {
@@ -154,7 +170,7 @@ fn put(
     let issued_dir = configured.issued_dir();
     let in_place = match keep::live(&issued_dir, folder) {
         Ok(in_place) => in_place,
-        Err(error) => return Ok(result.failed(&issued_dir, "read", &error)),
+        Err(error) => return Ok(Some(result.failed(&issued_dir, "read", &error))),
     };
     let (mut pairs, mut imported, mut kept) = (Vec::new(), None, None);
     for (bundle, live) in chosen.into_iter().zip(in_place_by_kind(&in_place)) {
@@ -173,7 +189,7 @@ fn put(
                 let key = bundle.key_pem().context("the key cannot be written as PEM")?;
                 if let Err(error) = Credential::parse(&chain, &key) {
                     result.notes.push(format!("it cannot be served: {error}; its key is {}", bundle.facts.key));
-                    return Ok(result);
+                    return Ok(Some(result));
                 }
                 imported = imported.or(Some(bundle));
                 pairs.push([chain, key]);
@@ -188,25 +204,26 @@ fn put(
             (None, None) => {}
         }
     }
-    let Some(imported) = imported else { return Ok(Imported { result: "kept", not_after: kept, ..result }) };
+    let Some(imported) = imported else { return Ok(Some(Imported { result: "kept", not_after: kept, ..result })) };
     result.not_after = Some(rfc3339(imported.facts.not_after));
     let mut files: BTreeMap<&str, Vec<u8>> = FILES.into_iter().flatten().zip(pairs.into_iter().flatten()).collect();
     if files == in_place {
         result.result = "unchanged";
-        return Ok(result);
+        return Ok(Some(result));
     }
     result.notes.extend(notes(configured, roots, folder, imported));
     if args.dry_run {
         result.result = "would_import";
-        return Ok(result);
+        return Ok(Some(result));
     }
     files.insert(IMPORTED, Vec::new());
     let files: Vec<(&str, &[u8])> = files.iter().map(|(file, content)| (*file, content.as_slice())).collect();
     // What is in place already is taken up all the same, and the next one may go.
-    match keep::keep(&issued_dir, folder, &imported.facts.serial, &files) {
-        Ok(()) => Ok(Imported { result: "imported", ..result }),
-        Err(error) => Ok(result.failed(&issued_dir, "written", &error)),
-    }
+    Ok(match keep::keep_after(&issued_dir, folder, &imported.facts.serial, &files, &in_place) {
+        Ok(true) => Some(Imported { result: "imported", ..result }),
+        Ok(false) => None,
+        Err(error) => Some(result.failed(&issued_dir, "written", &error)),
+    })
 }
 
 /// What in place can be served now, with an ECDSA key and with an RSA key.
