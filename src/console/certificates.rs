@@ -1,6 +1,6 @@
 //! Certificates over the control socket: each name's state, what comes next, and taking up what was imported.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -13,13 +13,13 @@ use serde::{Deserialize, Serialize};
 use crate::account::{AccountId, ServerName};
 use crate::clock::now_ms;
 use crate::console::Console;
-use crate::console::control::{Refused, blocking};
+use crate::console::control::{Refused, blocking, unknown as unknown_account};
 use crate::console::desk::{CaAccountStatus, DeskError, Ordered};
 use crate::console::peer::Peer;
 use crate::console::status::ExpiringName;
 use crate::snapshot::{Route, Snapshot};
 use crate::tls::chain::{Chain, rfc3339};
-use crate::tls::keep::IMPORTED;
+use crate::tls::keep::{FILES, IMPORTED};
 use crate::tls::probe::over_loopback;
 use crate::tls::{CertificateProblem, CertificateState, Lookup, Origin};
 
@@ -43,6 +43,9 @@ pub struct CertificateView {
     pub state: String,
     /// Who issued it.
     pub issuer: Option<String>,
+    /// The kinds of its keys, the first pair's first, as in `ECDSA P-256` and `RSA 2048`.
+    #[serde(default)]
+    pub keys: Vec<String>,
     /// Last second of its validity, RFC 3339.
     pub not_after: Option<String>,
     /// `operator`, `issued`, `imported`, `operator_wildcard`, `imported_wildcard`.
@@ -114,19 +117,25 @@ pub(super) async fn list(
 ) -> Result<Json<Vec<CertificateView>>, Refused> {
     let limit = query.get("limit").and_then(|limit| limit.parse().ok()).unwrap_or(LISTED);
     blocking(move || {
+        if let Some(account) = query.get("account") {
+            known_account(&console, account)?;
+        }
+        let names = query.get("names").map(|names| names.split(',').map(|name| known(&console, name)));
+        let names = names.map(Iterator::collect::<Result<HashSet<_>, _>>).transpose()?;
         let mut views = console.desk.list();
         views.retain(|view| {
             let account = view.account.as_ref().map_or("", |account| account.as_str());
-            query.get("account").is_none_or(|wanted| wanted == account)
+            names.as_ref().is_none_or(|names| names.contains(&view.name))
+                && query.get("account").is_none_or(|wanted| wanted == account)
                 && query.get("state").is_none_or(|wanted| *wanted == view.state)
                 && (!query.contains_key("problems") || view.has_problem())
         });
         views.sort_by_cached_key(CertificateView::need);
         views.truncate(limit);
         views.iter_mut().for_each(CertificateView::read_folder);
-        Json(views)
+        Ok(Json(views))
     })
-    .await
+    .await?
 }
 
 pub(super) async fn show(
@@ -240,6 +249,7 @@ pub fn view(snapshot: &Snapshot, name: &ServerName, now_ms: i64) -> Option<Certi
         account,
         state: state.to_owned(),
         issuer: None,
+        keys: Vec::new(),
         not_after: valid.map(|known| rfc3339(known.not_after)),
         origin: known.as_ref().map(|known| origin(known.origin).to_owned()),
         folder: known.as_ref().map(|known| known.folder.clone()),
@@ -276,6 +286,11 @@ fn origin(origin: Origin) -> &'static str {
         // ACME orders none here.
         Origin::IssuedWildcard => "imported_wildcard",
     }
+}
+
+fn known_account(console: &Console, account: &str) -> Result<(), Refused> {
+    let is_known = |id| console.reloader.published().load().tenant(&id).is_some();
+    if account.parse().is_ok_and(is_known) { Ok(()) } else { Err(unknown_account(account)) }
 }
 
 fn known(console: &Console, name: &str) -> Result<ServerName, Refused> {
@@ -339,9 +354,10 @@ impl CertificateView {
 
     fn read_folder(&mut self) {
         let Some(folder) = &self.folder else { return };
-        let chain = std::fs::read(folder.join("chain.pem")).ok();
-        let leaf = chain.and_then(|pem| Chain::from_pem(&pem)?.leaf());
-        self.issuer = self.issuer.take().or(leaf.map(|leaf| leaf.issuer));
+        let leaf = |[chain, _]: [&str; 2]| Chain::from_pem(&std::fs::read(folder.join(chain)).ok()?)?.leaf();
+        let leaves: Vec<_> = FILES.into_iter().filter_map(leaf).collect();
+        self.keys = leaves.iter().map(|leaf| leaf.key.clone()).collect();
+        self.issuer = self.issuer.take().or(leaves.into_iter().next().map(|leaf| leaf.issuer));
         if self.origin.as_deref() == Some("issued") && folder.join(IMPORTED).exists() {
             self.origin = Some("imported".to_owned());
         }

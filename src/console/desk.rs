@@ -10,7 +10,7 @@ use crate::console::certificates::CertificateView;
 
 /// Who knows what comes next for a name's certificate, and can hasten it.
 pub trait CertificateDesk: Send + Sync {
-    /// Every name of the configuration, in no order. What stands in the files only, its issuer and that it was imported,
+    /// Every name of the configuration, in no order. What stands in the files only, its issuer, its keys and that it was imported,
     /// may be left out.
     fn list(&self) -> Vec<CertificateView>;
 

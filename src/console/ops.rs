@@ -1,6 +1,6 @@
 //! The ops listener: health, metrics and status for monitoring. GET only; nothing here changes anything.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use axum::Router;
 use axum::extract::State;
@@ -38,19 +38,26 @@ fn exposed(console: &Console) -> Response {
     let stats = console.outbox.stats();
     console.metrics.outbox(stats.log_bytes + stats.dead_letter_bytes, stats.free_bytes);
     let (now_ms, snapshot) = (crate::clock::now_ms(), console.reloader.published().load_full());
+    let accounts: HashSet<_> = snapshot.tenants().map(|tenant| tenant.config.id.as_str()).collect();
+    // Lanes of accounts that are gone, of which something is left.
+    let mut left = HashSet::new();
     let mut events = HashMap::<AccountId, u64>::new();
     for lane in console.outbox.lanes() {
         let Counts { delivered, tested, uncounted, dead, expired, .. } = lane.counts;
         let settled = delivered + tested + uncounted + dead + expired;
         let unsettled = lane.pending + lane.in_flight;
-        if unsettled == 0 && snapshot.tenant(&lane.lane.account).is_none() {
-            console.metrics.forget_lane(&lane.lane);
-            continue;
+        if !accounts.contains(lane.lane.account.as_str()) {
+            if unsettled == 0 {
+                continue;
+            }
+            left.insert((lane.lane.account.to_string(), lane.lane.pixel.to_string()));
         }
         *events.entry(lane.lane.account.clone()).or_default() += settled + unsettled;
         let oldest = lane.oldest_accepted_ms.map_or(0, |at| u64::try_from((now_ms - at) / 1_000).unwrap_or_default());
         console.metrics.lane(&lane.lane, lane.pending, lane.in_flight, lane.paused.is_some(), oldest);
     }
+    let is_left = |account: &str, pixel: &str| left.contains(&(account.to_owned(), pixel.to_owned()));
+    console.metrics.forget_lanes(|account, pixel| !accounts.contains(account) && !is_left(account, pixel));
     let certificates = snapshot.certificates.summary().with_waiting(console.desk.waiting_for_visitors());
     console.metrics.certificates(&certificates.states(), certificates.first_expiry.map(|at| at - now_ms / 1_000));
     let ca_accounts = console.desk.ca_accounts();

@@ -11,6 +11,7 @@
 //!   a batch that was refused).
 //! - What a reply means is a table: outcome.rs. What it means for the lane and its trust is lane.rs; how large its batches
 //!   are, pace.rs; what goes last, behind.rs; how long it waits, retry.rs. All are pure.
+//! - What becomes of lanes that do not send, and of accounts that are gone: silent.rs.
 //! - graph/ alone knows the Graph API's words. view.rs sees the configuration, token.rs remembers which token was refused,
 //!   report.rs writes the log.
 //!
@@ -28,6 +29,7 @@ mod refusals;
 mod report;
 mod retry;
 mod schedule;
+mod silent;
 #[cfg(test)]
 mod tests;
 mod token;
@@ -46,7 +48,6 @@ use tokio_util::sync::CancellationToken;
 use self::graph::GraphClient;
 use self::job::Job;
 use self::lane::Lane;
-use self::outcome::Fault;
 use self::retry::WISH_MAX;
 use self::schedule::{Schedule, Slot, Slots};
 use self::token::Fingerprint;
@@ -189,6 +190,7 @@ impl Delivery {
     /// Delivers until `shutdown`; then takes nothing new, and gives requests in flight up to 30 s.
     pub async fn run(mut self, shutdown: CancellationToken) {
         self.stop = shutdown;
+        self.forget_gone();
         self.resume_mended();
         let mut look = tokio::time::interval(LOOK_INTERVAL);
         look.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -206,7 +208,10 @@ impl Delivery {
                 () = tokio::time::sleep(due_in) => {}
                 Ok(()) = self.in_force.changed() => {}
                 _ = look.tick() => self.follow_clock(),
-                _ = age.tick() => self.drop_expired(),
+                _ = age.tick() => {
+                    self.drop_expired();
+                    self.forget_gone();
+                }
             }
         }
         // Over the limit they are dropped: their events were marked as sent, and are sent again after the next start.
@@ -298,30 +303,6 @@ impl Delivery {
         }
     }
 
-    /// Drops what grew too old in lanes that do not send; the others look when they do.
-    fn drop_expired(&mut self) {
-        let (now_ms, age_max) = (self.clock.now_ms(), self.view.settings.age_max);
-        let before_ms = now_ms.saturating_sub(i64::try_from(age_max.as_millis()).unwrap_or(i64::MAX));
-        let does_not_send = |lane: &LaneStatus| {
-            lane.oldest_accepted_ms.is_some_and(|oldest| oldest < before_ms)
-                && (lane.paused.is_some() || !matches!(self.view.permit(&lane.lane), Permit::Send(..)))
-        };
-        let lanes: Vec<_> = self.outbox.lanes().into_iter().filter(does_not_send).map(|lane| lane.lane).collect();
-        if lanes.is_empty() {
-            return;
-        }
-        let (outbox, observer) = (self.outbox.clone(), self.observer.clone());
-        self.chores.spawn_blocking(move || {
-            for lane in lanes {
-                let dropped = batch::drop_expired(&outbox, &lane, now_ms, before_ms, age_max);
-                if dropped > 0 {
-                    report::expired_unsent(&lane, dropped);
-                    observer.dead(&lane, Fault::Expired.reason(), dropped);
-                }
-            }
-        });
-    }
-
     /// Takes up a configuration that was published meanwhile; costs nothing if none was.
     fn follow(&mut self) {
         while self.chores.try_join_next().is_some() {}
@@ -340,6 +321,7 @@ impl Delivery {
         for lane in self.parked.drain() {
             self.schedule.due(lane);
         }
+        self.forget_gone();
         self.resume_mended();
     }
 

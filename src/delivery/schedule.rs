@@ -60,6 +60,11 @@ impl Schedule {
         }
     }
 
+    /// Forgets that lanes failed, but of those that stay.
+    pub(crate) fn retain(&mut self, stays: impl Fn(&LaneKey) -> bool) {
+        self.fails.retain(stays);
+    }
+
     /// From now on as many requests may be in flight.
     pub(crate) fn resize(&mut self, slots: Slots) {
         self.slots = slots;

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use crate::account::{AccessToken, LaneKey};
+use crate::account::{AccessToken, AccountId, LaneKey};
 use crate::config::{DeliveryConfig, PixelConfig};
 use crate::snapshot::Snapshot;
 
@@ -21,6 +21,8 @@ pub(crate) struct View {
 pub(crate) trait Pixels: Send + Sync {
     /// A lane's pixel, if it and its account are switched on.
     fn active(&self, lane: &LaneKey) -> Option<&PixelConfig>;
+    /// Whether an account is in the configuration, be it switched off or faulty.
+    fn has_account(&self, account: &AccountId) -> bool;
 }
 
 /// Whether a lane may send.
@@ -59,5 +61,9 @@ impl Pixels for Snapshot {
     fn active(&self, lane: &LaneKey) -> Option<&PixelConfig> {
         let tenant = self.tenant(&lane.account).filter(|tenant| tenant.config.active)?;
         tenant.pixel(lane.pixel).filter(|pixel| pixel.active)
+    }
+
+    fn has_account(&self, account: &AccountId) -> bool {
+        self.tenant(account).is_some() || self.left_out.contains(account)
     }
 }

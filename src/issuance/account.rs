@@ -14,9 +14,9 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use crate::config::{AcmeAccount, ExternalAccount};
-use crate::issuance::store::write_private;
 use crate::issuance::transport::Transport;
 use crate::issuance::trouble::Trouble;
+use crate::tls::disk::replace;
 
 /// What is kept of an account.
 const FILE: &str = "account.json";
@@ -146,7 +146,7 @@ fn read(file: &Path) -> Result<Option<Kept>, Trouble> {
 fn keep(folder: &Path, kept: &Kept) -> Result<(), Trouble> {
     let bytes = serde_json::to_vec_pretty(kept).map_err(|error| Trouble::Local(error.to_string()))?;
     let made = DirBuilder::new().recursive(true).mode(0o700).create(folder);
-    made.and_then(|()| write_private(folder, FILE, &bytes)).map_err(|error| local(folder, &error))
+    made.and_then(|()| replace(&folder.join(FILE), &bytes)).map_err(|error| local(folder, &error))
 }
 
 /// RFC 8555, 7.3.4. CAs give the key in base64url, with padding or without.

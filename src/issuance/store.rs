@@ -4,13 +4,13 @@
 //! that is killed in the middle of an order goes on with it, and nothing that is half written is ever served: a serial's
 //! folder appears by a rename, and is served by another.
 
-use std::fs::{self, File, OpenOptions};
-use std::io::{self, ErrorKind, Write};
-use std::os::unix::fs::OpenOptionsExt;
-use std::path::{Path, PathBuf};
+use std::fs;
+use std::io::{self, ErrorKind};
+use std::path::PathBuf;
 
 use crate::account::ServerName;
 use crate::tls::chain::Chain;
+use crate::tls::disk::replace;
 use crate::tls::keep::{FILES, LIVE, keep, make_beside};
 
 /// What is being had.
@@ -153,27 +153,13 @@ impl Stage {
     }
 
     fn write(&self, file: &str, text: &str) -> io::Result<()> {
-        write_private(&self.folder, file, text.as_bytes())
+        replace(&self.folder.join(file), text.as_bytes())
     }
 }
 
 fn is_rsa([chain, _]: &Pair) -> bool {
     let leaf = Chain::from_pem(chain.as_bytes()).and_then(|chain| chain.leaf());
     leaf.is_some_and(|leaf| leaf.is_rsa())
-}
-
-/// Writes a file that only we may read, whole or not at all, durable when it returns.
-pub(super) fn write_private(folder: &Path, file: &str, bytes: &[u8]) -> io::Result<()> {
-    let part = folder.join(format!("{file}.part"));
-    let mut open = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&part)?;
-    open.write_all(bytes)?;
-    open.sync_all()?;
-    fs::rename(&part, folder.join(file))?;
-    sync(folder)
-}
-
-fn sync(folder: &Path) -> io::Result<()> {
-    File::open(folder)?.sync_all()
 }
 
 // === impl KeyKind ===
@@ -194,6 +180,7 @@ impl KeyKind {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use std::os::unix::fs::PermissionsExt;
+    use std::path::Path;
 
     use super::*;
     use crate::tls::testing::Issued;

@@ -2,7 +2,7 @@
 //!
 //! One lock holds it; no file is touched and nothing is awaited under it.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 use super::due::DueLanes;
 use super::lane::{Lane, LaneNo, Listed};
@@ -14,10 +14,14 @@ use crate::account::{AccountId, LaneKey};
 
 /// What is known of all events that are not settled.
 pub(crate) struct Index {
-    pub(super) lanes: Vec<Lane>,
+    pub(super) lanes: BTreeMap<LaneNo, Lane>,
     pub(super) numbers: HashMap<LaneKey, LaneNo>,
+    /// The number of the next new lane.
+    next_number: LaneNo,
+    /// Lanes that were forgotten, and of which a state is still kept.
+    pub(super) forgotten: Vec<LaneKey>,
     /// Bytes of each account's events that are not settled, or are being appended.
-    backlog: HashMap<AccountId, u64>,
+    pub(super) backlog: HashMap<AccountId, u64>,
     pub(crate) segments: Segments,
     recent: Recent,
     due: DueLanes,
@@ -53,8 +57,10 @@ const RECENT_BYTES: usize = 32 << 20;
 impl Index {
     pub(crate) fn new(leases_per_lane_max: usize) -> Self {
         Self {
-            lanes: Vec::new(),
+            lanes: BTreeMap::new(),
             numbers: HashMap::new(),
+            next_number: LaneNo(0),
+            forgotten: Vec::new(),
             backlog: HashMap::new(),
             segments: Segments::default(),
             recent: Recent::new(RECENT_BYTES),
@@ -70,18 +76,19 @@ impl Index {
         if let Some(&number) = self.numbers.get(key) {
             return number;
         }
-        let number = LaneNo(u32::try_from(self.lanes.len()).unwrap_or(u32::MAX));
+        let number = self.next_number;
+        self.next_number.0 += 1;
         let mut lane = Lane::new(key.clone());
         lane.state.paused = self.held.get(&key.account).cloned();
         lane.changed = lane.state.paused.is_some();
-        self.lanes.push(lane);
+        self.lanes.insert(number, lane);
         self.numbers.insert(key.clone(), number);
         number
     }
 
     /// How all lanes stand.
     pub(crate) fn status(&self) -> Vec<LaneStatus> {
-        self.lanes.iter().map(Lane::status).collect()
+        self.lanes.values().map(Lane::status).collect()
     }
 
     /// Counts bytes that are about to be appended towards an account's backlog; `false` if they are too many.
@@ -125,7 +132,7 @@ impl Index {
     /// [`Lane::put_in_order`].
     pub(crate) fn all_found(&mut self, settled_copies: &HashSet<u64>, unconfirmed: &HashSet<u32>) -> Vec<Entry> {
         let mut others = Vec::new();
-        for lane in &mut self.lanes {
+        for lane in self.lanes.values_mut() {
             others.extend(lane.put_in_order(settled_copies, unconfirmed));
             *self.backlog.entry(lane.key.account.clone()).or_default() += lane.bytes;
         }
@@ -138,7 +145,7 @@ impl Index {
     /// Puts a lane among those that are to be served, if it has work; `true` if that is news.
     pub(crate) fn list(&mut self, number: LaneNo) -> bool {
         let leases_max = self.leases_per_lane_max;
-        match self.lanes.get_mut(number.0 as usize) {
+        match self.lanes.get_mut(&number) {
             Some(lane) if lane.has_work(leases_max) => {
                 let due_ms = lane.due_ms();
                 self.due.list(number, &mut lane.listed, due_ms)
@@ -149,8 +156,9 @@ impl Index {
 
     /// [`Index::list`] for every lane.
     pub(crate) fn list_all(&mut self) {
-        for number in 0..self.lanes.len() {
-            self.list(LaneNo(u32::try_from(number).unwrap_or(u32::MAX)));
+        let numbers: Vec<_> = self.lanes.keys().copied().collect();
+        for number in numbers {
+            self.list(number);
         }
     }
 
@@ -293,7 +301,7 @@ impl Index {
 
     /// Which lane has this number.
     pub(crate) fn key(&self, number: LaneNo) -> Option<LaneKey> {
-        Some(self.lanes.get(number.0 as usize)?.key.clone())
+        Some(self.lanes.get(&number)?.key.clone())
     }
 
     /// A lease whose oldest event was accepted then is out.
@@ -312,17 +320,16 @@ impl Index {
         }
     }
 
-    /// Takes waiting events of one lane that are in a segment, about so many bytes, so that they can be copied.
-    /// [`Index::moved`] ends it. `None` when there is no such lane.
-    pub(crate) fn take_to_move(&mut self, number: LaneNo, segment: u32, bytes: u64) -> Option<Vec<Entry>> {
-        let taken = self.lane_mut(number)?.take_segment(segment, bytes);
+    /// Takes waiting events of the first lane from a number on that are in a segment, about so many bytes, so that they can
+    /// be copied; says which lane that is. [`Index::moved`] ends it. `None` when there is no such lane.
+    pub(crate) fn take_to_move(&mut self, from: LaneNo, segment: u32, bytes: u64) -> Option<(LaneNo, Vec<Entry>)> {
+        let (&number, lane) = self.lanes.range_mut(from..).next()?;
+        let taken = lane.take_segment(segment, bytes);
+        lane.in_flight += taken.len() as u64;
         for entry in &taken {
             self.segments.hold(entry);
         }
-        if let Some(lane) = self.lane_mut(number) {
-            lane.in_flight += taken.len() as u64;
-        }
-        Some(taken)
+        Some((number, taken))
     }
 
     /// Puts events of a lane back that are in another place now, no longer or shorter there, each with its old entry, which is
@@ -341,7 +348,7 @@ impl Index {
 
     /// Events of which the marks may say that they may have been sent, though they were not.
     pub(crate) fn doubted(&self) -> Vec<Entry> {
-        self.lanes.iter().flat_map(Lane::waiting).filter(|entry| entry.is_doubted()).copied().collect()
+        self.lanes.values().flat_map(Lane::waiting).filter(|entry| entry.is_doubted()).copied().collect()
     }
 
     /// Nothing is leased from now on.
@@ -350,6 +357,6 @@ impl Index {
     }
 
     pub(super) fn lane_mut(&mut self, number: LaneNo) -> Option<&mut Lane> {
-        self.lanes.get_mut(number.0 as usize)
+        self.lanes.get_mut(&number)
     }
 }

@@ -205,9 +205,11 @@ impl Keeper {
     }
 
     fn save_lanes(&mut self) -> Result<(), Unavailable> {
-        let changed = locked(&self.shared.index).changed_states();
-        self.state.save(&changed).map_err(|error| {
-            locked(&self.shared.index).changed_again(&changed);
+        let (forgotten, changed) = locked(&self.shared.index).take_changes();
+        self.state.save(&forgotten, &changed).map_err(|error| {
+            let mut index = locked(&self.shared.index);
+            index.changed_again(&changed);
+            index.forgotten.extend(forgotten);
             Unavailable { reason: error.to_string() }
         })
     }

@@ -7,9 +7,9 @@ use super::log::Entry;
 use super::{LaneStatus, Pause};
 use crate::account::LaneKey;
 
-/// A lane's number in this process.
+/// A lane's number in this process. That of a lane that was forgotten is never given again: who still has it means nobody.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub(crate) struct LaneNo(pub(crate) u32);
+pub(crate) struct LaneNo(pub(crate) u64);
 
 /// One pixel's queue.
 pub(crate) struct Lane {

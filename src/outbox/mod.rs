@@ -10,6 +10,7 @@
 //!   what was in a request is sent again; after a power cut, also what was answered in the last second.
 //! - A segment goes when all in it is settled; one that a few old events keep is emptied: reclaim.rs. Dead letters have a
 //!   log of their own: dead/. Pauses (pauses.rs) and counters are in SQLite: state.rs. These are the keeper's thread: keeper.rs.
+//! - An account that is gone and of which nothing is left is forgotten: forget.rs.
 //! - The formats and the disk are log/; what a start does is open.rs.
 //!
 //! Two threads write: the writer to the log, the keeper to all else. One lock holds what is in memory, and nothing is read,
@@ -19,6 +20,7 @@ mod append;
 mod dead;
 mod due;
 mod fetch;
+mod forget;
 mod index;
 mod keeper;
 mod lane;

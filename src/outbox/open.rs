@@ -150,7 +150,8 @@ fn load(log: &LogDir, index: &mut Index) -> Result<Report, OpenError> {
         if !durable {
             unconfirmed.insert(segment.id);
         }
-        let lanes: Vec<_> = summary.lanes.iter().map(|key| index.number(key)).collect();
+        // A lane of which nothing waits may be one of an account that is forgotten.
+        let mut lanes: Vec<_> = summary.lanes.iter().map(|key| (key, None)).collect();
         for (lane, entry) in summary.entries {
             let is_copy = entry.seq < first_seq;
             if is_copy {
@@ -163,7 +164,8 @@ fn load(log: &LogDir, index: &mut Index) -> Result<Report, OpenError> {
                 continue;
             }
             let (attempts, maybe_sent) = marked.sent(entry.seq);
-            if let Some(&lane) = lanes.get(lane as usize) {
+            if let Some((key, number)) = lanes.get_mut(lane as usize) {
+                let lane = *number.get_or_insert_with(|| index.number(key));
                 index.found(lane, Entry { attempts, maybe_sent, ..entry });
             }
         }

@@ -120,16 +120,16 @@ impl Outbox {
 impl Index {
     /// Whether a lane is not paused and need not wait.
     pub(crate) fn may_send(&self, key: &LaneKey, now_ms: i64) -> bool {
-        let lane = self.numbers.get(key).and_then(|number| self.lanes.get(number.0 as usize));
+        let lane = self.numbers.get(key).and_then(|number| self.lanes.get(number));
         lane.is_some_and(|lane| lane.state.paused.is_none() && lane.state.not_before_ms <= now_ms)
     }
 
     /// Changes the times that lanes wait for.
     pub(crate) fn move_waits(&mut self, to: impl Fn(i64) -> i64) {
-        for lane in &mut self.lanes {
+        for lane in self.lanes.values_mut() {
             lane.aside_until_ms = to(lane.aside_until_ms);
         }
-        for lane in self.lanes.iter_mut().filter(|lane| lane.state.not_before_ms > 0) {
+        for lane in self.lanes.values_mut().filter(|lane| lane.state.not_before_ms > 0) {
             lane.state.not_before_ms = to(lane.state.not_before_ms).max(1);
             lane.changed = true;
         }
@@ -187,28 +187,28 @@ impl Index {
                 lane.state = state;
             }
         }
-        for lane in self.lanes.iter_mut().filter(|lane| lane.state.paused.is_none()) {
+        for lane in self.lanes.values_mut().filter(|lane| lane.state.paused.is_none()) {
             lane.state.paused = self.held.get(&lane.key.account).cloned();
             lane.changed |= lane.state.paused.is_some();
         }
     }
 
-    /// What changed of lanes since the last call.
-    pub(crate) fn changed_states(&mut self) -> Vec<(LaneKey, LaneState)> {
-        let changed = self.lanes.iter_mut().filter(|lane| lane.changed);
-        changed
-            .map(|lane| {
-                lane.changed = false;
-                (lane.key.clone(), lane.state.clone())
-            })
-            .collect()
+    /// Since the last call: the lanes that were forgotten, and what changed of the others.
+    pub(crate) fn take_changes(&mut self) -> (Vec<LaneKey>, Vec<(LaneKey, LaneState)>) {
+        let changed = self.lanes.values_mut().filter(|lane| lane.changed);
+        let changed = changed.map(|lane| {
+            lane.changed = false;
+            (lane.key.clone(), lane.state.clone())
+        });
+        let changed = changed.collect();
+        (std::mem::take(&mut self.forgotten), changed)
     }
 
-    /// What [`Index::changed_states`] gave could not be kept.
+    /// What [`Index::take_changes`] gave could not be kept.
     pub(crate) fn changed_again(&mut self, lanes: &[(LaneKey, LaneState)]) {
         for (key, _) in lanes {
-            let number = self.number(key);
-            if let Some(lane) = self.lane_mut(number) {
+            // One that was forgotten meanwhile has nothing to keep.
+            if let Some(lane) = self.numbers.get(key).and_then(|number| self.lanes.get_mut(number)) {
                 lane.changed = true;
             }
         }

@@ -49,11 +49,11 @@ pub(crate) fn copy_forward(shared: &Shared, writer: &Sender<Job>) -> bool {
     let (mut number, mut part, mut left) = (LaneNo(0), Vec::new(), COPY_BYTES_MAX);
     // The lock is taken lane by lane: nobody waits for a walk through a whole backlog.
     while left > 0
-        && let Some(taken) = { locked(&shared.index).take_to_move(number, segment.id, left) }
+        && let Some((lane, taken)) = { locked(&shared.index).take_to_move(number, segment.id, left) }
     {
         left = left.saturating_sub(taken.iter().map(|entry| u64::from(entry.len)).sum());
-        part.extend(taken.into_iter().map(|entry| (number, entry)));
-        number.0 += 1;
+        part.extend(taken.into_iter().map(|entry| (lane, entry)));
+        number = LaneNo(lane.0 + 1);
     }
     let moved = move_part(shared, writer, &segment, part);
     give_back(shared);

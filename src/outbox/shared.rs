@@ -110,8 +110,9 @@ impl Shared {
         if entries.is_empty() {
             return;
         }
-        self.settle(lane, entries, End::Damaged);
+        // Once they are settled, the lane may be forgotten.
         let key = locked(&self.index).key(lane);
+        self.settle(lane, entries, End::Damaged);
         if let Some(key) = key {
             (self.on_lost)(&key, Lost::Damaged, entries.len() as u64);
         }

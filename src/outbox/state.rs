@@ -68,15 +68,21 @@ impl StateFile {
         Ok((Self { connection, version }, lanes))
     }
 
-    /// Writes lanes, durable when it returns.
-    pub(crate) fn save(&mut self, lanes: &[(LaneKey, LaneState)]) -> rusqlite::Result<()> {
-        if lanes.is_empty() {
+    /// Removes the lanes that were forgotten, then writes those that changed, which may be the same again; durable when it
+    /// returns.
+    pub(crate) fn save(&mut self, forgotten: &[LaneKey], lanes: &[(LaneKey, LaneState)]) -> rusqlite::Result<()> {
+        if forgotten.is_empty() && lanes.is_empty() {
             return Ok(());
         }
         let transaction = self.connection.transaction()?;
         if self.version < VERSION {
             transaction.execute_batch(SINCE_2)?;
         }
+        let mut delete = transaction.prepare_cached("DELETE FROM lanes WHERE account = ?1 AND pixel = ?2")?;
+        for key in forgotten {
+            delete.execute(params![key.account.as_str(), key.pixel.to_string()])?;
+        }
+        drop(delete);
         let values = "?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14";
         let mut insert = transaction.prepare_cached(&format!("INSERT OR REPLACE INTO lanes VALUES ({values})"))?;
         for (key, state) in lanes {
@@ -154,8 +160,10 @@ mod tests {
 
         let (mut state, lanes) = StateFile::open(&path).unwrap();
         assert!(lanes.is_empty());
-        state.save(&[(key.clone(), LaneState::default())]).unwrap();
-        state.save(&[(key.clone(), paused.clone())]).unwrap();
+        let forgotten = LaneKey { account: "hats".parse().unwrap(), ..key.clone() };
+        state.save(&[], &[(key.clone(), LaneState::default()), (forgotten.clone(), LaneState::default())]).unwrap();
+        // One that was forgotten and came back at once is kept as it is now.
+        state.save(&[forgotten, key.clone()], &[(key.clone(), paused.clone())]).unwrap();
         drop(state);
         assert_eq!(StateFile::open(&path).unwrap().1, [(key, paused)]);
     }
@@ -172,8 +180,8 @@ mod tests {
         let (_, shoes) = lanes.first_mut().unwrap();
         assert_eq!((shoes.failures, shoes.counts), (2, Counts { delivered: 70, dead: 1, ..Counts::default() }));
         shoes.counts.tested = 9;
-        state.save(&lanes).unwrap();
-        state.save(&lanes).unwrap();
+        state.save(&[], &lanes).unwrap();
+        state.save(&[], &lanes).unwrap();
         drop(state);
         assert_eq!(StateFile::open(&path).unwrap().1, lanes);
     }

@@ -85,6 +85,8 @@ pub struct Pile {
     keys: HashMap<Vec<u8>, PKey<Private>>,
     /// A key with a passphrase was met.
     pub encrypted: bool,
+    /// A certificate or key was met that cannot be parsed.
+    pub damaged: bool,
 }
 
 // === impl Chain ===
@@ -213,13 +215,18 @@ impl Pile {
         for block in text.split(BEGIN).skip(1) {
             let pem = format!("{BEGIN}{block}");
             let label = block.split("-----").next().unwrap_or_default();
-            if label == "ENCRYPTED PRIVATE KEY" || block.contains("Proc-Type: 4,ENCRYPTED") {
+            let added = if label == "ENCRYPTED PRIVATE KEY" || block.contains("Proc-Type: 4,ENCRYPTED") {
                 self.encrypted = true;
+                continue;
             } else if label.ends_with("PRIVATE KEY") {
-                found |= self.add_key(pem.as_bytes()).is_some();
+                self.add_key(pem.as_bytes())
             } else if label.ends_with("CERTIFICATE") {
-                found |= self.add_certificate(pem.as_bytes()).is_some();
-            }
+                self.add_certificate(pem.as_bytes())
+            } else {
+                continue;
+            };
+            self.damaged |= added.is_none();
+            found |= added.is_some();
         }
         found
     }
@@ -265,8 +272,14 @@ impl Pile {
         names
     }
 
+    /// How many keys belong to none of the certificates here.
+    pub fn lone_keys(&self) -> usize {
+        let used: HashSet<_> = self.certificates.iter().filter_map(|certificate| public_half(certificate)).collect();
+        self.keys.keys().filter(|key| !used.contains(*key)).count()
+    }
+
     fn key_of(&self, certificate: &X509Ref) -> Option<&PKey<Private>> {
-        self.keys.get(&certificate.public_key().ok()?.public_key_to_der().ok()?)
+        self.keys.get(&public_half(certificate)?)
     }
 
     fn chain_from(&self, leaf: &X509) -> Chain {
@@ -296,6 +309,11 @@ impl Bundle {
     pub fn key_pem(&self) -> Option<Vec<u8>> {
         self.key.private_key_to_pem_pkcs8().ok()
     }
+}
+
+/// The key that a certificate is for, DER.
+fn public_half(certificate: &X509Ref) -> Option<Vec<u8>> {
+    certificate.public_key().ok()?.public_key_to_der().ok()
 }
 
 /// What a certificate says; `None` = it has no key or validity that can be read.
@@ -369,7 +387,10 @@ mod tests {
         assert!(bundle.facts.issuer.contains("Intermediate of a.example"));
         assert_eq!(bundle.facts.names, ["a.example", "*.b.example"]);
         assert!(bundle.key_pem().unwrap().starts_with(b"-----BEGIN PRIVATE KEY-----"));
-        assert_eq!(pile.keyless(), ["c.example"]);
+        assert_eq!((pile.keyless(), pile.lone_keys(), pile.damaged), (vec!["c.example".to_owned()], 0, false));
+        assert!(pile.add(Issued::new(&["d.example"]).key.as_bytes()));
+        assert!(!pile.add(issued.key.replace("MIG", "MIH").as_bytes()));
+        assert_eq!((pile.lone_keys(), pile.damaged), (1, true));
     }
 
     #[test]

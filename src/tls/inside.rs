@@ -10,8 +10,8 @@ use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{
-    AtFlags, CWD, Dir, FlockOperation, Gid, Mode, OFlags, Uid, fchown, flock, fstat, fsync, mkdirat, openat,
-    readlinkat, renameat, statat, symlinkat, unlinkat,
+    AtFlags, CWD, Dir, FileType, FlockOperation, Gid, Mode, OFlags, Uid, chownat, fchown, flock, fstat, fsync, mkdirat,
+    openat, readlinkat, renameat, statat, symlinkat, unlinkat,
 };
 use rustix::io::Errno;
 use rustix::process::geteuid;
@@ -154,7 +154,15 @@ impl Inside {
     }
 
     pub(super) fn link(&self, to: &str, name: &str) -> io::Result<()> {
-        Ok(symlinkat(to, &self.folder, name)?)
+        symlinkat(to, &self.folder, name)?;
+        if let Some((user, group)) = self.owner {
+            // The folder's owner may have put a file of root's in its place: only a link is given to him.
+            let made = openat(&self.folder, name, OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty())?;
+            if FileType::from_raw_mode(fstat(&made)?.st_mode).is_symlink() {
+                chownat(&made, "", Some(user), Some(group), AtFlags::EMPTY_PATH)?;
+            }
+        }
+        Ok(())
     }
 
     /// Where a link leads; `None` = there is none.

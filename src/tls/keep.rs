@@ -17,6 +17,9 @@ pub const IMPORTED: &str = "imported";
 /// A certificate, leaf first, and its key; `.rsa` for the twin of an ECDSA one.
 pub const FILES: [[&str; 2]; 2] = [["chain.pem", "key.pem"], ["chain.rsa.pem", "key.rsa.pem"]];
 
+/// What is live of a name: the contents of those of [`FILES`] that there are.
+pub type Live = BTreeMap<&'static str, Vec<u8>>;
+
 /// What the names of things begin with that are not complete.
 const UNFINISHED: &str = ".";
 
@@ -29,10 +32,35 @@ const UNFINISHED: &str = ".";
 /// is given a folder in which root has something.
 ///
 /// # Errors
-/// What the operating system says; what was live still is.
+/// What the operating system says, also if there is no folder above `issued_dir`; what was live still is.
 pub fn keep(issued_dir: &Path, name: &str, serial: &str, files: &[(&str, &[u8])]) -> io::Result<()> {
     let all = open(issued_dir)?;
+    switch(&all, &enter_alone(&all, name)?, serial, files)
+}
+
+/// The same, if what is live still is what [`live`] gave; says whether it is. Others may have put something in place since, and
+/// whoever judged by what there was has to judge again.
+///
+/// # Errors
+/// As of [`keep`].
+pub fn keep_after(
+    issued_dir: &Path,
+    name: &str,
+    serial: &str,
+    files: &[(&str, &[u8])],
+    before: &Live,
+) -> io::Result<bool> {
+    let all = open(issued_dir)?;
     let folder = enter_alone(&all, name)?;
+    let is_same = live_in(&folder)? == *before;
+    if is_same {
+        switch(&all, &folder, serial, files)?;
+    }
+    Ok(is_same)
+}
+
+/// Writes files and switches to them, while nobody else puts something in place.
+fn switch(all: &Inside, folder: &Inside, serial: &str, files: &[(&str, &[u8])]) -> io::Result<()> {
     for left in folder.names()?.iter().filter(|name| is_unfinished(name)) {
         // What cannot be removed now is removed next time.
         let _ = folder.remove(left);
@@ -52,7 +80,7 @@ pub fn keep(issued_dir: &Path, name: &str, serial: &str, files: &[(&str, &[u8])]
     folder.sync()?;
     all.sync()?;
     let kept = [serial.as_bytes(), before.as_ref().map_or(b"", |before| before.to_bytes())];
-    remove_older(&folder, &kept);
+    remove_older(folder, &kept);
     Ok(())
 }
 
@@ -60,14 +88,18 @@ pub fn keep(issued_dir: &Path, name: &str, serial: &str, files: &[(&str, &[u8])]
 ///
 /// # Errors
 /// What the operating system says. No link is followed but the one to what is live, and that no further than beside itself.
-pub fn live(issued_dir: &Path, name: &str) -> io::Result<BTreeMap<&'static str, Vec<u8>>> {
-    let mut files = BTreeMap::new();
+pub fn live(issued_dir: &Path, name: &str) -> io::Result<Live> {
     let folder = match Inside::open(issued_dir) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => None,
         all => all?.find(Path::new(name))?,
     };
-    let Some(folder) = folder else { return Ok(files) };
+    let Some(folder) = folder else { return Ok(Live::new()) };
     folder.lock()?;
+    live_in(&folder)
+}
+
+fn live_in(folder: &Inside) -> io::Result<Live> {
+    let mut files = Live::new();
     let link = folder.link_of(LIVE);
     let serial = Path::new(link.as_ref().map_or(OsStr::new(LIVE), |link| OsStr::from_bytes(link.to_bytes())));
     if !matches!(serial.components().collect::<Vec<_>>().as_slice(), [Component::Normal(_)]) {
@@ -111,12 +143,12 @@ pub fn remove_if(
     Ok(true)
 }
 
-/// The folder of all names, which is made if it is not there.
+/// The folder of all names, which is made if it is not there; the one above it is not: whose it must be only its owner knows.
 fn open(issued_dir: &Path) -> io::Result<Inside> {
     let (Some(above), Some(own)) = (issued_dir.parent(), issued_dir.file_name()) else {
         return Err(io::ErrorKind::InvalidInput.into());
     };
-    let above = Inside::make(if above.as_os_str().is_empty() { Path::new(".") } else { above })?;
+    let above = Inside::open(if above.as_os_str().is_empty() { Path::new(".") } else { above })?;
     if above.is_others() {
         return Ok(above.enter(Path::new(own))?.ok_or(io::ErrorKind::NotFound)?);
     }
@@ -183,6 +215,24 @@ mod tests {
     }
 
     #[test]
+    fn what_others_put_in_place_meanwhile_is_not_replaced_unseen() {
+        let dir = tempfile::tempdir().unwrap();
+        let issued = dir.path().join("certs");
+        let put = |serial: &str, before: &Live| {
+            keep_after(&issued, "a.example", serial, &[("key.pem", serial.as_bytes())], before)
+        };
+        let nothing = live(&issued, "a.example").unwrap();
+        assert!(put("0a", &nothing).unwrap());
+        assert!(!put("0b", &nothing).unwrap());
+        let seen = live(&issued, "a.example").unwrap();
+        assert_eq!(seen["key.pem"], b"0a");
+        keep(&issued, "a.example", "0c", &[("key.pem", b"0c")]).unwrap();
+        assert!(!put("0b", &seen).unwrap());
+        assert!(put("0b", &live(&issued, "a.example").unwrap()).unwrap());
+        assert_eq!(live(&issued, "a.example").unwrap()["key.pem"], b"0b");
+    }
+
+    #[test]
     fn a_link_in_the_folders_place_is_not_followed() {
         let dir = tempfile::tempdir().unwrap();
         let (issued, elsewhere) = (dir.path().join("certs"), dir.path().join("elsewhere"));
@@ -210,8 +260,8 @@ mod tests {
         assert_eq!(fs::read_dir(&elsewhere).unwrap().count(), 0);
         fs::remove_file(&issued).unwrap();
         put().unwrap();
-        for made in ["", "a.example", "a.example/0a", "a.example/0a/chain.pem"] {
-            let made = fs::metadata(issued.join(made)).unwrap();
+        for made in ["", "a.example", "a.example/0a", "a.example/0a/chain.pem", "a.example/live"] {
+            let made = fs::symlink_metadata(issued.join(made)).unwrap();
             assert_eq!((made.uid(), made.gid()), (65_534, 65_533));
         }
         // Where nobody else can write, a link is the operator's.
@@ -241,6 +291,10 @@ mod tests {
         assert!(live(&issued, "a.example").is_err());
         assert_eq!(fs::read_dir(&elsewhere).unwrap().count(), 0);
         fs::remove_file(theirs.join("data")).unwrap();
+        assert_eq!(put().unwrap_err().kind(), io::ErrorKind::NotFound);
+        assert!(!theirs.join("data").exists(), "whose it must be nobody said");
+        fs::create_dir(theirs.join("data")).unwrap();
+        chown(theirs.join("data"), Some(65_534), Some(65_533)).unwrap();
         put().unwrap();
         let made = fs::metadata(issued.join("a.example/0a/chain.pem")).unwrap();
         assert_eq!((made.uid(), made.gid()), (65_534, 65_533));

@@ -25,7 +25,7 @@ pub mod chain;
 mod challenges;
 mod credential;
 mod der;
-mod disk;
+pub mod disk;
 mod entry;
 mod files;
 mod folder;

@@ -251,9 +251,10 @@ async fn certbots_folder_is_imported_served_at_once_and_renewed_without_a_break(
     let before = served().await;
     let (older, older_key) = site.authority.credential(NAME, 30);
     certbot(letsencrypt.path(), NAME, &older, &older_key);
-    let refused = import(&[]);
-    assert_eq!(refused.status.code(), Some(1));
-    assert!(parsed(&refused)["results"][0]["notes"].to_string().contains("--force"));
+    let kept = import(&[]);
+    assert_eq!(kept.status.code(), Some(0));
+    assert_eq!(parsed(&kept)["results"][0]["result"], "kept");
+    assert!(parsed(&kept)["results"][0]["notes"].to_string().contains("--force"));
     assert_eq!(served().await, before);
     let (newer, newer_key) = site.authority.credential(NAME, 80);
     certbot(letsencrypt.path(), NAME, &newer, &newer_key);
@@ -269,6 +270,7 @@ async fn certbots_folder_is_imported_served_at_once_and_renewed_without_a_break(
 async fn what_is_imported_without_a_gateway_is_served_by_the_next_one() {
     let standin = Standin::start().await;
     let site = bare_site(&standin.url, &[NAME, "a.hats.example", "b.hats.example"]);
+    std::fs::create_dir(site.path("data")).unwrap();
     let folder = tempfile::tempdir().unwrap();
     let bundle = folder.path().join("bundle.pem");
     // One file with everything, and a wildcard beside it.
@@ -304,6 +306,8 @@ async fn what_is_imported_without_a_gateway_is_served_by_the_next_one() {
     };
     assert_eq!((key_of("chain.pem"), key_of("chain.rsa.pem")), (boring::pkey::Id::EC, boring::pkey::Id::RSA));
     assert!(live.join("key.rsa.pem").is_file());
+    let keys = gateway.json(&["cert", "list", NAME, "--json"])[0]["keys"].clone();
+    assert_eq!(keys, json!(["ECDSA P-256", "RSA 2048"]));
     let check = gateway.command(&["cert", "check", NAME, "--resolver", "127.0.0.1:9"]);
     let text = String::from_utf8(check.stdout).unwrap();
     assert!(text.contains("chain.rsa.pem: for events.shoes.example, RSA 2048"), "{text}");
@@ -346,6 +350,7 @@ async fn an_import_goes_on_after_a_folder_that_cannot_be_had() {
 #[test]
 fn an_import_that_the_gateway_does_not_take_up_says_so() {
     let site = bare_site("http://127.0.0.1:9", &[NAME]);
+    std::fs::create_dir(site.path("data")).unwrap();
     let (chain, key) = site.authority.credential(NAME, 60);
     let file = site.path("bundle.pem");
     std::fs::write(&file, chain + &key).unwrap();
@@ -474,6 +479,14 @@ async fn certificates_are_listed_by_need_and_counted_in_the_status() {
     assert_eq!(names(&["--state", "expired"]), ["late.example.org"]);
     assert_eq!(names(&["--account", "shoes"]), ["missing.example.org"]);
     assert_eq!(names(&["--limit", "1"]), all[..1]);
+    assert_eq!(names(&["Good.example.org", "late.example.org"]), ["late.example.org", "good.example.org"]);
+    for (unknown, told) in
+        [(&["--account", "nope"][..], "no account nope"), (&["nope.example.org"], "nope.example.org is not")]
+    {
+        let output = gateway.command(&[&["cert", "list"], unknown].concat());
+        let error = String::from_utf8(output.stderr).unwrap();
+        assert!(output.status.code() == Some(1) && error.contains(told), "{error}");
+    }
     let view = &gateway.json(&["cert", "list", "--json", "--state", "valid", "--account", "hats"])[0];
     assert_eq!((&view["issuer"], &view["expires_soon"]), (&json!("Pixelgate test CA"), &json!(true)));
     assert_eq!(
@@ -482,6 +495,7 @@ async fn certificates_are_listed_by_need_and_counted_in_the_status() {
     );
     let text = String::from_utf8(gateway.command(&["cert", "list"]).stdout).unwrap();
     assert!(text.contains("late.example.org") && text.contains("expired"), "{text}");
+    assert!(text.contains("Pixelgate test CA · operator · ECDSA P-256\n"), "{text}");
 
     let certificates = &gateway.json(&["status", "--json"])["certificates"];
     assert_eq!((&certificates["states"]["valid"], &certificates["states"]["missing"]), (&json!(3), &json!(1)));

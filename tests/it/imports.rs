@@ -9,7 +9,7 @@ use rcgen::{KeyPair, PKCS_ED25519, PKCS_RSA_SHA256, RsaKeySize};
 use serde_json::{Value, json};
 
 use crate::util::gateway::pixelgate;
-use crate::util::{Account, Site};
+use crate::util::{Account, Gateway, Site};
 
 const NAME: &str = "events.shoes.example";
 
@@ -22,6 +22,7 @@ struct Import {
 impl Import {
     fn new() -> Self {
         let site = Site::new("http://127.0.0.1:9").account(Account::new("shoes", 7001).bare_domain(NAME));
+        std::fs::create_dir(site.path("data")).unwrap();
         Self { site, folder: tempfile::tempdir().unwrap() }
     }
 
@@ -115,7 +116,7 @@ fn one_kind_of_key_leaves_the_other_in_place() {
     assert_eq!(import.kinds(), [Id::EC, Id::RSA]);
     assert_eq!(import.one(&renewed, &[]).1, "unchanged");
     let (code, result, notes) = import.one(&import.bundle(&ecdsa(), 65), &[]);
-    assert_eq!((code, result.as_str()), (Some(1), "refused"), "an older one");
+    assert_eq!((code, result.as_str()), (Some(0), "kept"), "an older one: nothing is wrong, and nothing to do");
     assert!(notes.contains("valid longer"), "{notes}");
     assert_eq!(import.one(&renewed, &["--force"]).1, "imported");
     assert_eq!(import.kinds(), [Id::RSA], "just what was given");
@@ -134,4 +135,80 @@ fn a_file_that_is_too_long_is_told() {
     assert_eq!((code, &report["results"]), (Some(1), &json!([])));
     let [note] = report["notes"].as_array().unwrap().as_slice() else { panic!("{report}") };
     assert!(note.as_str().unwrap().contains("long.pem: left out: it is longer than 256 KiB"), "{note}");
+}
+
+#[test]
+fn a_data_directory_that_is_not_there_is_not_made() {
+    let import = Import::new();
+    let data = import.site.path("data");
+    std::fs::remove_dir(&data).unwrap();
+    let Output { status, stderr, .. } = pixelgate(import.site.dir(), &["cert", "import", &import.bundle(&ecdsa(), 60)]);
+    let told = String::from_utf8(stderr).unwrap();
+    assert!(status.code() == Some(1) && told.contains("start the gateway once"), "{told}");
+    assert!(!data.exists());
+}
+
+#[test]
+fn each_that_is_left_out_is_told_with_its_reason() {
+    let import = Import::new();
+    let put = |file: &str, content: &[u8]| {
+        let path = import.folder.path().join(file);
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(path, content).unwrap();
+    };
+    let (key, other) = (ecdsa(), ecdsa());
+    let sign = |name: &str, age, days| import.site.authority.sign(&[name], &key, age, days);
+    let with_key = |chain: String| chain + &key.serialize_pem();
+    put("best/all.pem", with_key(sign(NAME, 1, 60)).as_bytes());
+    put("older/all.pem", with_key(sign(NAME, 1, 50)).as_bytes());
+    put("expired/all.pem", with_key(sign(NAME, 9, -3)).as_bytes());
+    put("stranger/all.pem", with_key(sign("strange.example", 1, 60)).as_bytes());
+    put("keyless/cert.pem", sign("www.keyless.example", 1, 60).as_bytes());
+    put("lone/key.pem", other.serialize_pem().as_bytes());
+    put("ca/ca.pem", import.site.authority.pem().as_bytes());
+    put("damaged/cert.pem", sign(NAME, 1, 60).replace("MII", "MIJ").as_bytes());
+    let der = X509::from_pem(sign(NAME, 1, 60).as_bytes()).unwrap().to_der().unwrap();
+    put("der/cert.cer", &der);
+    put("der/key.der", &key.serialize_der());
+    put("windows/shop.pfx", &[0x30, 0x82, 0x01, 0x00, 0x02, 0x01, 0x03, 0x30]);
+    put("README", b"0 certificates are in here");
+    let (code, report) = import.run(&[import.folder.path().to_str().unwrap()]);
+    assert_eq!((code, &report["results"][0]["result"]), (Some(0), &json!("imported")), "{report}");
+    assert_eq!(report["unknown"], json!(["strange.example"]));
+    let notes: Vec<&str> = report["notes"].as_array().unwrap().iter().map(|note| note.as_str().unwrap()).collect();
+    let told = [
+        ("older", "that ends"),
+        ("expired", "has expired at"),
+        ("keyless", "the key of the certificate for www.keyless.example is not there"),
+        ("lone", "1 key without a certificate"),
+        ("ca", "only certificates of CAs"),
+        ("damaged", "is damaged"),
+        ("der/cert.cer", "openssl x509 -inform der -in"),
+        ("der/key.der", "openssl pkey -inform der -in"),
+        ("windows/shop.pfx", "openssl pkcs12 -nodes -in"),
+    ];
+    for (place, reason) in told {
+        let place = format!("{}: ", import.folder.path().join(place).display());
+        let of_place: Vec<_> = notes.iter().filter(|note| note.starts_with(&place)).collect();
+        assert!(matches!(of_place.as_slice(), [note] if note.contains(reason)), "{place}{reason}: {notes:#?}");
+    }
+    assert_eq!(notes.len(), told.len(), "{notes:#?}");
+    assert!(notes.iter().any(|note| note.contains("best ends no earlier")), "{notes:#?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_gateway_that_runs_with_another_data_directory_is_not_said_to_serve_what_was_imported() {
+    let import = Import::new();
+    assert_eq!(import.one(&import.bundle(&ecdsa(), 60), &[]).0, Some(0));
+    let _gateway = Gateway::start(&import.site).await;
+    let file = std::fs::read_to_string(import.site.path("pixelgate.toml")).unwrap();
+    import.site.write("pixelgate.toml", file.replace("data_dir = \"data\"", "data_dir = \"moved\""));
+    std::fs::create_dir(import.site.path("moved")).unwrap();
+    let socket = import.site.path("data/control.sock");
+    let (_, report) = import.run(&[&import.bundle(&ecdsa(), 70), "--socket", socket.to_str().unwrap()]);
+    let folder = |data: &str| import.site.path(data).join("certs").to_str().unwrap().to_owned();
+    assert_eq!((&report["gateway"], &report["folder"]), (&json!(true), &json!(folder("moved"))), "{report}");
+    let result = &report["results"][0];
+    assert_eq!((&result["result"], &result["served"]), (&json!("imported"), &json!([])), "{report}");
+    assert!(result["notes"].to_string().contains(&format!("the gateway looks at {}", folder("data"))), "{report}");
 }

@@ -1,12 +1,12 @@
 //! What a folder of certificates holds, whatever its files are called, and for which names of the configuration it is.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
-use std::io::Read;
-use std::path::Path;
+use std::io::{self, Read};
+use std::path::{Path, PathBuf};
 
-use super::files::Configured;
+use super::{count, files::Configured};
 use crate::account::ServerName;
-use crate::tls::chain::{Bundle, Pile, rfc3339};
+use crate::tls::chain::{Bundle, Chain, Pile, rfc3339};
 
 /// Bytes of a file that may hold certificates; a folder of a thousand intermediates is no certificate.
 const FILE_BYTES_MAX: u64 = 256 * 1024;
@@ -18,7 +18,8 @@ const DEPTH_MAX: usize = 3;
 /// Everything that was found.
 #[derive(Default)]
 pub(super) struct Found {
-    pub(super) bundles: Vec<Bundle>,
+    /// Certificates with their keys, and in which folder or file each is.
+    bundles: Vec<(PathBuf, Bundle)>,
     /// What could not be used, and why.
     pub(super) notes: Vec<String>,
     /// What is written where it can be used, but is not for names of this gateway.
@@ -48,7 +49,9 @@ impl Found {
     pub(super) fn read(&mut self, path: &Path, depth: usize) -> std::io::Result<()> {
         let mut pile = Pile::default();
         if std::fs::metadata(path)?.is_file() {
-            add_file(&mut pile, path)?;
+            if let Err(error) = add_file(&mut pile, path) {
+                self.notes.push(format!("{}: {error}", path.display()));
+            }
             self.take(path, &pile);
             return Ok(());
         }
@@ -72,11 +75,14 @@ impl Found {
         Ok(())
     }
 
-    /// Takes what one folder or file holds.
+    /// Takes what one folder or file holds, and says why the rest of it is of no use.
     fn take(&mut self, path: &Path, pile: &Pile) {
-        let path = path.display();
+        let shown = path.display();
         if pile.encrypted {
-            self.notes.push(format!("{path}: a key has a passphrase; write it without one (openssl pkey)"));
+            self.notes.push(format!("{shown}: a key has a passphrase; write it without one (openssl pkey)"));
+        }
+        if pile.damaged {
+            self.notes.push(format!("{shown}: a certificate or key in it is damaged: left out"));
         }
         let bundles = pile.bundles();
         let with_key: HashSet<&String> = bundles.iter().flat_map(|bundle| &bundle.facts.names).collect();
@@ -84,30 +90,46 @@ impl Found {
         if !keyless.is_empty() {
             let names = keyless.join(", ");
             self.notes.push(format!(
-                "{path}: the key of the certificate for {names} is not there, or is another one's; name the folder that \
+                "{shown}: the key of the certificate for {names} is not there, or is another one's; name the folder that \
                  holds both (certbot: fullchain.pem and privkey.pem)"
             ));
         }
-        self.bundles.extend(bundles);
+        match pile.lone_keys() {
+            0 if bundles.is_empty() && keyless.is_empty() && !pile.is_empty() => {
+                self.notes.push(format!("{shown}: only certificates of CAs, which are for no DNS name: left out"));
+            }
+            0 => {}
+            keys => self.notes.push(format!(
+                "{shown}: {} without a certificate: left out; name the folder that holds both",
+                count(keys, "key")
+            )),
+        }
+        self.bundles.extend(bundles.into_iter().map(|bundle| (path.to_owned(), bundle)));
+    }
+
+    /// One of what [`Found::choose`] chose.
+    pub(super) fn bundle(&self, index: usize) -> Option<&Bundle> {
+        self.bundles.get(index).map(|(_, bundle)| bundle)
     }
 
     /// Decides what goes where: for each folder the certificate that is valid longest, of either kind of key.
     pub(super) fn choose(&mut self, names: &Names, now: i64) -> BTreeMap<String, Choice> {
         let mut choices: BTreeMap<String, Choice> = BTreeMap::new();
-        for (index, bundle) in self.bundles.iter().enumerate() {
+        // Each that is for names of ours, and one of the folders that it is for.
+        let mut ours = Vec::new();
+        for (index, (path, bundle)) in self.bundles.iter().enumerate() {
             let facts = &bundle.facts;
-            let shown = facts.names.join(", ");
-            if facts.not_after < now {
-                self.notes
-                    .push(format!("the certificate for {shown} has expired at {}: left out", rfc3339(facts.not_after)));
+            let reason = match facts {
+                _ if facts.names.is_empty() => Some("is for no DNS name".to_owned()),
+                _ if facts.not_after < now => Some(format!("has expired at {}", rfc3339(facts.not_after))),
+                _ if facts.not_before > now => Some(format!("is valid from {}", rfc3339(facts.not_before))),
+                _ => None,
+            };
+            if let Some(reason) = reason {
+                self.notes.push(format!("{}: {} {reason}: left out", path.display(), the_certificate(bundle)));
                 continue;
             }
-            if facts.not_before > now {
-                self.notes
-                    .push(format!("the certificate for {shown} is valid from {}: left out", rfc3339(facts.not_before)));
-                continue;
-            }
-            let mut is_ours = false;
+            let mut folder_of_ours = None;
             for own in &facts.names {
                 let (folder, covered) = names.covered(own);
                 // A name that the certificate has itself needs no wildcard.
@@ -115,23 +137,59 @@ impl Found {
                     .into_iter()
                     .filter(|name| !own.starts_with("*.") || !facts.names.iter().any(|other| other == name.as_str()));
                 let covered: Vec<_> = covered.cloned().collect();
-                is_ours |= !covered.is_empty();
                 if covered.is_empty() {
                     continue;
                 }
+                folder_of_ours.get_or_insert_with(|| folder.clone());
                 let choice = choices.entry(folder).or_default();
                 choice.names.extend(covered);
-                let best = if facts.is_rsa() { &mut choice.rsa } else { &mut choice.ecdsa };
-                let before = best.and_then(|before| self.bundles.get(before)).map(|before| before.facts.not_after);
+                let best = choice.best(bundle);
+                let before = best.and_then(|before| self.bundles.get(before)).map(|(_, before)| before.facts.not_after);
                 if before.is_none_or(|before| before < facts.not_after) {
                     *best = Some(index);
                 }
             }
-            if !is_ours {
-                self.unknown.extend(facts.names.iter().cloned());
+            match folder_of_ours {
+                Some(folder) => ours.push((index, folder)),
+                None => self.unknown.extend(facts.names.iter().cloned()),
             }
         }
+        self.tell_left_out(&mut choices, &ours);
         choices
+    }
+
+    /// Says of each certificate that was chosen for no folder which one was.
+    fn tell_left_out(&mut self, choices: &mut BTreeMap<String, Choice>, ours: &[(usize, String)]) {
+        let chosen: HashSet<usize> = choices.values().flat_map(|choice| [choice.ecdsa, choice.rsa]).flatten().collect();
+        for (index, folder) in ours.iter().filter(|(index, _)| !chosen.contains(index)) {
+            let Some((path, bundle)) = self.bundles.get(*index) else { continue };
+            let better = choices.get_mut(folder).and_then(|choice| *choice.best(bundle));
+            let Some((other, better)) = better.and_then(|better| self.bundles.get(better)) else { continue };
+            self.notes.push(format!(
+                "{}: {} that ends {} is left out: the one in {} ends no earlier, {}",
+                path.display(),
+                the_certificate(bundle),
+                rfc3339(bundle.facts.not_after),
+                other.display(),
+                rfc3339(better.facts.not_after)
+            ));
+        }
+    }
+}
+
+fn the_certificate(bundle: &Bundle) -> String {
+    match bundle.facts.names.join(", ") {
+        none if none.is_empty() => "the certificate with a key".to_owned(),
+        names => format!("the certificate for {names}"),
+    }
+}
+
+// === impl Choice ===
+
+impl Choice {
+    /// The place of the best certificate with a key of this one's kind.
+    fn best(&mut self, bundle: &Bundle) -> &mut Option<usize> {
+        if bundle.facts.is_rsa() { &mut self.rsa } else { &mut self.ecdsa }
     }
 }
 
@@ -158,19 +216,42 @@ impl Names {
     }
 }
 
-/// What is longer is passed over, and told if it looks like certificates.
-fn add_file(pile: &mut Pile, path: &Path) -> std::io::Result<()> {
+/// What is too long, or in another format, is passed over, and told if it looks like certificates or keys.
+fn add_file(pile: &mut Pile, path: &Path) -> io::Result<()> {
     let mut begin = Vec::new();
     let bytes = std::fs::File::open(path)?.take(FILE_BYTES_MAX + 1).read_to_end(&mut begin)?;
-    if u64::try_from(bytes).is_ok_and(|bytes| bytes <= FILE_BYTES_MAX) {
+    let has_pem = begin.windows(PEM.len()).any(|window| window == PEM);
+    let left_out = if u64::try_from(bytes).is_ok_and(|bytes| bytes > FILE_BYTES_MAX) {
+        has_pem.then(|| {
+            format!(
+                "it is longer than {} KiB; write each certificate, with its key and its issuers, into a file or folder of its \
+                 own",
+                FILE_BYTES_MAX / 1_024
+            )
+        })
+    } else if has_pem {
         pile.add(&begin);
-    } else if begin.windows(PEM.len()).any(|window| window == PEM) {
-        let text = format!(
-            "left out: it is longer than {} KiB; write each certificate, with its key and its issuers, into a \
-                            file or folder of its own",
-            FILE_BYTES_MAX / 1_024
-        );
-        return Err(std::io::Error::other(text));
+        None
+    } else {
+        let (what, command) = other_format(&begin).unzip();
+        what.zip(command).map(|(what, command)| {
+            format!(
+                "it is {what}, and only PEM is read; write it as that (`openssl {command} -in {} -out NEW.pem`)",
+                path.display()
+            )
+        })
+    };
+    left_out.map_or(Ok(()), |reason| Err(io::Error::other(format!("left out: {reason}"))))
+}
+
+/// What certificates and keys that are no PEM are, and the command of openssl that makes PEM of them.
+fn other_format(bytes: &[u8]) -> Option<(&'static str, &'static str)> {
+    // A sequence: its length takes one byte, or says in how many bytes it follows.
+    let (length, rest) = bytes.strip_prefix(&[0x30])?.split_first()?;
+    let content = rest.get(usize::from(length.saturating_sub(0x80))..)?;
+    match content {
+        [2, 1, 3, ..] => Some(("a PKCS #12 file (.pfx, .p12), which has a password", "pkcs12 -nodes")),
+        [2, 1, 0 | 1, ..] => Some(("a key in DER", "pkey -inform der")),
+        _ => Chain::from_der(&[bytes.to_vec()]).map(|_| ("a certificate in DER", "x509 -inform der")),
     }
-    Ok(())
 }

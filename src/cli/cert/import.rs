@@ -4,6 +4,8 @@
 //! is put together with its key and its issuers. That suits certbot (`live/<name>/`), acme.sh, lego, Caddy and resellers.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::io::ErrorKind;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
@@ -29,9 +31,10 @@ const NAMES_AT_ONCE: usize = 5_000;
 struct Imported {
     /// The server name; `_.shop.example` for the wildcard `*.shop.example`.
     name: String,
-    /// `imported`, `unchanged`, `would_import`, `refused`, or `failed`: what is in place could not be read or written
+    /// `imported`, `unchanged`, `kept`: what is in place is valid longer, `would_import`, `refused`: it cannot be served, or
+    /// `failed`: what is in place could not be read or written
     result: &'static str,
-    /// Last second of its validity, RFC 3339.
+    /// Last second of its validity, RFC 3339; of what is kept, that one's.
     not_after: Option<String>,
     /// Names of the configuration that the running gateway serves with a certificate now.
     served: Vec<ServerName>,
@@ -64,6 +67,10 @@ pub(super) fn run(gateway: &GatewayArgs, args: &ImportArgs) -> anyhow::Result<En
             return Ok(Ended::Bad);
         }
     };
+    if let Some(refusal) = refusal(&configured.gateway.host.data_dir, rustix::process::geteuid().as_raw()) {
+        tell(format_args!("pixelgate: {refusal}"));
+        return Ok(Ended::Bad);
+    }
     let mut found = Found::default();
     found.read(&args.path, 0).with_context(|| format!("{} cannot be read", args.path.display()))?;
     let names = Names::of(&configured);
@@ -76,20 +83,43 @@ pub(super) fn run(gateway: &GatewayArgs, args: &ImportArgs) -> anyhow::Result<En
     let changed: BTreeSet<&ServerName> =
         in_place.filter_map(|result| choices.get(&result.name)).flat_map(|choice| &choice.names).collect();
     let taken_up = take_up(gateway, &changed.into_iter().collect::<Vec<_>>())?;
+    let folder = configured.issued_dir();
     if let TakenUp::By(views) = &taken_up {
-        tell_served(&mut results, &choices, views);
+        tell_served(&mut results, &choices, &folder, views);
     }
-    report(args, &found, &results, &taken_up)?;
+    report(args, &found, &folder, &results, &taken_up)?;
     let good = results.iter().all(|result| result.is_in_place() || result.result == "would_import");
     let refused = matches!(taken_up, TakenUp::Refused(_));
     Ok(if good && !results.is_empty() && !refused { Ended::Fine } else { Ended::Bad })
+}
+
+/// Why this user (by number) can put nothing below the data directory, or nothing that the gateway could use.
+fn refusal(data_dir: &Path, user: u32) -> Option<String> {
+    let dir = data_dir.display();
+    match std::fs::metadata(data_dir) {
+        Ok(found) if user == 0 || user == found.uid() => None,
+        Ok(found) => {
+            let owner = found.uid();
+            Some(format!(
+                "{dir} belongs to the user {owner}, who could not read what another one puts there\n  → run this as root, or \
+                 as that user (`sudo -u '#{owner}' pixelgate cert import …`)"
+            ))
+        }
+        Err(error) if error.kind() == ErrorKind::NotFound => Some(format!(
+            "{dir}, the data_dir of [host], is not there; an import does not make it, for it must belong to the gateway's \
+             user\n  → start the gateway once, or make it for its user (`install -d -m 0700 -o pixelgate -g pixelgate {dir}`)"
+        )),
+        Err(error) => {
+            Some(format!("{dir} cannot be looked at: {error}\n  → run this as root or as the gateway's user"))
+        }
+    }
 }
 
 // === impl Imported ===
 
 impl Imported {
     fn is_in_place(&self) -> bool {
-        matches!(self.result, "imported" | "unchanged")
+        matches!(self.result, "imported" | "unchanged" | "kept")
     }
 
     fn failed(mut self, issued_dir: &Path, what: &str, error: &std::io::Error) -> Self {
@@ -103,7 +133,7 @@ impl Imported {
     }
 }
 
-/// Judges one choice against what is in place, and puts it there.
+/// Judges one choice against what is in place, and puts it there; again if somebody else put something there meanwhile.
 fn put(
     found: &Found,
     configured: &Configured,
@@ -112,7 +142,23 @@ fn put(
     choice: &Choice,
     args: &ImportArgs,
 ) -> anyhow::Result<Imported> {
-    let chosen = [choice.ecdsa, choice.rsa].map(|index| index.and_then(|index| found.bundles.get(index)));
+    loop {
+        if let Some(result) = try_put(found, configured, roots, folder, choice, args)? {
+            return Ok(result);
+        }
+    }
+}
+
+/// The same once; `None` = what it was judged against is not in place any more.
+fn try_put(
+    found: &Found,
+    configured: &Configured,
+    roots: &Roots,
+    folder: &str,
+    choice: &Choice,
+    args: &ImportArgs,
+) -> anyhow::Result<Option<Imported>> {
+    let chosen = [choice.ecdsa, choice.rsa].map(|index| index.and_then(|index| found.bundle(index)));
     let best = chosen.into_iter().flatten().next().context("no certificate was chosen")?;
     let mut result = Imported {
         name: folder.to_owned(),
@@ -124,17 +170,18 @@ fn put(
     let issued_dir = configured.issued_dir();
     let in_place = match keep::live(&issued_dir, folder) {
         Ok(in_place) => in_place,
-        Err(error) => return Ok(result.failed(&issued_dir, "read", &error)),
+        Err(error) => return Ok(Some(result.failed(&issued_dir, "read", &error))),
     };
-    let (mut pairs, mut imported) = (Vec::new(), None);
+    let (mut pairs, mut imported, mut kept) = (Vec::new(), None, None);
     for (bundle, live) in chosen.into_iter().zip(in_place_by_kind(&in_place)) {
         // `--force` puts just that there which was found.
         match (bundle, live.filter(|_| !args.force)) {
             (Some(bundle), Some(live)) if live.leaf.not_after > bundle.facts.not_after => {
-                let until = rfc3339(live.leaf.not_after);
-                result
-                    .notes
-                    .push(format!("the one in place is valid longer, until {until}; --force puts this one there"));
+                let (until, found) = (rfc3339(live.leaf.not_after), rfc3339(bundle.facts.not_after));
+                result.notes.push(format!(
+                    "the one in place is valid longer, until {until}, than this one, until {found}; --force puts this one there"
+                ));
+                kept.get_or_insert(until);
                 pairs.push(live.texts);
             }
             (Some(bundle), _) => {
@@ -142,7 +189,7 @@ fn put(
                 let key = bundle.key_pem().context("the key cannot be written as PEM")?;
                 if let Err(error) = Credential::parse(&chain, &key) {
                     result.notes.push(format!("it cannot be served: {error}; its key is {}", bundle.facts.key));
-                    return Ok(result);
+                    return Ok(Some(result));
                 }
                 imported = imported.or(Some(bundle));
                 pairs.push([chain, key]);
@@ -157,25 +204,26 @@ fn put(
             (None, None) => {}
         }
     }
-    let Some(imported) = imported else { return Ok(result) };
+    let Some(imported) = imported else { return Ok(Some(Imported { result: "kept", not_after: kept, ..result })) };
     result.not_after = Some(rfc3339(imported.facts.not_after));
     let mut files: BTreeMap<&str, Vec<u8>> = FILES.into_iter().flatten().zip(pairs.into_iter().flatten()).collect();
     if files == in_place {
         result.result = "unchanged";
-        return Ok(result);
+        return Ok(Some(result));
     }
     result.notes.extend(notes(configured, roots, folder, imported));
     if args.dry_run {
         result.result = "would_import";
-        return Ok(result);
+        return Ok(Some(result));
     }
     files.insert(IMPORTED, Vec::new());
     let files: Vec<(&str, &[u8])> = files.iter().map(|(file, content)| (*file, content.as_slice())).collect();
     // What is in place already is taken up all the same, and the next one may go.
-    match keep::keep(&issued_dir, folder, &imported.facts.serial, &files) {
-        Ok(()) => Ok(Imported { result: "imported", ..result }),
-        Err(error) => Ok(result.failed(&issued_dir, "written", &error)),
-    }
+    Ok(match keep::keep_after(&issued_dir, folder, &imported.facts.serial, &files, &in_place) {
+        Ok(true) => Some(Imported { result: "imported", ..result }),
+        Ok(false) => None,
+        Err(error) => Some(result.failed(&issued_dir, "written", &error)),
+    })
 }
 
 /// What in place can be served now, with an ECDSA key and with an RSA key.
@@ -239,14 +287,21 @@ fn take_up(gateway: &GatewayArgs, names: &[&ServerName]) -> anyhow::Result<Taken
     Ok(if names.is_empty() { TakenUp::ByNobody } else { TakenUp::By(views) })
 }
 
-/// Writes down what is served with what was imported: a certificate out of that folder.
-fn tell_served(results: &mut [Imported], choices: &BTreeMap<String, Choice>, views: &[CertificateView]) {
+/// Writes down what is served with what was imported: a certificate out of that folder. A gateway may run with another data
+/// directory than the configuration has by now.
+fn tell_served(
+    results: &mut [Imported],
+    choices: &BTreeMap<String, Choice>,
+    issued_dir: &Path,
+    views: &[CertificateView],
+) {
     let views: HashMap<&ServerName, &CertificateView> = views.iter().map(|view| (&view.name, view)).collect();
     for result in results.iter_mut().filter(|result| result.is_in_place()) {
         let names = choices.get(&result.name).into_iter().flat_map(|choice| &choice.names);
         for view in names.filter_map(|name| views.get(name)) {
-            let ours = view.folder.as_ref().is_some_and(|folder| folder.ends_with(Path::new(&result.name).join(LIVE)));
-            if view.state == "valid" && ours {
+            let ours = issued_dir.join(&result.name).join(LIVE);
+            let is_ours = view.folder.as_ref().is_some_and(|folder| is_same(folder, &ours));
+            if view.state == "valid" && is_ours {
                 result.served.push(view.name.clone());
             } else {
                 result.notes.push(instead(view));
@@ -260,13 +315,28 @@ fn instead(view: &CertificateView) -> String {
     match (&view.problem, &view.folder) {
         (Some(problem), _) => format!("{} is not served with it: {problem}", view.name),
         (None, Some(folder)) => {
-            format!("{} is served with what lies in {}, which goes before it", view.name, folder.display())
+            format!(
+                "{} is served with what lies in {}: the gateway that runs looks there first",
+                view.name,
+                folder.display()
+            )
         }
         (None, None) => format!("{} is not served with it: {}", view.name, view.state),
     }
 }
 
-fn report(args: &ImportArgs, found: &Found, results: &[Imported], taken_up: &TakenUp) -> anyhow::Result<()> {
+/// Whether two paths lead to the same folder.
+fn is_same(one: &Path, other: &Path) -> bool {
+    one == other || matches!((one.canonicalize(), other.canonicalize()), (Ok(one), Ok(other)) if one == other)
+}
+
+fn report(
+    args: &ImportArgs,
+    found: &Found,
+    folder: &Path,
+    results: &[Imported],
+    taken_up: &TakenUp,
+) -> anyhow::Result<()> {
     let refusal = match taken_up {
         TakenUp::Refused(error) => Some(error),
         TakenUp::ByNobody | TakenUp::By(_) => None,
@@ -274,7 +344,7 @@ fn report(args: &ImportArgs, found: &Found, results: &[Imported], taken_up: &Tak
     if args.json {
         let running = matches!(taken_up, TakenUp::By(_));
         return say_json(&json!({
-            "gateway": running, "gateway_error": refusal, "results": results, "unknown": found.unknown, "notes": found.notes,
+            "gateway": running, "gateway_error": refusal, "folder": folder, "results": results, "unknown": found.unknown, "notes": found.notes,
         }));
     }
     for result in results {
@@ -292,6 +362,9 @@ fn report(args: &ImportArgs, found: &Found, results: &[Imported], taken_up: &Tak
         let names = found.unknown.iter().map(String::as_str).collect::<Vec<_>>().join(", ");
         say(format_args!("left out, for no account has these names in its domains: {names}"))?;
     }
+    if results.iter().any(Imported::is_in_place) {
+        say(format_args!("they lie in {}", folder.display()))?;
+    }
     if results.is_empty() {
         say(format_args!("nothing in {} can be used", args.path.display()))?;
     }
@@ -300,9 +373,26 @@ fn report(args: &ImportArgs, found: &Found, results: &[Imported], taken_up: &Tak
             "what is in place was not taken up: {error}\n  → the gateway's log says more; `pixelgate reload` takes it up as well"
         )),
         TakenUp::ByNobody if results.iter().any(Imported::is_in_place) => {
-            tell("no gateway took it up; one that is started does");
+            tell("no gateway took it up; one that is started with this data_dir does");
         }
         TakenUp::ByNobody | TakenUp::By(_) => {}
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn nothing_is_put_where_the_gateway_could_not_read_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let owner = std::fs::metadata(dir.path()).unwrap().uid();
+        assert_eq!((refusal(dir.path(), owner), refusal(dir.path(), 0)), (None, None));
+        let told = refusal(dir.path(), owner + 1).unwrap();
+        assert!(told.contains(&format!("belongs to the user {owner}")) && told.contains("run this as root"), "{told}");
+        let told = refusal(&dir.path().join("data"), 0).unwrap();
+        assert!(told.contains("is not there") && told.contains("install -d"), "{told}");
+    }
 }

@@ -47,6 +47,8 @@ pub(super) enum Command {
 
 #[derive(clap::Args)]
 pub(super) struct ListArgs {
+    /// The names, as in `domains` of an account; none = all
+    names: Vec<ServerName>,
     /// Only this account's
     #[arg(long)]
     account: Option<AccountId>,
@@ -111,6 +113,10 @@ pub(super) fn run(gateway: &GatewayArgs, command: Command) -> anyhow::Result<End
 fn list(gateway: &GatewayArgs, args: &ListArgs) -> anyhow::Result<Ended> {
     let mut query = form_urlencoded::Serializer::new(String::new());
     query.append_pair("limit", &args.limit.to_string());
+    if !args.names.is_empty() {
+        let names: Vec<_> = args.names.iter().map(ServerName::as_str).collect();
+        query.append_pair("names", &names.join(","));
+    }
     query.extend_pairs(args.account.iter().map(|account| ("account", account.as_str())));
     query.extend_pairs(args.state.iter().map(|state| ("state", state)));
     query.extend_pairs(args.problems.then_some(("problems", "1")));
@@ -126,12 +132,13 @@ fn list(gateway: &GatewayArgs, args: &ListArgs) -> anyhow::Result<Ended> {
     for view in &certificates {
         let text = |text: &Option<String>| text.clone().unwrap_or_else(|| "–".to_owned());
         say(format_args!(
-            "{:<40} {:<13} until {:<20} {} · {}",
+            "{:<40} {:<13} until {:<20} {} · {} · {}",
             view.name.as_str(),
             view.state,
             text(&view.not_after),
             text(&view.issuer),
-            text(&view.origin).replace('_', " ")
+            text(&view.origin).replace('_', " "),
+            if view.keys.is_empty() { "–".to_owned() } else { view.keys.join(" and ") }
         ))?;
         if let Some(next) = view.next() {
             say(format_args!("    next: {next}"))?;

@@ -80,3 +80,21 @@ async fn a_turn_sends_nothing_once_another_configuration_is_in_force() {
     turn(2).take(None).await;
     assert_eq!((graph.seen().len(), outbox.lanes()[0].pending), (1, 0));
 }
+
+#[tokio::test]
+async fn an_account_that_is_gone_is_forgotten_once_nothing_of_it_is_left() {
+    let graph = Graph::start(|_| Behaviour::Take).await;
+    let rig = Rig::start(&graph).await;
+    rig.append(&ids(0..2)).await;
+    rig.until_empty().await;
+    rig.publish(|view| view.pixels.clear());
+    rig.until("nothing is known of it", |rig| rig.outbox.lanes().is_empty()).await;
+    // A request that came before the account went, and was answered after.
+    rig.append(&ids(2..4)).await;
+    rig.publish(|_| {});
+    rig.publish(|view| drop(view.pixels.insert(lane("1"), pixel("1", Some("EAA1")))));
+    graph.until("what came meanwhile is sent", |seen| seen.len() == 2).await;
+    rig.until_empty().await;
+    assert_eq!(rig.status("1").counts.delivered, 2, "it came back as new");
+    assert_eq!(rig.counts().delivered, 4);
+}

@@ -13,7 +13,7 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use super::graph::Graph;
-use crate::account::{AccessToken, LaneKey};
+use crate::account::{AccessToken, AccountId, LaneKey};
 use crate::clock::now_ms;
 use crate::config::{DeliveryConfig, PixelConfig};
 use crate::delivery::view::{Pixels, View};
@@ -223,6 +223,10 @@ impl Config {
 impl Pixels for HashMap<LaneKey, PixelConfig> {
     fn active(&self, lane: &LaneKey) -> Option<&PixelConfig> {
         self.get(lane)
+    }
+
+    fn has_account(&self, account: &AccountId) -> bool {
+        self.keys().any(|lane| lane.account == *account)
     }
 }
 

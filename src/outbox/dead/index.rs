@@ -12,6 +12,7 @@ use crate::account::{AccountId, LaneKey};
 #[derive(Default)]
 pub(super) struct DeadIndex {
     pub(super) slots: BTreeMap<u64, Slot>,
+    /// Those of accounts that have any.
     pub(super) accounts: HashMap<AccountId, Usage>,
     /// How many letters each lane has; those that have none are not here.
     pub(super) lanes: HashMap<LaneKey, u64>,
@@ -56,9 +57,12 @@ impl DeadIndex {
     /// Forgets a letter; gives whose it was.
     pub(super) fn remove(&mut self, id: u64) -> Option<LaneKey> {
         let Slot { file, slip, .. } = self.slots.remove(&id)?;
-        if let Some(usage) = self.accounts.get_mut(&slip.lane.account) {
-            usage.letters -= 1;
-            usage.bytes -= slip.len as u64;
+        if let Entry::Occupied(mut usage) = self.accounts.entry(slip.lane.account.clone()) {
+            usage.get_mut().letters -= 1;
+            usage.get_mut().bytes -= slip.len as u64;
+            if usage.get().letters == 0 {
+                usage.remove();
+            }
         }
         if let Entry::Occupied(mut letters) = self.lanes.entry(slip.lane.clone()) {
             *letters.get_mut() -= 1;

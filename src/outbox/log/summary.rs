@@ -29,7 +29,7 @@ pub(crate) struct Summary {
     /// Each event, with its lane's place in `lanes`.
     pub(crate) entries: Vec<(u32, Entry)>,
     by_pixel: HashMap<u64, Vec<u32>>,
-    by_number: Vec<Option<u32>>,
+    by_number: HashMap<u64, u32>,
 }
 
 const MAGIC: &[u8; 8] = b"PXGIDX\r\n";
@@ -41,20 +41,16 @@ const ENTRY_BYTES: usize = 28;
 impl Summary {
     /// Of a segment with nothing in it yet.
     pub(crate) fn new(segment: u32, first_seq: u64, end: u64) -> Self {
-        let (lanes, entries, by_number) = (Vec::new(), Vec::new(), Vec::new());
+        let (lanes, entries, by_number) = (Vec::new(), Vec::new(), HashMap::new());
         Self { segment, first_seq, end, lanes, entries, by_pixel: HashMap::new(), by_number }
     }
 
     /// Adds an event of a lane that the caller knows by a number: quicker than by its name.
-    pub(crate) fn add_numbered(&mut self, number: u32, lane: &LaneKey, entry: Entry) {
-        let slot = number as usize;
-        if self.by_number.len() <= slot {
-            self.by_number.resize(slot + 1, None);
-        }
-        let known = self.by_number.get(slot).copied().flatten();
+    pub(crate) fn add_numbered(&mut self, number: u64, lane: &LaneKey, entry: Entry) {
+        let known = self.by_number.get(&number).copied();
         let Some(lane) = known.or_else(|| self.lane(lane.account.as_str(), lane.pixel.as_u64())) else { return };
-        if let Some(slot) = self.by_number.get_mut(slot) {
-            *slot = Some(lane);
+        if known.is_none() {
+            self.by_number.insert(number, lane);
         }
         self.entries.push((lane, entry));
     }

@@ -3,6 +3,7 @@
 
 mod disk;
 mod failing;
+mod forget;
 mod letters;
 mod model;
 mod moving;

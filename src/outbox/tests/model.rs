@@ -17,6 +17,8 @@ enum Op {
     Lease { lane: usize, max: usize },
     /// Holds a lane, or ends that.
     Pause { lane: usize, hold: bool },
+    /// An account is gone from the configuration for a moment, or both are.
+    Forget { both: bool },
     /// The process dies.
     Kill,
     /// The power goes.
@@ -117,6 +119,7 @@ fn op() -> impl Strategy<Value = Op> {
         4 => (trouble, act).prop_map(|(trouble, act)| Op::Failing(trouble, act)),
         6 => (0..LANES, 1..8usize).prop_map(|(lane, max)| Op::Lease { lane, max }),
         1 => (0..LANES, any::<bool>()).prop_map(|(lane, hold)| Op::Pause { lane, hold }),
+        3 => any::<bool>().prop_map(|both| Op::Forget { both }),
         1 => Just(Op::Kill),
         1 => any::<u64>().prop_map(|seed| Op::PowerCut { seed }),
         1 => (0..30u64).prop_map(|changes| Op::PowerCutAfter { changes }),
@@ -167,6 +170,7 @@ impl Model {
                     false => wait(self.outbox().resume(&lane, by)),
                 };
             }
+            Op::Forget { both } => self.outbox().forget_accounts(|account| both || account.as_str() == "shoes"),
             Op::Kill => self.restart(|rig, _| rig.disk.kill(), false),
             Op::PowerCut { seed } => {
                 self.seed = seed;

@@ -8,7 +8,6 @@ use prometheus::IntCounterVec;
 use prometheus::core::{Collector, MetricVec, MetricVecBuilder};
 use prometheus::proto::{LabelPair, Metric, MetricFamily};
 
-use crate::account::LaneKey;
 use crate::telemetry::exposition::OTHER;
 use crate::telemetry::metrics::{Metrics, OTHER_REASON};
 
@@ -36,12 +35,18 @@ impl Metrics {
         }
     }
 
-    /// Forgets how a lane stood.
-    pub fn forget_lane(&self, lane: &LaneKey) {
-        let labels = [lane.account.as_str(), &lane.pixel.to_string()];
-        for gauge in [&self.lane_pending, &self.lane_in_flight, &self.lane_paused, &self.lane_oldest] {
-            // It may be forgotten already.
-            let _ = gauge.remove_label_values(&labels);
+    /// Forgets how lanes stood that are gone, as `is_gone` says of an account and a pixel.
+    pub fn forget_lanes(&self, is_gone: impl Fn(&str, &str) -> bool) {
+        // All four have the same lanes.
+        for metric in self.lane_pending.collect().iter().flat_map(MetricFamily::get_metric) {
+            let of = |label| metric.get_label().iter().find(|pair| pair.name() == label).map_or("", LabelPair::value);
+            let (account, pixel) = (of("account"), of("pixel"));
+            if is_gone(account, pixel) {
+                for gauge in [&self.lane_pending, &self.lane_in_flight, &self.lane_paused, &self.lane_oldest] {
+                    // Another one may have removed it meanwhile.
+                    let _ = gauge.remove_label_values(&[account, pixel]);
+                }
+            }
         }
     }
 
@@ -110,6 +115,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
+    use crate::account::LaneKey;
     use crate::telemetry::{Activity, exposition};
 
     fn lane(account: &str) -> LaneKey {
@@ -170,7 +176,7 @@ mod tests {
     fn a_lane_is_forgotten_alone() {
         let metrics = Metrics::new().unwrap();
         ["gone", "here"].iter().for_each(|account| metrics.lane(&lane(account), 1, 0, false, 9));
-        (0..2).for_each(|_| metrics.forget_lane(&lane("gone")));
+        (0..2).for_each(|_| metrics.forget_lanes(|account, pixel| account == "gone" && pixel == "7"));
         let text = exposition(&metrics, &Activity::default(), 2).unwrap();
         assert!(text.contains(r#"lane_pending{account="here""#) && !text.contains(r#"lane_pending{account="gone""#));
     }
