@@ -23,6 +23,9 @@ pub trait CertificateDesk: Send + Sync {
     /// The accounts at CAs; none where nothing is ordered.
     fn ca_accounts(&self) -> Vec<CaAccountStatus>;
 
+    /// Whether the DNS server that names are looked up with does not answer; never where nothing is ordered.
+    fn resolver_is_silent(&self) -> bool;
+
     /// Orders a certificate for a name as soon as the limits let it, and says when that is. Returns before it is there.
     ///
     /// # Errors

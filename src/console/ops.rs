@@ -61,6 +61,7 @@ fn exposed(console: &Console) -> Response {
         first_orders_waiting: account.first_orders_waiting,
         renewals_waiting: account.renewals_waiting,
     }));
+    console.metrics.resolver(console.desk.resolver_is_silent());
     let all = snapshot.tenants().count() <= snapshot.gateway.metrics_per_account_max;
     for config in snapshot.tenants().map(|tenant| &tenant.config) {
         if all || console.metrics.has_own_series(&config.id) {

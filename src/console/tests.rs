@@ -37,6 +37,10 @@ impl CertificateDesk for Desk {
         Vec::new()
     }
 
+    fn resolver_is_silent(&self) -> bool {
+        false
+    }
+
     fn issue(&self, _: &ServerName) -> Result<Ordered, DeskError> {
         Err(DeskError::Disabled)
     }

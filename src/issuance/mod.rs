@@ -16,7 +16,7 @@
 //! * `account` — the accounts at the CAs, `directory` — what a CA says to anybody, `transport` — HTTP under both;
 //! * `store` — the files of certificates, `prune` — what is left of names that are gone; `book` — what is known of
 //!   names (`state`) and budgets, and `state_file` — the same on disk;
-//! * `outlook` — the plan played through in time, pure; `waiting` — how many wait in it; `view` — what an operator sees;
+//! * `outlook` — the plan played through in time, pure; `waiting` — how many wait in it; `view` and `problems` — what an operator sees;
 //! * `run` — the service that runs it all; here — its door.
 //!
 //! A process that is killed goes on where it was: the keys and the order's URL are on disk before the CA is asked for
@@ -35,6 +35,7 @@ mod looks;
 mod names;
 mod order;
 mod outlook;
+mod problems;
 mod prune;
 mod resolver;
 mod run;
@@ -62,7 +63,7 @@ use tokio::sync::Notify;
 
 use crate::account::ServerName;
 use crate::clock::now_ms;
-use crate::config::AcmeAccount;
+use crate::config::AcmeConfig;
 use crate::issuance::account::Accounts;
 use crate::issuance::book::Book;
 use crate::issuance::directory::Directories;
@@ -277,13 +278,13 @@ impl Issuance {
 
 impl Shared {
     /// Takes up another configuration: nothing is kept of names and accounts at CAs that are not in it any more.
-    fn take_up(&self, accounts: &[Arc<AcmeAccount>], names: &Names) {
+    fn take_up(&self, config: &AcmeConfig, names: &Names) {
         self.book.with(|memory| {
-            memory.take_up(accounts);
+            memory.take_up(config);
             memory.retain(|name| names.get(name).is_some());
         });
-        self.accounts.retain(accounts);
-        self.directories.retain(accounts);
+        self.accounts.retain(&config.accounts);
+        self.directories.retain(&config.accounts);
     }
 }
 

@@ -98,6 +98,10 @@ impl CertificateDesk for OrderingDesk {
         self.issuance.accounts().into_iter().map(status).collect()
     }
 
+    fn resolver_is_silent(&self) -> bool {
+        self.issuance.resolver_is_silent()
+    }
+
     fn issue(&self, name: &ServerName) -> Result<Ordered, DeskError> {
         let inactive =
             || format!("no certificate is ordered for {name}: its account is not active; set active = true and reload");
@@ -146,6 +150,10 @@ impl CertificateDesk for ClosedDesk {
 
     fn ca_accounts(&self) -> Vec<CaAccountStatus> {
         Vec::new()
+    }
+
+    fn resolver_is_silent(&self) -> bool {
+        false
     }
 
     fn issue(&self, _: &ServerName) -> Result<Ordered, DeskError> {

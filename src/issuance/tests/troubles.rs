@@ -87,6 +87,33 @@ fn an_account_that_was_mended_is_tried_at_once() {
 }
 
 #[test]
+fn a_dns_server_that_does_not_answer_is_told_once_and_to_each_name_that_waits_for_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let issuance = open(dir.path(), &[("shoes", &[SHOES.to_owned()])]);
+    reload(&issuance);
+    let why = || issuance.names().into_iter().map(|view| view.next_why).collect::<Vec<_>>();
+    assert_eq!((why(), issuance.resolver_is_silent()), (vec![None, None], false));
+    issuance.shared.book.with(|memory| memory.silence.heard(Some("request timed out"), now_ms()));
+    assert!(issuance.resolver_is_silent());
+    let problems = issuance.problems();
+    assert_eq!(problems.iter().map(|problem| problem.key.as_str()).collect::<Vec<_>>(), ["acme.resolver"]);
+    assert!(problems[0].reason.contains("/etc/resolv.conf") && problems[0].reason.contains("request timed out"));
+    for why in why() {
+        assert!(why.as_ref().is_some_and(|why| why.contains("request timed out")), "{why:?}");
+    }
+    issuance.order_now(&name(SHOES)).unwrap();
+    assert_eq!(why().iter().flatten().count(), 1, "what a person asked for does not wait for it");
+
+    // Another one is asked at once.
+    let path = dir.path().join("pixelgate.toml");
+    let text = fs::read_to_string(&path).unwrap();
+    fs::write(&path, text.replace("[acme]", "[acme]\nresolver = \"192.0.2.53\"")).unwrap();
+    reload(&issuance);
+    assert_eq!((why(), issuance.problems()), (vec![None, None], Vec::new()));
+    assert!(!issuance.resolver_is_silent());
+}
+
+#[test]
 fn one_failure_is_told_as_one() {
     let dir = tempfile::tempdir().unwrap();
     let issuance = open(dir.path(), &[("shoes", &[SHOES.to_owned()])]);
