@@ -44,6 +44,9 @@ pub struct CaAccountStatus {
     pub paused_until: Option<String>,
     /// What went wrong there last, if nothing went well since.
     pub reason: Option<String>,
+    /// What to do about it.
+    #[serde(default)]
+    pub remedy: Option<String>,
     /// First orders that it may be given now.
     pub orders_left: u32,
     /// Of so many…

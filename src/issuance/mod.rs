@@ -10,7 +10,8 @@
 //! * `schedule` — what one name waits for, `survey` — all names in their order, `budget` — how much may still be asked of
 //!   each CA, `blame` — which CA accounts are left alone for their trouble, all pure; `agenda` — what is begun next;
 //! * `work` — one name's way; `order` — one order at a CA; `show` — whether clients see what came; `settle` — what is
-//!   learnt, by `trouble`, whose trouble it is, and `limited`, of what a CA has had enough;
+//!   learnt, by `trouble`, whose trouble it is, `fault`, what is wrong with an account, and `limited`, of what a CA has had
+//!   enough;
 //! * `looks`, `windows` — questions that cost nothing: a name's DNS (`dns`, `caa`, through one `resolver`), the renewal window
 //!   of its certificate;
 //! * `account` — the accounts at the CAs, `directory` — what a CA says to anybody, `transport` — HTTP under both;
@@ -30,6 +31,7 @@ mod budget;
 mod caa;
 mod directory;
 mod dns;
+mod fault;
 mod limited;
 mod looks;
 mod names;

@@ -5,13 +5,13 @@ use crate::account::ServerName;
 use crate::clock::{now_ms, rfc3339};
 use crate::config::{AcmeConfig, GatewayConfig, Problem};
 use crate::issuance::Issuance;
+use crate::issuance::blame::Told;
 use crate::issuance::budget::Budgets;
 use crate::issuance::looks::meanwhile;
 use crate::issuance::names::present;
 use crate::issuance::resolver::{Silence, called};
 use crate::issuance::schedule::{Load, Subject, choose};
 use crate::issuance::state::NameState;
-use crate::issuance::trouble::is_of_account;
 use crate::snapshot::Route;
 
 // === impl Issuance ===
@@ -24,13 +24,14 @@ impl Issuance {
         if !acme.enabled {
             return Vec::new();
         }
-        let (failing, silence): (Vec<_>, _) = self.shared.book.with(|memory| {
+        let (failing, silence, accounts): (Vec<_>, _, _) = self.shared.book.with(|memory| {
             let failing = memory.names.iter().filter_map(|(name, state)| Some((name, state, state.error.as_deref()?)));
             let told = |(name, state, error): (&ServerName, &NameState, &str)| {
                 let subject = Subject { name, rank: 0, present: present(&snapshot, name, now_ms), state, busy: false };
                 (name.clone(), error.to_owned(), tried_again_at(&subject, acme, &memory.budgets, now_ms))
             };
-            (failing.map(told).collect(), memory.silence.clone())
+            let accounts: Vec<_> = of_accounts(&snapshot.gateway, &memory.budgets, now_ms).collect();
+            (failing.map(told).collect(), memory.silence.clone(), accounts)
         });
         let owner = |name: &ServerName| match snapshot.route(name.as_str()) {
             Some(Route::Tenant(tenant)) => Some(tenant),
@@ -40,13 +41,14 @@ impl Issuance {
             let tenant = owner(&name);
             let file = tenant.as_ref().map_or(&snapshot.gateway.file, |tenant| &tenant.config.file);
             let reason = format!("no certificate was issued: {error}");
-            let problem = Problem::warning(file, name.as_str(), reason, remedy(&name, &error, at_ms));
+            let problem = Problem::warning(file, name.as_str(), reason, remedy(&name, at_ms));
             match tenant {
                 Some(tenant) => problem.of_account(&tenant.config.id),
                 None => problem,
             }
         };
         let mut problems: Vec<_> = failing.into_iter().map(problem).collect();
+        problems.extend(accounts);
         problems.extend(of_resolver(&snapshot.gateway, &silence, now_ms));
         problems.sort();
         problems
@@ -70,6 +72,20 @@ fn of_resolver(gateway: &GatewayConfig, silence: &Silence, now_ms: i64) -> Optio
     Some(Problem::warning(&gateway.file, "acme.resolver", reason, remedy))
 }
 
+/// Of accounts at CAs that are of no use now: no name is at fault.
+fn of_accounts(gateway: &GatewayConfig, budgets: &Budgets, now_ms: i64) -> impl Iterator<Item = Problem> {
+    gateway.acme.accounts.iter().enumerate().filter_map(move |(index, account)| {
+        let Told { reason, remedy } = budgets.blames.told(&account.name)?;
+        let key = index.checked_sub(1).map_or_else(|| "acme".to_owned(), |index| format!("acme.accounts[{index}]"));
+        let until = match budgets.paused(account, now_ms) {
+            Some(until_ms) => format!("is left alone until {}", rfc3339(until_ms)),
+            None => "is tried again".to_owned(),
+        };
+        let reason = format!("the CA account {} {until}: {reason}", account.name);
+        Some(Problem::warning(&gateway.file, &key, reason, remedy.clone()))
+    })
+}
+
 /// Until when a name that failed waits, itself or for every account at which it may be ordered. Unix milliseconds; `None` =
 /// it is its turn as soon as there is room, or nobody can say.
 fn tried_again_at(subject: &Subject<'_>, config: &AcmeConfig, budgets: &Budgets, now_ms: i64) -> Option<i64> {
@@ -80,17 +96,11 @@ fn tried_again_at(subject: &Subject<'_>, config: &AcmeConfig, budgets: &Budgets,
     choose(subject, config, budgets, &Load::default(), now_ms).err().filter(|until_ms| *until_ms < i64::MAX)
 }
 
-fn remedy(name: &ServerName, error: &str, at_ms: Option<i64>) -> String {
+fn remedy(name: &ServerName, at_ms: Option<i64>) -> String {
     let again = match at_ms {
         Some(at_ms) => format!("it is tried again after {}", rfc3339(at_ms)),
         None => "it is tried again when its turn comes".to_owned(),
     };
     let now = format!("by `pixelgate cert issue {name}` as soon as the limits of the CA let it");
-    if is_of_account(error) {
-        return format!(
-            "mend [acme] (external_account, email, terms_agreed, profile) by what the CA says, and reload; `pixelgate \
-             status` shows the accounts at CAs; {again}, or {now}"
-        );
-    }
     format!("`pixelgate cert check {name}` shows what is wrong; {again}, or {now}")
 }

@@ -4,9 +4,12 @@ use std::time::Duration;
 
 use crate::account::ServerName;
 use crate::clock::now_ms;
+use crate::config::AcmeAccount;
 use crate::issuance::Shared;
+use crate::issuance::blame::Told;
 use crate::issuance::book::Memory;
 use crate::issuance::budget::millis;
+use crate::issuance::fault::Fault;
 use crate::issuance::limited::Enough;
 use crate::issuance::names::{is_listed, present};
 use crate::issuance::schedule::Goal;
@@ -53,8 +56,11 @@ impl Work {
         let (start, acme) = (&self.start, &self.gateway.acme);
         let (account, name, reason) = (&start.account, start.name.as_str(), trouble.reason());
         let waits = (acme.retry_min, acme.retry_max);
+        // Only of what is the name's: an account's trouble is kept with the account.
         let failed = |memory: &mut Memory, waits| {
-            memory.change(&start.name).failed(&reason, waits, rand::random(), now_ms);
+            let state = memory.change(&start.name);
+            state.failed(&reason, waits, rand::random(), now_ms);
+            state.failed_of = served;
         };
         match trouble {
             Trouble::NotServed(_) => {
@@ -63,15 +69,17 @@ impl Work {
                 failed(memory, (acme.retry_min, acme.retry_max.min(LOOK_AGAIN_MAX)));
             }
             // It is not the name's fault, and the order may go on.
-            Trouble::Unreachable(_) => self.blame(memory, &reason, now_ms),
+            Trouble::Unreachable(_) => self.blame(memory, trouble, now_ms),
             Trouble::Broken(_) => {
-                self.blame(memory, &reason, now_ms);
+                self.blame(memory, trouble, now_ms);
                 failed(memory, waits);
             }
-            Trouble::AccountGone | Trouble::Account(_) => {
+            Trouble::AccountGone | Trouble::Account(Fault::Refused, _) => {
                 memory.change(&start.name).drop_order();
-                self.blame(memory, &reason, now_ms);
+                self.blame(memory, trouble, now_ms);
             }
+            // An order that was begun may go on once that is mended.
+            Trouble::Account(..) => self.blame(memory, trouble, now_ms),
             Trouble::RateLimited(text) => {
                 let enough = Enough::read(text, name);
                 let (scope, subject) = enough.pause(account, name);
@@ -80,7 +88,7 @@ impl Work {
                 memory.budgets.blames.reached(&account.name);
                 memory.budgets.pause(scope, subject, until, now_ms);
                 if enough == Enough::Account {
-                    memory.budgets.blames.tell(&account.name, &reason);
+                    memory.budgets.blames.tell(&account.name, told_of(trouble, account));
                 } else {
                     failed(memory, waits);
                 }
@@ -114,22 +122,24 @@ impl Work {
         if let (Some(told), Trouble::Unreachable(_) | Trouble::Broken(_)) = (told, trouble) {
             memory.budgets.pause(&account.name, "", told, now_ms);
         }
-        let state = memory.change(&start.name);
-        (state.error, state.failed_of) = (Some(reason.into()), served);
-        let is_open = state.order.as_ref().is_some_and(|order| !order.url.is_empty());
-        if !is_open {
+        let order = memory.names.get(&start.name).and_then(|state| state.order.as_ref());
+        if order.is_none_or(|order| order.url.is_empty()) {
             memory.give_back(&start.name);
         }
     }
 
     /// No other name of this account fares better: it is left alone, unless it was mended meanwhile.
-    fn blame(&self, memory: &mut Memory, reason: &str, now_ms: i64) {
+    fn blame(&self, memory: &mut Memory, trouble: &Trouble, now_ms: i64) {
         let account = &self.start.account;
         if self.shared.reloader.published().load().gateway.acme.accounts.contains(account) {
             memory.budgets.unreachable(&account.name, now_ms);
-            memory.budgets.blames.tell(&account.name, reason);
+            memory.budgets.blames.tell(&account.name, told_of(trouble, account));
         }
     }
+}
+
+fn told_of(trouble: &Trouble, account: &AcmeAccount) -> Told {
+    Told { reason: trouble.reason(), remedy: trouble.remedy(account) }
 }
 
 // === impl Shared ===

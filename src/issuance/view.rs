@@ -8,6 +8,7 @@ use crate::clock::now_ms;
 use crate::config::{AcmeAccount, AcmeBudget, AcmeConfig};
 use crate::issuance::Issuance;
 use crate::issuance::agenda::NAMES_AT_ONCE;
+use crate::issuance::blame::Told;
 use crate::issuance::budget::{Budgets, Kind, Limit};
 use crate::issuance::looks::waits_for_answer;
 use crate::issuance::names::{Listed, find, listed, present};
@@ -50,6 +51,8 @@ pub struct AccountView {
     pub paused_until_ms: Option<i64>,
     /// What went wrong there last, if nothing went well since.
     pub trouble: Option<String>,
+    /// What to do about it.
+    pub remedy: Option<String>,
     /// First orders that it may be given now.
     pub new_orders_left: u32,
     /// Of how many in what time.
@@ -136,7 +139,8 @@ impl Issuance {
                 name: account.name.clone(),
                 directory: account.directory.clone(),
                 paused_until_ms: budgets.paused(account, now_ms),
-                trouble: budgets.blames.told(&account.name).map(str::to_owned),
+                trouble: budgets.blames.told(&account.name).map(|told| told.reason.clone()),
+                remedy: budgets.blames.told(&account.name).map(|told| told.remedy.clone()),
                 new_orders_left: budgets.new_orders_left(account, now_ms),
                 new_orders: account.budgets.new_orders,
                 waiting: waiting.get(&account.name).copied().unwrap_or_default(),
@@ -248,7 +252,7 @@ fn why(subject: &Subject<'_>, outlook: &Outlook<'_>, budgets: &Budgets) -> Optio
         Limit::Failures => budget(limits.failures, "failed validations of one name"),
         Limit::Pause if !of.is_empty() => format!("the CA wants no order for {of} before, at the account {ca}"),
         Limit::Pause => match budgets.blames.told(ca) {
-            Some(reason) => format!("the CA account {ca} is left alone until then: {reason}"),
+            Some(Told { reason, .. }) => format!("the CA account {ca} is left alone until then: {reason}"),
             None => format!("the CA account {ca} is left alone until then"),
         },
     })

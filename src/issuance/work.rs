@@ -57,6 +57,7 @@ impl Work {
     /// Gets the certificate, and writes down what came of it.
     pub(super) async fn run(self) {
         let (result, told) = hearing(self.issue()).await;
+        let result = result.map_err(|trouble| trouble.of_order(self.start.name.as_str()));
         match &result {
             Ok(()) => tracing::info!(name = %self.start.name, account = self.start.account.name, "certificate issued"),
             Err(trouble) => tracing::warn!(
@@ -99,6 +100,7 @@ impl Work {
         }
         let mut url = begun.map(|order| &*order.url);
         for (n, kind) in missing.iter().enumerate() {
+            self.shared.directories.check(&self.start.account, url.is_none(), now_ms()).await?;
             let account = self.account().await?;
             self.obtain(&account, &stage, *kind, url.take()).await?;
             self.publish(&stage, n + 1 == missing.len()).await?;
@@ -138,7 +140,7 @@ impl Work {
     }
 
     async fn account(&self) -> Result<Account, Trouble> {
-        let account = self.shared.accounts.get(&self.start.account).await?;
+        let account = self.shared.accounts.get(&self.start.account).await.map_err(Trouble::of_account)?;
         *self.account_id.lock().unwrap_or_else(PoisonError::into_inner) = Some(account.id().to_owned());
         Ok(account)
     }

@@ -88,6 +88,7 @@ impl CertificateDesk for OrderingDesk {
             directory: account.directory,
             paused_until: account.paused_until_ms.map(rfc3339),
             reason: account.trouble,
+            remedy: account.remedy,
             orders_left: account.new_orders_left,
             orders_max: account.new_orders.max,
             orders_window_seconds: account.new_orders.window.as_secs(),

@@ -7,6 +7,7 @@ use super::*;
 use crate::clock::{now_ms, rfc3339};
 use crate::issuance::Issuance;
 use crate::issuance::agenda::Agenda;
+use crate::issuance::fault::Fault;
 use crate::issuance::trouble::Trouble;
 use crate::issuance::work::Work;
 
@@ -22,11 +23,11 @@ fn paused_until(issuance: &Issuance) -> Option<i64> {
     issuance.accounts()[0].paused_until_ms
 }
 
-/// What is to be done about the one name that failed.
-fn remedy(issuance: &Issuance) -> String {
+/// The one thing that is wrong, at this key.
+fn problem(issuance: &Issuance, key: &str) -> String {
     let problems = issuance.problems();
-    assert_eq!(problems.iter().map(|problem| problem.key.as_str()).collect::<Vec<_>>(), [SHOES]);
-    problems[0].remedy.clone()
+    assert_eq!(problems.iter().map(|problem| problem.key.as_str()).collect::<Vec<_>>(), [key]);
+    problems[0].to_string()
 }
 
 /// Takes up what is written now, as the service does.
@@ -36,16 +37,32 @@ fn reload(issuance: &Issuance) {
 }
 
 #[test]
-fn trouble_of_an_account_is_told_with_its_end_and_a_person_ends_it() {
+fn trouble_of_an_account_is_told_once_with_its_end_and_a_person_ends_it() {
     let dir = tempfile::tempdir().unwrap();
     let issuance = open(dir.path(), &[("shoes", &[SHOES.to_owned()])]);
-    for trouble in [Trouble::Account("no contract".to_owned()), Trouble::Unreachable("no route".to_owned())] {
+    let refused = Trouble::Account(Fault::ExternalAccount, "no contract".to_owned());
+    for (trouble, why, remedy) in [
+        (refused, "no contract", "into [acme] external_account, and reload"),
+        (
+            Trouble::Unreachable("no route".to_owned()),
+            "no route",
+            "[acme] directory = \"http://127.0.0.1:9/dir\" is right",
+        ),
+    ] {
         fails(&issuance, trouble, None);
         let until = paused_until(&issuance).unwrap();
-        assert!(remedy(&issuance).contains(&format!("tried again after {}", rfc3339(until))), "{}", remedy(&issuance));
+        let told = problem(&issuance, "acme");
+        for words in [why, remedy, &format!("left alone until {}", rfc3339(until))] {
+            assert!(told.contains(words), "{words}: {told}");
+        }
+        assert!(issuance.accounts()[0].remedy.as_ref().is_some_and(|told| told.contains(remedy)));
+        // It is nothing of the name's.
+        let view = issuance.name(&name(SHOES)).unwrap();
+        assert_eq!((view.failures, view.last_error.as_ref()), (0, None));
+        assert!(view.next_why.as_ref().is_some_and(|told| told.contains(why)), "{view:?}");
         let ordered = issuance.order_now(&name(SHOES)).unwrap().unwrap();
         assert!(ordered.next_at_ms.unwrap() <= now_ms() && paused_until(&issuance).is_none(), "{ordered:?}");
-        assert!(remedy(&issuance).contains("when its turn comes"), "{}", remedy(&issuance));
+        assert!(problem(&issuance, "acme").contains("is tried again"), "{}", problem(&issuance, "acme"));
     }
 }
 
@@ -56,7 +73,7 @@ fn a_wait_that_the_ca_asked_for_is_not_ended_by_a_person() {
     reload(&issuance);
     let until = now_ms() + HOUR_MS;
     fails(&issuance, Trouble::RateLimited("too many new orders from this account".to_owned()), Some(until));
-    assert!(remedy(&issuance).contains(&rfc3339(until)), "{}", remedy(&issuance));
+    assert!(problem(&issuance, "acme").contains(&rfc3339(until)), "{}", problem(&issuance, "acme"));
     assert_eq!(issuance.order_now(&name(SHOES)).unwrap().unwrap().next_at_ms, Some(until));
     let path = dir.path().join("pixelgate.toml");
     fs::write(&path, fs::read_to_string(&path).unwrap().replace("ops@", "acme@")).unwrap();
@@ -70,7 +87,7 @@ fn an_account_that_was_mended_is_tried_at_once() {
     let issuance = open(dir.path(), &[("shoes", &[SHOES.to_owned()])]);
     reload(&issuance);
     let before = issuance.shared.reloader.published().load_full();
-    fails(&issuance, Trouble::Account("no contract".to_owned()), None);
+    fails(&issuance, Trouble::Account(Fault::ExternalAccount, "no contract".to_owned()), None);
     reload(&issuance);
     assert!(paused_until(&issuance).is_some(), "nothing was mended");
     let path = dir.path().join("pixelgate.toml");
@@ -82,7 +99,7 @@ fn an_account_that_was_mended_is_tried_at_once() {
     let account = before.gateway.acme.accounts[0].clone();
     let start = Start { name: name(SHOES), account, kind: Kind::New, goal: Goal::Fresh };
     let work = Work::new(issuance.shared.clone(), before.gateway.clone(), start, &NameState::default());
-    work.settle(Err(Trouble::Account("no contract".to_owned())), None, now_ms());
+    work.settle(Err(Trouble::Account(Fault::ExternalAccount, "no contract".to_owned())), None, now_ms());
     assert_eq!(paused_until(&issuance), None);
 }
 
