@@ -29,6 +29,15 @@ pub fn rfc3339_millis(at_ms: i64) -> String {
     humantime::format_rfc3339_millis(system_time(at_ms)).to_string()
 }
 
+/// A length of time as the configuration has it: in the largest unit of which it is a whole number, as in `7d`.
+pub fn short(length: Duration) -> String {
+    let millis = length.as_millis();
+    let units = [(86_400_000, "d"), (3_600_000, "h"), (60_000, "m"), (1_000, "s")];
+    let unit = units.into_iter().find(|(unit, _)| millis >= *unit && millis.is_multiple_of(*unit));
+    let (unit, letter) = unit.unwrap_or((1, "ms"));
+    format!("{}{letter}", millis / unit)
+}
+
 fn system_time(at_ms: i64) -> SystemTime {
     UNIX_EPOCH + Duration::from_millis(u64::try_from(at_ms).unwrap_or_default().min(YEAR_9999_ENDS_MS))
 }
@@ -63,6 +72,14 @@ impl Steady {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_length_of_time_has_one_form() {
+        let told = |seconds| short(Duration::from_secs(seconds));
+        let seconds = [7 * 86_400, 90 * 86_400, 3 * 3_600, 5_400, 61, 0];
+        assert_eq!(seconds.map(told), ["7d", "90d", "3h", "90m", "61s", "0ms"]);
+        assert_eq!(short(Duration::from_millis(1_500)), "1500ms");
+    }
 
     #[test]
     fn times_that_rfc_3339_has_no_word_for_are_cut() {

@@ -5,6 +5,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::account::ServerName;
+use crate::clock::short;
 use crate::console::certificates::CertificateView;
 
 /// Who knows what comes next for a name's certificate, and can hasten it.
@@ -94,7 +95,7 @@ pub enum DeskError {
 impl CaAccountStatus {
     /// How it stands, as a person reads it.
     pub fn summary(&self) -> String {
-        let window = humantime::format_duration(Duration::from_secs(self.orders_window_seconds));
+        let window = short(Duration::from_secs(self.orders_window_seconds));
         let left = format!("{} of {} first orders in {window} left", self.orders_left, self.orders_max);
         let orders = left + &self.waiting();
         let reason = self.reason.as_ref().map(|reason| format!(": {reason}")).unwrap_or_default();

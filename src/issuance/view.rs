@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use crate::account::{AccountId, ServerName};
-use crate::clock::now_ms;
+use crate::clock::{now_ms, short};
 use crate::config::{AcmeAccount, AcmeBudget, AcmeConfig};
 use crate::issuance::Issuance;
 use crate::issuance::agenda::NAMES_AT_ONCE;
@@ -218,7 +218,9 @@ fn action(subject: &Subject<'_>, config: &AcmeConfig, now_ms: i64) -> NextAction
         Next::Visitor => NextAction::Visitor,
         Next::Order { .. } if subject.state.failures > 0 => NextAction::Retry,
         Next::Order { kind: Kind::New, .. } => NextAction::Order,
-        Next::Order { .. } if subject.present == Present::Nothing => NextAction::Order,
+        Next::Order { .. } if matches!(subject.present, Present::Nothing | Present::Wildcard { .. }) => {
+            NextAction::Order
+        }
         Next::Order { .. } => NextAction::Renew,
     }
 }
@@ -228,15 +230,20 @@ fn why(subject: &Subject<'_>, outlook: &Outlook<'_>, budgets: &Budgets) -> Optio
     let Some(Wait { account, limit, subject: of, .. }) = &outlook.wait else {
         let renewal = subject.state.renewal.as_ref().is_some_and(|renewal| renewal.offered);
         return match subject.present {
+            // A person did not ask why it was not there before.
+            _ if subject.state.forced && !subject.state.is_tried_again() => None,
             _ if subject.state.failures == 1 => Some("it failed once".to_owned()),
             _ if subject.state.failures > 1 => Some(format!("it failed {} times in a row", subject.state.failures)),
-            Present::Issued { .. } if renewal && !subject.state.forced => Some("the CA wants it then".to_owned()),
+            Present::Issued { .. } if renewal => Some("the CA wants it then".to_owned()),
+            Present::Wildcard { .. } => {
+                Some("an imported wildcard serves it until it has a certificate of its own".to_owned())
+            }
             _ => None,
         };
     };
     let (of, ca, limits) = (*of, &account.name, &account.budgets);
     let budget = |AcmeBudget { max, window }: AcmeBudget, what: &str| {
-        format!("the CA account {ca} may have {max} {what} in {}", humantime::format_duration(window))
+        format!("the CA account {ca} may have {max} {what} in {}", short(window))
     };
     let queue = || match outlook.before {
         0 => String::new(),
@@ -248,7 +255,7 @@ fn why(subject: &Subject<'_>, outlook: &Outlook<'_>, budgets: &Budgets) -> Optio
             budget(limits.domain_certificates, &format!("first certificates for names of {of}")) + &queue()
         }
         Limit::Duplicates => budget(limits.duplicates, "certificates for one name"),
-        Limit::Replacements => budget(limits.duplicates, "certificates that the CA wanted replaced for one name"),
+        Limit::Replacements => budget(limits.duplicates, "certificates of one name replaced at the CA's wish"),
         Limit::Failures => budget(limits.failures, "failed validations of one name"),
         Limit::Pause if !of.is_empty() => format!("the CA wants no order for {of} before, at the account {ca}"),
         Limit::Pause => match budgets.blames.told(ca) {

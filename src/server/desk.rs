@@ -131,6 +131,10 @@ fn tell_next(view: &mut CertificateView, known: NameView) {
     };
     view.next_action_at = known.next_at_ms.map(rfc3339);
     view.next_action_reason = known.next_why;
+    if view.state == "unreadable" && view.origin.as_deref() == Some("issued") && known.issued_by.is_none() {
+        // The sign of an import cannot be read either, and no CA issued it.
+        view.origin = Some("imported".to_owned());
+    }
     view.last_error = known.last_error.or(view.last_error.take());
 }
 
@@ -159,5 +163,49 @@ impl CertificateDesk for ClosedDesk {
 
     fn issue(&self, _: &ServerName) -> Result<Ordered, DeskError> {
         Err(DeskError::Refused(self.why.clone()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    /// Where a certificate is said to come from, of which the folder says nothing more.
+    fn origin(state: &str, issued_by: Option<&str>) -> Option<String> {
+        let name: ServerName = "events.shoes.example".parse().unwrap();
+        let mut view = CertificateView {
+            name: name.clone(),
+            account: None,
+            state: state.to_owned(),
+            issuer: None,
+            not_after: None,
+            origin: Some("issued".to_owned()),
+            folder: None,
+            expires_soon: false,
+            next_action: None,
+            next_action_at: None,
+            next_action_reason: None,
+            last_error: None,
+        };
+        let known = NameView {
+            name,
+            account: None,
+            next: NextAction::Order,
+            next_at_ms: None,
+            next_why: None,
+            issued_by: issued_by.map(str::to_owned),
+            failures: 0,
+            last_error: None,
+        };
+        tell_next(&mut view, known);
+        view.origin
+    }
+
+    #[test]
+    fn an_import_that_cannot_be_read_is_not_said_to_be_issued() {
+        assert_eq!(origin("unreadable", None).as_deref(), Some("imported"));
+        assert_eq!(origin("unreadable", Some("default")).as_deref(), Some("issued"));
+        assert_eq!(origin("valid", None).as_deref(), Some("issued"), "its folder says it");
     }
 }
