@@ -92,7 +92,7 @@ impl Agenda {
             ..Self::default()
         };
         if is_new {
-            shared.take_up(config, &names);
+            shared.take_up(&snapshot.gateway, &names, now_ms);
         }
         if config.enabled {
             agenda.look(&shared.book, &snapshot, now_ms);

@@ -8,12 +8,14 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::account::ServerName;
-use crate::config::{AcmeAccount, AcmeConfig};
+use crate::config::{AcmeAccount, GatewayConfig};
 use crate::issuance::budget::{Budgets, Kind};
+use crate::issuance::cause::is_past;
 use crate::issuance::resolver::Silence;
 use crate::issuance::schedule::Load;
 use crate::issuance::state::NameState;
 use crate::issuance::state_file::{Kept, OpenError, StateFile};
+use crate::issuance::windows::WINDOWS;
 
 /// The book.
 pub(super) struct Book {
@@ -152,13 +154,35 @@ impl Memory {
 
     /// Takes up another configuration. What went wrong at an account that is not as it was, or with another DNS server, says
     /// nothing any more.
-    pub(super) fn take_up(&mut self, config: &AcmeConfig) {
+    pub(super) fn take_up(&mut self, gateway: &GatewayConfig, now_ms: i64) {
+        let config = &gateway.acme;
         let accounts = &config.accounts;
         let before = std::mem::replace(&mut self.accounts, accounts.clone());
         let stays = |name: &str| before.iter().any(|account| account.name == name && accounts.contains(account));
         self.budgets.blames.retain(stays);
+        let moved = |account: &&Arc<AcmeAccount>| {
+            before.iter().any(|known| known.name == account.name && known.directory != account.directory)
+        };
+        for account in accounts.iter().filter(moved) {
+            // It was another CA that wanted to be left alone.
+            ["", WINDOWS].into_iter().for_each(|subject| self.budgets.lift(&account.name, subject));
+        }
         if std::mem::replace(&mut self.resolver, config.resolver) != config.resolver {
             self.silence = Silence::default();
+        }
+        let failed = self.names.iter().filter(|(_, state)| state.failed_with.is_some());
+        let failed: Vec<_> = failed.map(|(name, _)| name.clone()).collect();
+        failed.iter().for_each(|name| self.outlive(name, gateway, now_ms));
+    }
+
+    /// Forgets a name's failure if that depended on what the configuration does not say any more: the name is tried now. What
+    /// its orders cost stays taken.
+    pub(super) fn outlive(&mut self, name: &ServerName, gateway: &GatewayConfig, now_ms: i64) {
+        let cause = self.names.get(name).and_then(|state| state.failed_with.as_deref());
+        if cause.is_some_and(|cause| is_past(cause, gateway)) {
+            self.silences.remove(name);
+            gateway.acme.accounts.iter().for_each(|account| self.budgets.lift(&account.name, name.as_str()));
+            self.change(name).outlive(now_ms);
         }
     }
 

@@ -8,6 +8,7 @@ use crate::clock::now_ms;
 use crate::config::GatewayConfig;
 use crate::issuance::Shared;
 use crate::issuance::book::Memory;
+use crate::issuance::cause::{is_of_look, of_look};
 use crate::issuance::names::present;
 use crate::issuance::resolver::called;
 use crate::issuance::schedule::{Start, Subject, defies_dns};
@@ -39,6 +40,11 @@ impl Shared {
             match &result {
                 Ok(()) => {
                     memory.dns_answers(name, true);
+                    // What was found there before is mended.
+                    let cause = memory.names.get(name).and_then(|state| state.failed_with.as_deref());
+                    if cause.is_some_and(is_of_look) {
+                        memory.change(name).forgive();
+                    }
                 }
                 Err(Trouble::Resolver(_)) => {}
                 Err(trouble) => {
@@ -50,7 +56,7 @@ impl Shared {
                     } else {
                         state.failed(&trouble.reason(), waits, rand::random(), now_ms);
                     }
-                    state.failed_of = served;
+                    (state.failed_of, state.failed_with) = (served, Some(of_look(&start.account, gateway).into()));
                 }
             }
             if goes_on {

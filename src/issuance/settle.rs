@@ -9,6 +9,7 @@ use crate::issuance::Shared;
 use crate::issuance::blame::Told;
 use crate::issuance::book::Memory;
 use crate::issuance::budget::millis;
+use crate::issuance::cause::of_order;
 use crate::issuance::fault::Fault;
 use crate::issuance::limited::Enough;
 use crate::issuance::names::{is_listed, present};
@@ -54,13 +55,20 @@ impl Work {
 
     fn settle_trouble(&self, memory: &mut Memory, trouble: &Trouble, told: Option<i64>, served: i64, now_ms: i64) {
         let (start, acme) = (&self.start, &self.gateway.acme);
-        let (account, name, reason) = (&start.account, start.name.as_str(), trouble.reason());
+        let (account, name) = (&start.account, start.name.as_str());
+        let reason = match (&self.finding, trouble) {
+            // It was ordered in spite of that, and may have failed for it.
+            (Some(finding), Trouble::Validation(_) | Trouble::Refused(_)) => {
+                format!("{}; before, in its DNS: {finding}", trouble.reason())
+            }
+            _ => trouble.reason(),
+        };
         let waits = (acme.retry_min, acme.retry_max);
         // Only of what is the name's: an account's trouble is kept with the account.
         let failed = |memory: &mut Memory, waits| {
             let state = memory.change(&start.name);
             state.failed(&reason, waits, rand::random(), now_ms);
-            state.failed_of = served;
+            (state.failed_of, state.failed_with) = (served, Some(of_order(account).into()));
         };
         match trouble {
             Trouble::NotServed(_) => {
@@ -151,10 +159,13 @@ impl Shared {
         present.validity().map_or(0, |(_, not_after)| not_after)
     }
 
-    /// A name that left the configuration while something was under way for it leaves nothing behind.
+    /// A name that left the configuration while something was under way for it leaves nothing behind; and what failed as the
+    /// configuration was when it began says nothing of it as it is now.
     pub(super) fn let_go(&self, memory: &mut Memory, name: &ServerName) {
         let snapshot = self.reloader.published().load();
-        if !is_listed(&snapshot, name) {
+        if is_listed(&snapshot, name) {
+            memory.outlive(name, &snapshot.gateway, now_ms());
+        } else {
             memory.forget(name);
         }
     }

@@ -20,6 +20,7 @@ use crate::clock::now_ms;
 use crate::config::{AcmeAccount, GatewayConfig, KeyType};
 use crate::issuance::Shared;
 use crate::issuance::budget::Kind;
+use crate::issuance::cause::is_of_look;
 use crate::issuance::order::{self, Clerk, Request};
 use crate::issuance::schedule::{Goal, Start};
 use crate::issuance::state::{NameState, OpenOrder, Proof};
@@ -35,6 +36,8 @@ pub(super) struct Work {
     pub(super) start: Start,
     /// What the order goes on with.
     begun: Option<OpenOrder>,
+    /// What was found wrong in the name's DNS, if it is ordered in spite of that.
+    pub(super) finding: Option<Box<str>>,
     /// The challenge that is tried first.
     proof: Proof,
     /// Whether a chain lies in the stage.
@@ -50,8 +53,9 @@ impl Work {
     pub(super) fn new(shared: Arc<Shared>, gateway: Arc<GatewayConfig>, start: Start, state: &NameState) -> Self {
         let begun = state.order.clone().filter(|_| start.goal == Goal::Resume);
         let part = AtomicBool::new(begun.as_ref().is_some_and(|order| order.part));
+        let finding = state.error.clone().filter(|_| state.failed_with.as_deref().is_some_and(is_of_look));
         let proof = first_proof(state, !gateway.listen.http.is_empty());
-        Self { shared, gateway, start, begun, proof, part, account_id: Mutex::default() }
+        Self { shared, gateway, start, begun, finding, proof, part, account_id: Mutex::default() }
     }
 
     /// Gets the certificate, and writes down what came of it.

@@ -1,12 +1,14 @@
 //! What is learnt from a failure, what an operator is told of it, and what ends the wait.
 
 use std::fs;
+use std::path::Path;
 
 use super::service::{SHOES, open};
 use super::*;
 use crate::clock::{now_ms, rfc3339};
 use crate::issuance::Issuance;
 use crate::issuance::agenda::Agenda;
+use crate::issuance::cause::of_look;
 use crate::issuance::fault::Fault;
 use crate::issuance::trouble::Trouble;
 use crate::issuance::work::Work;
@@ -28,6 +30,15 @@ fn problem(issuance: &Issuance, key: &str) -> String {
     let problems = issuance.problems();
     assert_eq!(problems.iter().map(|problem| problem.key.as_str()).collect::<Vec<_>>(), [key]);
     problems[0].to_string()
+}
+
+/// Writes one text of `pixelgate.toml` in place of another, and takes it up.
+fn rewrite(issuance: &Issuance, dir: &Path, before: &str, after: &str) {
+    let path = dir.join("pixelgate.toml");
+    let text = fs::read_to_string(&path).unwrap();
+    assert!(text.contains(before), "{text}");
+    fs::write(&path, text.replace(before, after)).unwrap();
+    reload(issuance);
 }
 
 /// Takes up what is written now, as the service does.
@@ -79,6 +90,9 @@ fn a_wait_that_the_ca_asked_for_is_not_ended_by_a_person() {
     fs::write(&path, fs::read_to_string(&path).unwrap().replace("ops@", "acme@")).unwrap();
     reload(&issuance);
     assert_eq!(paused_until(&issuance), Some(until));
+    // Another CA did not ask for it.
+    rewrite(&issuance, dir.path(), "9/dir", "9/other");
+    assert_eq!(paused_until(&issuance), None);
 }
 
 #[test]
@@ -131,6 +145,55 @@ fn a_dns_server_that_does_not_answer_is_told_once_and_to_each_name_that_waits_fo
 }
 
 #[test]
+fn a_failure_is_forgotten_once_what_it_depended_on_is_not_so_any_more() {
+    let dir = tempfile::tempdir().unwrap();
+    let issuance = open(dir.path(), &[("shoes", &[SHOES.to_owned()])]);
+    let state = || issuance.shared.book.with(|memory| memory.names.get(&name(SHOES)).cloned().unwrap_or_default());
+    let waits = || state().not_before_ms > now_ms();
+    reload(&issuance);
+    let by_ca = |trouble: Trouble| {
+        fails(&issuance, trouble, None);
+        assert!(waits() && state().error.is_some());
+    };
+    by_ca(Trouble::Validation("404".to_owned()));
+    rewrite(&issuance, dir.path(), "ops@", "acme@");
+    assert!(waits(), "nothing that it depended on");
+    rewrite(&issuance, dir.path(), "127.0.0.1:9/dir\"\n", "127.0.0.1:9/dir\"\nprofile = \"shortlived\"\n");
+    assert_eq!(state(), NameState::default());
+    by_ca(Trouble::Refused("not in your contract".to_owned()));
+    rewrite(&issuance, dir.path(), "9/dir", "9/other");
+    assert_eq!(state(), NameState::default());
+
+    // What was found in DNS depends on whom we ask, and on what is said of here.
+    let before = issuance.shared.reloader.published().load_full();
+    let found = || {
+        issuance.shared.book.with(|memory| {
+            let state = memory.change(&name(SHOES));
+            state.failed("it leads elsewhere", (HOUR, HOUR), 0.0, now_ms());
+            state.failed_with = Some(of_look(&before.gateway.acme.accounts[0], &before.gateway).into());
+        });
+    };
+    found();
+    rewrite(&issuance, dir.path(), "shortlived", "classic");
+    assert!(waits());
+    rewrite(&issuance, dir.path(), "203.0.113.5", "203.0.113.6");
+    assert!(!waits() && state().error.is_none() && state().is_tried_again(), "it keeps its place: {:?}", state());
+    // A look that began before comes to an end.
+    found();
+    issuance.shared.book.with(|memory| issuance.shared.let_go(memory, &name(SHOES)));
+    assert!(!waits());
+    // What a look found is told beside what the CA says.
+    found();
+    let now = issuance.shared.reloader.published().load_full();
+    let start =
+        Start { name: name(SHOES), account: now.gateway.acme.accounts[0].clone(), kind: Kind::New, goal: Goal::Fresh };
+    let work = Work::new(issuance.shared.clone(), now.gateway.clone(), start, &state());
+    work.settle(Err(Trouble::Validation("404".to_owned())), None, now_ms());
+    let told = problem(&issuance, SHOES);
+    assert!(told.contains("could not validate the name: 404") && told.contains("it leads elsewhere"), "{told}");
+}
+
+#[test]
 fn one_failure_is_told_as_one() {
     let dir = tempfile::tempdir().unwrap();
     let issuance = open(dir.path(), &[("shoes", &[SHOES.to_owned()])]);
@@ -139,6 +202,38 @@ fn one_failure_is_told_as_one() {
     assert_eq!(why().as_deref(), Some("it failed once"));
     fails(&issuance, Trouble::Validation("404".to_owned()), None);
     assert_eq!(why().as_deref(), Some("it failed 2 times in a row"));
+    let ordered = issuance.order_now(&name(SHOES)).unwrap().unwrap();
+    assert_eq!((ordered.next_why, ordered.next_at_ms.is_some_and(|at| at <= now_ms())), (None, true), "it goes now");
+}
+
+#[test]
+fn an_order_that_waits_for_others_says_so_is_there_once_and_is_withdrawn_with_its_name() {
+    let dir = tempfile::tempdir().unwrap();
+    let issuance = open(dir.path(), &[("shoes", &[SHOES.to_owned()])]);
+    rewrite(&issuance, dir.path(), "[acme]", "[acme]\norders_in_flight_max = 1");
+    let account = issuance.shared.reloader.published().load().gateway.acme.accounts[0].clone();
+    issuance.shared.book.with(|memory| memory.begin_order(name(super::service::HOST), account, Some(Kind::New)));
+    for _ in 0..2 {
+        let ordered = issuance.order_now(&name(SHOES)).unwrap().unwrap();
+        assert!(ordered.next_why.is_some_and(|why| why.contains("orders_in_flight_max")), "{:?}", ordered.next_at_ms);
+    }
+    let begun = |agenda: &mut Agenda| {
+        let snapshot = issuance.shared.reloader.published().load_full();
+        issuance.shared.take_hurried().into_iter().for_each(|name| agenda.hurry(name));
+        issuance.shared.book.with(|memory| {
+            memory.end(&name(super::service::HOST));
+            let begun = agenda.take(memory, &snapshot, now_ms());
+            begun.look_ups.iter().filter(|start| start.name == name(SHOES)).count()
+        })
+    };
+    let mut agenda = Agenda::make(&issuance.shared, Arc::default(), now_ms());
+    assert_eq!(begun(&mut agenda), 1);
+    issuance.shared.book.with(|memory| memory.end(&name(SHOES)));
+    issuance.order_now(&name(SHOES)).unwrap();
+    fs::remove_file(dir.path().join("accounts/shoes.toml")).unwrap();
+    issuance.shared.reloader.reload(now_ms);
+    let mut agenda = Agenda::make(&issuance.shared, Arc::default(), now_ms());
+    assert_eq!(begun(&mut agenda), 0);
 }
 
 #[test]
