@@ -27,6 +27,9 @@ pub trait CertificateDesk: Send + Sync {
     /// How many names without a certificate are ordered only when a visitor comes. Counted now and then.
     fn waiting_for_visitors(&self) -> usize;
 
+    /// Whether the DNS server that names are looked up with does not answer; never where nothing is ordered.
+    fn resolver_is_silent(&self) -> bool;
+
     /// Orders a certificate for a name as soon as the limits let it, and says when that is. Returns before it is there.
     ///
     /// # Errors
@@ -45,6 +48,9 @@ pub struct CaAccountStatus {
     pub paused_until: Option<String>,
     /// What went wrong there last, if nothing went well since.
     pub reason: Option<String>,
+    /// What to do about it.
+    #[serde(default)]
+    pub remedy: Option<String>,
     /// First orders that it may be given now.
     pub orders_left: u32,
     /// Of so many…

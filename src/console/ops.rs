@@ -68,6 +68,7 @@ fn exposed(console: &Console) -> Response {
         first_orders_waiting: account.first_orders_waiting,
         renewals_waiting: account.renewals_waiting,
     }));
+    console.metrics.resolver(console.desk.resolver_is_silent());
     // What took time was asked before: an account that went meanwhile must not begin its series anew.
     let snapshot = console.reloader.published().load_full();
     let all = snapshot.tenants().count() <= snapshot.gateway.metrics_per_account_max;

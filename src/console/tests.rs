@@ -41,6 +41,10 @@ impl CertificateDesk for Desk {
         0
     }
 
+    fn resolver_is_silent(&self) -> bool {
+        false
+    }
+
     fn issue(&self, _: &ServerName) -> Result<Ordered, DeskError> {
         Err(DeskError::Disabled)
     }

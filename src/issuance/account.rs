@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use crate::config::{AcmeAccount, ExternalAccount};
+use crate::issuance::fault::Fault;
 use crate::issuance::transport::Transport;
 use crate::issuance::trouble::Trouble;
 use crate::tls::disk::replace;
@@ -101,7 +102,7 @@ impl Accounts {
         let folder = self.folder(config);
         let file = folder.join(FILE);
         let kept = on_disk(move || read(&file)).await?;
-        let transport = Transport::open(config).await.map_err(Trouble::Account)?;
+        let transport = Transport::open(config).await.map_err(|why| Trouble::Account(Fault::CaFile, why))?;
         let builder = Account::builder_with_http(Box::new(transport));
         let contact = format!("mailto:{}", config.email);
         let told = |error: instant_acme::Error| Trouble::of(&error);
@@ -151,11 +152,14 @@ fn keep(folder: &Path, kept: &Kept) -> Result<(), Trouble> {
 
 /// RFC 8555, 7.3.4. CAs give the key in base64url, with padding or without.
 fn external_key(external: &ExternalAccount) -> Result<ExternalAccountKey, Trouble> {
-    let missing = || Trouble::Account("the secret of external_account could not be read".to_owned());
+    let missing =
+        || Trouble::Account(Fault::ExternalAccount, "the secret of external_account could not be read".to_owned());
     let secret = external.secret.as_ref().ok_or_else(missing)?;
     let text = secret.reveal().replace('+', "-").replace('/', "_");
     let key = BASE64_URL_SAFE_NO_PAD.decode(&text).or_else(|_| BASE64_URL_SAFE.decode(&text));
-    let key = key.map_err(|_| Trouble::Account("the secret of external_account is not base64url".to_owned()))?;
+    let key = key.map_err(|_| {
+        Trouble::Account(Fault::ExternalAccount, "the secret of external_account is not base64url".to_owned())
+    })?;
     Ok(ExternalAccountKey::new(external.key_id.clone(), &key))
 }
 

@@ -92,7 +92,7 @@ impl Agenda {
             ..Self::default()
         };
         if is_new {
-            shared.take_up(&config.accounts, &names);
+            shared.take_up(&snapshot.gateway, &names, now_ms);
         }
         if config.enabled {
             agenda.look(&shared.book, &snapshot, now_ms);
@@ -251,7 +251,7 @@ impl Agenda {
             let queue = if again { &mut self.again } else { &mut self.due };
             let Some(name) = queue.names.pop_front() else { break };
             let Some(start) = self.decide(&name, memory, snapshot, load, now_ms) else { continue };
-            let resolver = memory.resolver_free_at(now_ms);
+            let resolver = memory.silence.free_at(now_ms);
             let is_judged = is_looked_up(memory, &name, now_ms)
                 || (resolver > now_ms && is_ordered_anyway(memory, snapshot, &name, false, now_ms));
             if start.goal == Goal::Fresh && !is_judged {

@@ -23,7 +23,15 @@ struct Blame {
     /// Until then the account is left alone. Unix milliseconds.
     until_ms: i64,
     /// What went wrong last, if nothing went well since.
-    reason: Option<Box<str>>,
+    told: Option<Told>,
+}
+
+/// What went wrong, for a person.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Told {
+    pub(super) reason: String,
+    /// What to do.
+    pub(super) remedy: String,
 }
 
 // === impl Blames ===
@@ -43,19 +51,19 @@ impl Blames {
     }
 
     /// Notes what went wrong, for those who look.
-    pub(super) fn tell(&mut self, account: &str, reason: &str) {
-        self.0.entry(account.into()).or_default().reason = Some(reason.into());
+    pub(super) fn tell(&mut self, account: &str, told: Told) {
+        self.0.entry(account.into()).or_default().told = Some(told);
     }
 
     /// What was noted last, unless the account was of use since.
-    pub(super) fn told(&self, account: &str) -> Option<&str> {
-        self.0.get(account)?.reason.as_deref()
+    pub(super) fn told(&self, account: &str) -> Option<&Told> {
+        self.0.get(account)?.told.as_ref()
     }
 
     /// The CA answers.
     pub(super) fn reached(&mut self, account: &str) {
         if let Some(blame) = self.0.get_mut(account) {
-            (blame.times, blame.reason) = (0, None);
+            (blame.times, blame.told) = (0, None);
         }
     }
 

@@ -3,21 +3,19 @@
 use std::collections::{HashMap, HashSet};
 use std::fs;
 use std::io;
+use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
 
 use crate::account::ServerName;
-use crate::config::AcmeAccount;
-use crate::issuance::budget::{Budgets, Kind, millis};
+use crate::config::{AcmeAccount, GatewayConfig};
+use crate::issuance::budget::{Budgets, Kind};
+use crate::issuance::cause::is_past;
+use crate::issuance::resolver::Silence;
 use crate::issuance::schedule::Load;
-use crate::issuance::state::{NameState, believed};
+use crate::issuance::state::NameState;
 use crate::issuance::state_file::{Kept, OpenError, StateFile};
-
-/// First wait for a DNS server that does not answer.
-const RESOLVER_WAIT_MIN: Duration = Duration::from_secs(5);
-/// Longest wait for it.
-const RESOLVER_WAIT_MAX: Duration = Duration::from_secs(15 * 60);
+use crate::issuance::windows::WINDOWS;
 
 /// The book.
 pub(super) struct Book {
@@ -38,8 +36,10 @@ pub(super) struct Memory {
     pub(super) looked_up: HashMap<ServerName, i64>,
     /// How often in a row the DNS servers of a name did not answer.
     silences: HashMap<ServerName, u32>,
-    /// How often in a row the DNS server did not answer, and until when it is left alone. Unix milliseconds.
-    resolver: (u32, i64),
+    /// The DNS server that is asked, as it was taken up last; `None` = the system's.
+    resolver: Option<SocketAddr>,
+    /// How that one is left alone, if it does not answer.
+    pub(super) silence: Silence,
     /// Names with something under way: nothing else begins for them.
     busy: HashMap<ServerName, Doing>,
     changed: HashSet<ServerName>,
@@ -152,11 +152,38 @@ impl Memory {
         self.names.entry(name.clone()).or_default()
     }
 
-    /// Takes up the accounts of another configuration. What went wrong at one that is not as it was says nothing any more.
-    pub(super) fn take_up(&mut self, accounts: &[Arc<AcmeAccount>]) {
-        let before = std::mem::replace(&mut self.accounts, accounts.to_vec());
+    /// Takes up another configuration. What went wrong at an account that is not as it was, or with another DNS server, says
+    /// nothing any more.
+    pub(super) fn take_up(&mut self, gateway: &GatewayConfig, now_ms: i64) {
+        let config = &gateway.acme;
+        let accounts = &config.accounts;
+        let before = std::mem::replace(&mut self.accounts, accounts.clone());
         let stays = |name: &str| before.iter().any(|account| account.name == name && accounts.contains(account));
         self.budgets.blames.retain(stays);
+        let moved = |account: &&Arc<AcmeAccount>| {
+            before.iter().any(|known| known.name == account.name && known.directory != account.directory)
+        };
+        for account in accounts.iter().filter(moved) {
+            // It was another CA that wanted to be left alone.
+            ["", WINDOWS].into_iter().for_each(|subject| self.budgets.lift(&account.name, subject));
+        }
+        if std::mem::replace(&mut self.resolver, config.resolver) != config.resolver {
+            self.silence = Silence::default();
+        }
+        let failed = self.names.iter().filter(|(_, state)| state.failed_with.is_some());
+        let failed: Vec<_> = failed.map(|(name, _)| name.clone()).collect();
+        failed.iter().for_each(|name| self.outlive(name, gateway, now_ms));
+    }
+
+    /// Forgets a name's failure if that depended on what the configuration does not say any more: the name is tried now. What
+    /// its orders cost stays taken.
+    pub(super) fn outlive(&mut self, name: &ServerName, gateway: &GatewayConfig, now_ms: i64) {
+        let cause = self.names.get(name).and_then(|state| state.failed_with.as_deref());
+        if cause.is_some_and(|cause| is_past(cause, gateway)) {
+            self.silences.remove(name);
+            gateway.acme.accounts.iter().for_each(|account| self.budgets.lift(&account.name, name.as_str()));
+            self.change(name).outlive(now_ms);
+        }
     }
 
     /// Whether something is to be written.
@@ -181,24 +208,6 @@ impl Memory {
             }
         }
         load
-    }
-
-    /// From when on the DNS server may be asked. Unix milliseconds.
-    pub(super) fn resolver_free_at(&self, now_ms: i64) -> i64 {
-        believed(self.resolver.1, millis(RESOLVER_WAIT_MAX), now_ms)
-    }
-
-    /// The DNS server answered, or did not: then it is left alone, longer each time. Says whether this is news.
-    pub(super) fn resolver_answers(&mut self, answers: bool, now_ms: i64) -> bool {
-        let (failures, until) = self.resolver;
-        if answers {
-            self.resolver = (0, 0);
-        } else if until <= now_ms {
-            // Those that were asked together fail together.
-            let wait = RESOLVER_WAIT_MIN.saturating_mul(2u32.saturating_pow(failures)).min(RESOLVER_WAIT_MAX);
-            self.resolver = (failures.saturating_add(1), now_ms.saturating_add(millis(wait)));
-        }
-        answers == (failures > 0)
     }
 
     /// The DNS servers of a name answered, or did not: says how often in a row they did not.

@@ -230,6 +230,14 @@ impl Budgets {
         self.changed.push(key);
     }
 
+    /// Ends a pause: what it was for is not so any more.
+    pub(super) fn lift(&mut self, scope: &str, subject: &str) {
+        let key = Key::new(scope, Limit::Pause, subject);
+        if self.cells.remove(&key).is_some() {
+            self.changed.push(key);
+        }
+    }
+
     /// A CA could not be reached, or is in trouble: its account is left alone, longer each time. Says until when.
     pub(super) fn unreachable(&mut self, account: &str, now_ms: i64) -> i64 {
         let is_paused = self.paused_until(account, "", now_ms) > now_ms;

@@ -1,5 +1,6 @@
 //! A question that costs nothing: whether a name's DNS leads here and allows the CA.
 
+use std::net::IpAddr;
 use std::time::Duration;
 
 use crate::account::ServerName;
@@ -7,7 +8,9 @@ use crate::clock::now_ms;
 use crate::config::GatewayConfig;
 use crate::issuance::Shared;
 use crate::issuance::book::Memory;
+use crate::issuance::cause::{is_of_look, of_look};
 use crate::issuance::names::present;
+use crate::issuance::resolver::called;
 use crate::issuance::schedule::{Start, Subject, defies_dns};
 use crate::issuance::settle::LOOK_AGAIN_MAX;
 use crate::issuance::state::NameState;
@@ -25,12 +28,23 @@ impl Shared {
         let served = self.served_until(name);
         let snapshot = self.reloader.published().load_full();
         let (news, goes_on) = self.book.with(|memory| {
-            let news = memory.resolver_answers(!matches!(result, Err(Trouble::Resolver(_))), now_ms);
+            let silent = match &result {
+                Err(Trouble::Resolver(why)) => Some(why.as_str()),
+                _ => None,
+            };
+            // What one says nothing of that is not asked any more.
+            let is_asked = snapshot.gateway.acme.resolver == acme.resolver;
+            let news = is_asked && memory.silence.heard(silent, now_ms);
             let is_known = !matches!(result, Err(Trouble::Resolver(_) | Trouble::Silent(_)));
             let goes_on = result.is_ok() || is_ordered_anyway(memory, &snapshot, name, is_known, now_ms);
             match &result {
                 Ok(()) => {
                     memory.dns_answers(name, true);
+                    // What was found there before is mended.
+                    let cause = memory.names.get(name).and_then(|state| state.failed_with.as_deref());
+                    if cause.is_some_and(is_of_look) {
+                        memory.change(name).forgive();
+                    }
                 }
                 Err(Trouble::Resolver(_)) => {}
                 Err(trouble) => {
@@ -42,7 +56,7 @@ impl Shared {
                     } else {
                         state.failed(&trouble.reason(), waits, rand::random(), now_ms);
                     }
-                    state.failed_of = served;
+                    (state.failed_of, state.failed_with) = (served, Some(of_look(&start.account, gateway).into()));
                 }
             }
             if goes_on {
@@ -56,12 +70,8 @@ impl Shared {
             Ok(()) => {}
             Err(Trouble::Resolver(reason)) => {
                 if news {
-                    let meanwhile = if gateway.host.addresses.is_empty() {
-                        "names are ordered without a look at their DNS"
-                    } else {
-                        "only what ends soon or was asked for is ordered"
-                    };
-                    tracing::warn!(reason, meanwhile, "the DNS server does not answer");
+                    let (server, meanwhile) = (called(acme.resolver), meanwhile(&gateway.host.addresses));
+                    tracing::warn!(server, reason, meanwhile, "the DNS server does not answer");
                 }
             }
             Err(trouble) if goes_on => {
@@ -101,7 +111,27 @@ pub(super) fn is_ordered_anyway(
     let nothing = NameState::default();
     let state = memory.names.get(name).unwrap_or(&nothing);
     let subject = Subject { name, rank: 0, present: present(snapshot, name, now_ms), state, busy: false };
-    (!is_known && snapshot.gateway.host.addresses.is_empty()) || defies_dns(&subject, now_ms)
+    (!is_known && judges_alone(&snapshot.gateway.host.addresses)) || defies_dns(&subject, now_ms)
+}
+
+/// Whether the CA alone can judge where names lead, as nobody said what *here* is.
+fn judges_alone(here: &[IpAddr]) -> bool {
+    here.is_empty()
+}
+
+/// Whether a name's order waits until the DNS server answers again, had it nothing else to wait for.
+pub(super) fn waits_for_answer(subject: &Subject<'_>, here: &[IpAddr], now_ms: i64) -> bool {
+    let NameState { order, unseen, .. } = subject.state;
+    order.is_none() && !unseen && !judges_alone(here) && !defies_dns(subject, now_ms)
+}
+
+/// What is ordered while the DNS server does not answer.
+pub(super) fn meanwhile(here: &[IpAddr]) -> &'static str {
+    if judges_alone(here) {
+        "names are ordered without a look at their DNS"
+    } else {
+        "only what ends soon or was asked for is ordered"
+    }
 }
 
 /// The longest wait until a name's DNS is asked for again. Whoever mends a record waits for it, and a look costs nothing;

@@ -9,14 +9,16 @@
 //! * `names` — the names that are to have a certificate, and what each is served with;
 //! * `schedule` — what one name waits for, `survey` — all names in their order, `budget` — how much may still be asked of
 //!   each CA, `blame` — which CA accounts are left alone for their trouble, all pure; `agenda` — what is begun next;
+//! * `cause` — on what a failure depended, pure;
 //! * `work` — one name's way; `order` — one order at a CA; `show` — whether clients see what came; `settle` — what is
-//!   learnt, by `trouble`, whose trouble it is, and `limited`, of what a CA has had enough;
+//!   learnt, by `trouble`, whose trouble it is, `fault`, what is wrong with an account, and `limited`, of what a CA has had
+//!   enough;
 //! * `looks`, `windows` — questions that cost nothing: a name's DNS (`dns`, `caa`, through one `resolver`), the renewal window
 //!   of its certificate;
 //! * `account` — the accounts at the CAs, `directory` — what a CA says to anybody, `transport` — HTTP under both;
 //! * `store` — the files of certificates, `prune` — what is left of names that are gone; `book` — what is known of
 //!   names (`state`) and budgets, and `state_file` — the same on disk;
-//! * `outlook` — the plan played through in time, pure; `waiting` — how many wait in it; `view` — what an operator sees;
+//! * `outlook` — the plan played through in time, pure; `waiting` — how many wait in it; `view` and `problems` — what an operator sees;
 //! * `run` — the service that runs it all; here — its door.
 //!
 //! A process that is killed goes on where it was: the keys and the order's URL are on disk before the CA is asked for
@@ -28,13 +30,16 @@ mod blame;
 mod book;
 mod budget;
 mod caa;
+mod cause;
 mod directory;
 mod dns;
+mod fault;
 mod limited;
 mod looks;
 mod names;
 mod order;
 mod outlook;
+mod problems;
 mod prune;
 mod resolver;
 mod run;
@@ -62,7 +67,7 @@ use tokio::sync::Notify;
 
 use crate::account::ServerName;
 use crate::clock::now_ms;
-use crate::config::AcmeAccount;
+use crate::config::GatewayConfig;
 use crate::issuance::account::Accounts;
 use crate::issuance::book::Book;
 use crate::issuance::directory::Directories;
@@ -227,7 +232,8 @@ impl Issuance {
     }
 
     /// Orders a certificate for a name now, whatever it has, and says how it stands then: a limit may hold the order back, and
-    /// a CA that asked to be left alone. One that did not answer is tried again. Blocks until that is written down.
+    /// a CA that asked to be left alone. One that did not answer is tried again. Said twice it is ordered once. What waits is
+    /// withdrawn by taking the name out of the configuration. Blocks until that is written down.
     ///
     /// # Errors
     /// Why nothing will come of it.
@@ -240,17 +246,24 @@ impl Issuance {
         if snapshot.certificates.standing(name).serving == Some(Origin::Operator) {
             return Err(Refusal::Operators);
         }
-        self.shared.book.with(|memory| {
+        let under_way = self.shared.book.with(|memory| {
             let state = memory.change(name);
             state.forced = true;
             state.not_before_ms = 0;
             for account in &snapshot.gateway.acme.accounts {
                 memory.budgets.blames.lift(&account.name);
             }
+            memory.load().orders.len()
         });
         self.shared.book.write(now_ms())?;
-        // Nobody goes before it: it stands as if it were alone.
-        let view = self.views(&snapshot, &[found]).pop();
+        // Nobody goes before it: it stands as if it were alone, but for what is under way.
+        let mut view = self.views(&snapshot, &[found]).pop();
+        let is_full = under_way >= snapshot.gateway.acme.orders_in_flight_max;
+        let goes_now = |view: &&mut NameView| view.next != NextAction::Running && view.next_why.is_none();
+        if let Some(view) = view.as_mut().filter(|view| is_full && goes_now(view)) {
+            let why = "its order waits for one of those under way to end; they are as many as [acme] orders_in_flight_max allows";
+            (view.next_at_ms, view.next_why) = (None, Some(why.to_owned()));
+        }
         self.shared.hurried.lock().unwrap_or_else(PoisonError::into_inner).push(name.clone());
         self.shared.woken.notify_one();
         Ok(view)
@@ -277,13 +290,13 @@ impl Issuance {
 
 impl Shared {
     /// Takes up another configuration: nothing is kept of names and accounts at CAs that are not in it any more.
-    fn take_up(&self, accounts: &[Arc<AcmeAccount>], names: &Names) {
+    fn take_up(&self, gateway: &GatewayConfig, names: &Names, now_ms: i64) {
         self.book.with(|memory| {
-            memory.take_up(accounts);
             memory.retain(|name| names.get(name).is_some());
+            memory.take_up(gateway, now_ms);
         });
-        self.accounts.retain(accounts);
-        self.directories.retain(accounts);
+        self.accounts.retain(&gateway.acme.accounts);
+        self.directories.retain(&gateway.acme.accounts);
     }
 }
 

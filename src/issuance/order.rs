@@ -100,7 +100,7 @@ pub(super) async fn obtain(request: Request<'_>, clerk: &impl Clerk) -> Result<O
 /// An order that was begun before, if something can still come of it.
 async fn resumed(account: &Account, url: &str) -> Result<Order, Trouble> {
     let mut order = account.order(url.to_owned()).await.map_err(|error| match Trouble::of(&error) {
-        Trouble::Refused(_) | Trouble::Account(_) => Trouble::Lost,
+        Trouble::Refused(_) | Trouble::Account(..) => Trouble::Lost,
         trouble => trouble,
     })?;
     if order.state().status == OrderStatus::Invalid { Err(Trouble::Lost) } else { Ok(order) }

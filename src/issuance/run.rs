@@ -160,7 +160,7 @@ impl Shared {
         Busy { shared: self.clone(), name: name.clone() }
     }
 
-    fn take_hurried(&self) -> Vec<ServerName> {
+    pub(super) fn take_hurried(&self) -> Vec<ServerName> {
         std::mem::take(&mut self.hurried.lock().unwrap_or_else(PoisonError::into_inner))
     }
 

@@ -4,9 +4,13 @@ use std::time::Duration;
 
 use crate::account::ServerName;
 use crate::clock::now_ms;
+use crate::config::AcmeAccount;
 use crate::issuance::Shared;
+use crate::issuance::blame::Told;
 use crate::issuance::book::Memory;
 use crate::issuance::budget::millis;
+use crate::issuance::cause::of_order;
+use crate::issuance::fault::Fault;
 use crate::issuance::limited::Enough;
 use crate::issuance::names::{is_listed, present};
 use crate::issuance::schedule::Goal;
@@ -51,10 +55,20 @@ impl Work {
 
     fn settle_trouble(&self, memory: &mut Memory, trouble: &Trouble, told: Option<i64>, served: i64, now_ms: i64) {
         let (start, acme) = (&self.start, &self.gateway.acme);
-        let (account, name, reason) = (&start.account, start.name.as_str(), trouble.reason());
+        let (account, name) = (&start.account, start.name.as_str());
+        let reason = match (&self.finding, trouble) {
+            // It was ordered in spite of that, and may have failed for it.
+            (Some(finding), Trouble::Validation(_) | Trouble::Refused(_)) => {
+                format!("{}; before, in its DNS: {finding}", trouble.reason())
+            }
+            _ => trouble.reason(),
+        };
         let waits = (acme.retry_min, acme.retry_max);
+        // Only of what is the name's: an account's trouble is kept with the account.
         let failed = |memory: &mut Memory, waits| {
-            memory.change(&start.name).failed(&reason, waits, rand::random(), now_ms);
+            let state = memory.change(&start.name);
+            state.failed(&reason, waits, rand::random(), now_ms);
+            (state.failed_of, state.failed_with) = (served, Some(of_order(account).into()));
         };
         match trouble {
             Trouble::NotServed(_) => {
@@ -63,15 +77,17 @@ impl Work {
                 failed(memory, (acme.retry_min, acme.retry_max.min(LOOK_AGAIN_MAX)));
             }
             // It is not the name's fault, and the order may go on.
-            Trouble::Unreachable(_) => self.blame(memory, &reason, now_ms),
+            Trouble::Unreachable(_) => self.blame(memory, trouble, now_ms),
             Trouble::Broken(_) => {
-                self.blame(memory, &reason, now_ms);
+                self.blame(memory, trouble, now_ms);
                 failed(memory, waits);
             }
-            Trouble::AccountGone | Trouble::Account(_) => {
+            Trouble::AccountGone | Trouble::Account(Fault::Refused, _) => {
                 memory.change(&start.name).drop_order();
-                self.blame(memory, &reason, now_ms);
+                self.blame(memory, trouble, now_ms);
             }
+            // An order that was begun may go on once that is mended.
+            Trouble::Account(..) => self.blame(memory, trouble, now_ms),
             Trouble::RateLimited(text) => {
                 let enough = Enough::read(text, name);
                 let (scope, subject) = enough.pause(account, name);
@@ -80,7 +96,7 @@ impl Work {
                 memory.budgets.blames.reached(&account.name);
                 memory.budgets.pause(scope, subject, until, now_ms);
                 if enough == Enough::Account {
-                    memory.budgets.blames.tell(&account.name, &reason);
+                    memory.budgets.blames.tell(&account.name, told_of(trouble, account));
                 } else {
                     failed(memory, waits);
                 }
@@ -114,22 +130,24 @@ impl Work {
         if let (Some(told), Trouble::Unreachable(_) | Trouble::Broken(_)) = (told, trouble) {
             memory.budgets.pause(&account.name, "", told, now_ms);
         }
-        let state = memory.change(&start.name);
-        (state.error, state.failed_of) = (Some(reason.into()), served);
-        let is_open = state.order.as_ref().is_some_and(|order| !order.url.is_empty());
-        if !is_open {
+        let order = memory.names.get(&start.name).and_then(|state| state.order.as_ref());
+        if order.is_none_or(|order| order.url.is_empty()) {
             memory.give_back(&start.name);
         }
     }
 
     /// No other name of this account fares better: it is left alone, unless it was mended meanwhile.
-    fn blame(&self, memory: &mut Memory, reason: &str, now_ms: i64) {
+    fn blame(&self, memory: &mut Memory, trouble: &Trouble, now_ms: i64) {
         let account = &self.start.account;
         if self.shared.reloader.published().load().gateway.acme.accounts.contains(account) {
             memory.budgets.unreachable(&account.name, now_ms);
-            memory.budgets.blames.tell(&account.name, reason);
+            memory.budgets.blames.tell(&account.name, told_of(trouble, account));
         }
     }
+}
+
+fn told_of(trouble: &Trouble, account: &AcmeAccount) -> Told {
+    Told { reason: trouble.reason(), remedy: trouble.remedy(account) }
 }
 
 // === impl Shared ===
@@ -141,10 +159,13 @@ impl Shared {
         present.validity().map_or(0, |(_, not_after)| not_after)
     }
 
-    /// A name that left the configuration while something was under way for it leaves nothing behind.
+    /// A name that left the configuration while something was under way for it leaves nothing behind; and what failed as the
+    /// configuration was when it began says nothing of it as it is now.
     pub(super) fn let_go(&self, memory: &mut Memory, name: &ServerName) {
         let snapshot = self.reloader.published().load();
-        if !is_listed(&snapshot, name) {
+        if is_listed(&snapshot, name) {
+            memory.outlive(name, &snapshot.gateway, now_ms());
+        } else {
             memory.forget(name);
         }
     }

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use crate::config::AcmeAccount;
 use crate::issuance::budget::millis;
+use crate::issuance::cause::is_of_look;
 
 /// What is known of a name. One of which nothing is known is as the default says.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -27,6 +28,8 @@ pub(super) struct NameState {
     /// What served the name then: the last second of its validity, Unix seconds; 0 = nothing. The error says nothing of a
     /// name that is served with something else since.
     pub(super) failed_of: i64,
+    /// On what of the configuration the failure depended (`cause`).
+    pub(super) failed_with: Option<Box<str>>,
     /// How the name was proved last.
     pub(super) proof: Option<Proof>,
     /// What the CA said of the renewal of the certificate.
@@ -98,6 +101,17 @@ impl NameState {
     /// The name is served with something else since the last order failed: it says nothing any more.
     pub(super) fn forgive(&mut self) {
         (self.error, self.failures, self.not_before_ms, self.failed_of) = (None, 0, 0, 0);
+        self.failed_with = None;
+    }
+
+    /// What the last failure depended on is not so any more: the name is tried now. One that failed for its DNS stays among
+    /// those whose DNS is asked for again, so that many that nobody uses any more keep no other waiting.
+    pub(super) fn outlive(&mut self, now_ms: i64) {
+        let again = self.failed_with.as_deref().is_some_and(is_of_look);
+        self.forgive();
+        if again {
+            (self.failures, self.not_before_ms) = (1, now_ms);
+        }
     }
 
     /// Whether the last try failed, and nobody asked for another since.

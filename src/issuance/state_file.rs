@@ -34,7 +34,7 @@ pub(super) enum OpenError {
 }
 
 /// The format that this code writes, kept as SQLite's `user_version`.
-const VERSION: i64 = 2;
+const VERSION: i64 = 3;
 
 const SCHEMA: &str = "
     CREATE TABLE names (
@@ -60,7 +60,8 @@ const SCHEMA: &str = "
         proof         TEXT,
         order_part    INTEGER NOT NULL,
         order_ms      INTEGER NOT NULL,  -- Unix milliseconds
-        order_at      TEXT
+        order_at      TEXT,
+        failed_with   TEXT
     ) WITHOUT ROWID;
     CREATE TABLE budgets (
         scope   TEXT    NOT NULL,        -- a CA account's name, or a CA's directory
@@ -69,7 +70,7 @@ const SCHEMA: &str = "
         paid_ms INTEGER NOT NULL,        -- Unix milliseconds
         PRIMARY KEY (scope, what, subject)
     ) WITHOUT ROWID;
-    PRAGMA user_version = 2;
+    PRAGMA user_version = 3;
 ";
 
 /// From format 1, which counted certificates by account and did not know which CA issued one, or has an order.
@@ -84,7 +85,13 @@ const FROM_1: &str = "
     ALTER TABLE names ADD COLUMN order_at   TEXT;
     ALTER TABLE budgets RENAME COLUMN account TO scope;
     DELETE FROM budgets WHERE what IN ('domain', 'duplicates');
-    PRAGMA user_version = 2;
+";
+
+/// From format 2, which did not know on what a failure depended, and held an account's trouble against names.
+const FROM_2: &str = "
+    ALTER TABLE names ADD COLUMN failed_with TEXT;
+    UPDATE names SET error = NULL, failed_of = 0 WHERE failures = 0;
+    PRAGMA user_version = 3;
 ";
 
 // === impl OpenError ===
@@ -120,7 +127,8 @@ impl StateFile {
         connection.pragma_update(None, "synchronous", "FULL")?;
         match connection.pragma_query_value(None, "user_version", |row| row.get::<_, i64>(0))? {
             0 => connection.execute_batch(&format!("BEGIN; {SCHEMA} COMMIT;"))?,
-            1 => connection.execute_batch(&format!("BEGIN; {FROM_1} COMMIT;"))?,
+            1 => connection.execute_batch(&format!("BEGIN; {FROM_1} {FROM_2} COMMIT;"))?,
+            2 => connection.execute_batch(&format!("BEGIN; {FROM_2} COMMIT;"))?,
             VERSION => {}
             newer => return Err(OpenError::Newer(newer)),
         }
@@ -171,8 +179,8 @@ fn write_name(connection: &Connection, name: &ServerName, state: &NameState) -> 
     let mut insert = connection.prepare_cached(
         "INSERT OR REPLACE INTO names (name, issued_by, order_account, order_url, failures, not_before_ms, error, \
          renewal_of, renewal_at_ms, window_start, window_end, look_ms, offered, forced, asked, issued_in, issued_ms, \
-         unseen, failed_of, proof, order_part, order_ms, order_at) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, \
-         ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19, ?20, ?21, ?22, ?23)",
+         unseen, failed_of, proof, order_part, order_ms, order_at, failed_with) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, \
+         ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19, ?20, ?21, ?22, ?23, ?24)",
     )?;
     insert.execute(params![
         name.as_str(),
@@ -198,6 +206,7 @@ fn write_name(connection: &Connection, name: &ServerName, state: &NameState) -> 
         state.order.as_ref().is_some_and(|order| order.part),
         state.order.as_ref().map_or(0, |order| order.begun_ms),
         state.order.as_ref().map(|order| &*order.directory),
+        state.failed_with.as_deref(),
     ])?;
     Ok(())
 }
@@ -236,6 +245,7 @@ fn read_name(row: &Row<'_>) -> rusqlite::Result<(ServerName, NameState)> {
         issued_ms: row.get("issued_ms")?,
         unseen: row.get("unseen")?,
         failed_of: row.get("failed_of")?,
+        failed_with: text("failed_with")?,
         proof: text("proof")?.and_then(|proof| Proof::parse(&proof)),
     };
     Ok((row.get::<_, String>("name")?.parse().map_err(malformed)?, state))
@@ -267,6 +277,7 @@ mod tests {
             issued_ms: 12,
             unseen: true,
             failed_of: 13,
+            failed_with: Some("dns 192.0.2.53:53".into()),
             proof: Some(Proof::TlsAlpn01),
             failures: 3,
             not_before_ms: 17,
@@ -306,8 +317,8 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("state.sqlite");
         drop(StateFile::open(&path).unwrap());
-        Connection::open(&path).unwrap().pragma_update(None, "user_version", 3).unwrap();
-        assert!(matches!(StateFile::open(&path), Err(OpenError::Newer(3))));
+        Connection::open(&path).unwrap().pragma_update(None, "user_version", VERSION + 1).unwrap();
+        assert!(matches!(StateFile::open(&path), Err(OpenError::Newer(_))));
     }
 
     #[test]

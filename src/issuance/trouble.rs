@@ -2,6 +2,8 @@
 
 use instant_acme::{Error, Problem};
 
+use crate::config::AcmeAccount;
+use crate::issuance::fault::{Fault, written};
 use crate::issuance::transport::chain;
 
 /// Characters of a CA's answer that are kept.
@@ -30,8 +32,8 @@ pub(super) enum Trouble {
     Slow(String),
     /// The order that was to go on is not there any more.
     Lost,
-    /// The account cannot be used; its key or what it agreed to is refused.
-    Account(String),
+    /// The account cannot be used: what is wrong, and in which words it showed.
+    Account(Fault, String),
     /// The CA does not know the account any more.
     AccountGone,
     /// Files cannot be written.
@@ -39,9 +41,6 @@ pub(super) enum Trouble {
     /// The certificate came, but is not what clients are served.
     NotServed(String),
 }
-
-/// What the reason begins with where the account at the CA is the trouble.
-const ACCOUNT: &str = "the account at the CA cannot be used: ";
 
 // === impl Trouble ===
 
@@ -55,7 +54,7 @@ impl Trouble {
             Self::RateLimited(_) => "rate_limited",
             Self::Unreachable(_) | Self::Broken(_) | Self::Slow(_) => "unreachable",
             Self::Lost => "lost",
-            Self::Account(_) | Self::AccountGone => "account",
+            Self::Account(..) | Self::AccountGone => "account",
             Self::Local(_) => "local",
             Self::NotServed(_) => "not_served",
         }
@@ -73,10 +72,43 @@ impl Trouble {
             Self::Broken(text) => format!("the CA is in trouble: {text}"),
             Self::Slow(text) => format!("the CA did not finish in time: {text}"),
             Self::Lost => "the order that was begun is not at the CA any more".to_owned(),
-            Self::Account(text) => format!("{ACCOUNT}{text}"),
+            Self::Account(_, text) => format!("the account at the CA cannot be used: {text}"),
             Self::AccountGone => "the CA does not know the account any more; a new one is made".to_owned(),
             Self::Local(text) => format!("the certificate cannot be kept: {text}"),
             Self::NotServed(text) => format!("the certificate was issued, but is not served: {text}"),
+        }
+    }
+
+    /// What a person does about it where the account, or its CA, is the trouble.
+    pub(super) fn remedy(&self, account: &AcmeAccount) -> String {
+        match self {
+            Self::Account(fault, _) => fault.remedy(account),
+            Self::RateLimited(_) => {
+                "wait, or ask the CA for a higher limit; another [[acme.accounts]] takes over meanwhile".to_owned()
+            }
+            _ => format!(
+                "see that this machine reaches the CA, and that {} is right; it is tried again by itself, at once by `pixelgate cert \
+                 issue NAME` for one of the names",
+                written(account, "directory", &account.directory)
+            ),
+        }
+    }
+
+    /// The same, met while an account was opened and no order was at hand: no name is at fault, whatever it is.
+    pub(super) fn of_account(self) -> Self {
+        match self {
+            Self::Refused(text) => Self::Account(Fault::Refused, text),
+            Self::Local(text) => Self::Account(Fault::Kept, text),
+            Self::Broken(text) | Self::Slow(text) => Self::Unreachable(text),
+            other => other,
+        }
+    }
+
+    /// The same, met with an order for this name: a CA that calls it has nothing against the account, but against the name.
+    pub(super) fn of_order(self, name: &str) -> Self {
+        match self {
+            Self::Account(Fault::Refused, text) if text.to_ascii_lowercase().contains(name) => Self::Refused(text),
+            other => other,
         }
     }
 
@@ -86,7 +118,7 @@ impl Trouble {
             Error::Api(problem) => Self::of_problem(problem),
             Error::Timeout(_) => Self::Slow(error.to_string()),
             Error::Unsupported(_) | Error::Crypto | Error::KeyRejected | Error::InvalidUri(_) => {
-                Self::Account(error.to_string())
+                Self::Account(Fault::Refused, error.to_string())
             }
             Error::Str(text) => Self::Refused((*text).to_owned()),
             other => Self::Unreachable(chain(other)),
@@ -97,18 +129,14 @@ impl Trouble {
     pub(super) fn of_problem(problem: &Problem) -> Self {
         let text = told(problem);
         let status = problem.status.unwrap_or_default();
+        if let Some(fault) = Fault::of(kind(problem)) {
+            return Self::Account(fault, text);
+        }
         match kind(problem) {
             "rateLimited" => Self::RateLimited(text),
             "accountDoesNotExist" => Self::AccountGone,
             "badNonce" => Self::Unreachable(text),
             "serverInternal" => Self::Broken(text),
-            "unauthorized"
-            | "userActionRequired"
-            | "externalAccountRequired"
-            | "invalidContact"
-            | "unsupportedContact"
-            | "badPublicKey"
-            | "badSignatureAlgorithm" => Self::Account(text),
             _ if status == 429 => Self::RateLimited(text),
             _ if status >= 500 => Self::Broken(text),
             _ => Self::Refused(text),
@@ -131,11 +159,6 @@ impl Trouble {
             _ => Self::Validation(told(problem)),
         }
     }
-}
-
-/// Whether a reason, as it is kept of a name, says that the account at the CA cannot be used.
-pub(super) fn is_of_account(reason: &str) -> bool {
-    reason.starts_with(ACCOUNT)
 }
 
 /// The kind of problem, without the namespace of RFC 8555.
@@ -178,6 +201,10 @@ mod tests {
             ("badNonce", 400, "unreachable"),
             ("accountDoesNotExist", 400, "account"),
             ("externalAccountRequired", 401, "account"),
+            ("userActionRequired", 403, "account"),
+            ("unauthorized", 403, "account"),
+            ("badSignatureAlgorithm", 400, "account"),
+            ("invalidProfile", 400, "account"),
             ("rejectedIdentifier", 400, "refused"),
             ("caa", 403, "refused"),
         ] {
@@ -187,6 +214,18 @@ mod tests {
         {
             assert_eq!(Trouble::of_challenge(&problem(kind, 0)).label(), label, "{kind}");
         }
+    }
+
+    #[test]
+    fn a_refusal_that_calls_the_name_is_the_names_and_one_without_an_order_is_the_accounts() {
+        let refused = |text: &str| Trouble::Account(Fault::Refused, text.to_owned());
+        assert_eq!(refused("the account is deactivated").of_order("a.example"), refused("the account is deactivated"));
+        let of_name = refused("\"A.example\" is not in your contract").of_order("a.example");
+        assert_eq!(of_name.label(), "refused", "{of_name:?}");
+        for trouble in [Trouble::Refused(String::new()), Trouble::Local(String::new())] {
+            assert_eq!(trouble.of_account().label(), "account");
+        }
+        assert_eq!(Trouble::Broken("busy".to_owned()).of_account(), Trouble::Unreachable("busy".to_owned()));
     }
 
     #[test]

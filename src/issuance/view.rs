@@ -4,18 +4,20 @@
 use std::sync::Arc;
 
 use crate::account::{AccountId, ServerName};
-use crate::clock::{now_ms, rfc3339};
-use crate::config::{AcmeAccount, AcmeBudget, AcmeConfig, Problem};
+use crate::clock::{now_ms, span};
+use crate::config::{AcmeAccount, AcmeBudget, AcmeConfig};
 use crate::issuance::Issuance;
 use crate::issuance::agenda::NAMES_AT_ONCE;
+use crate::issuance::blame::Told;
 use crate::issuance::budget::{Budgets, Kind, Limit};
+use crate::issuance::looks::waits_for_answer;
 use crate::issuance::names::{Listed, find, listed, present};
 use crate::issuance::outlook::{Outlook, Wait, competes, foresee};
-use crate::issuance::schedule::{Load, Next, Present, Subject, choose, next};
+use crate::issuance::resolver::called;
+use crate::issuance::schedule::{Next, Present, Subject, next};
 use crate::issuance::state::NameState;
-use crate::issuance::trouble::is_of_account;
 use crate::issuance::waiting::Waiting;
-use crate::snapshot::{Route, Snapshot};
+use crate::snapshot::Snapshot;
 
 /// One name.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -49,6 +51,8 @@ pub struct AccountView {
     pub paused_until_ms: Option<i64>,
     /// What went wrong there last, if nothing went well since.
     pub trouble: Option<String>,
+    /// What to do about it.
+    pub remedy: Option<String>,
     /// First orders that it may be given now.
     pub new_orders_left: u32,
     /// Of how many in what time.
@@ -135,7 +139,8 @@ impl Issuance {
                 name: account.name.clone(),
                 directory: account.directory.clone(),
                 paused_until_ms: budgets.paused(account, now_ms),
-                trouble: budgets.blames.told(&account.name).map(str::to_owned),
+                trouble: budgets.blames.told(&account.name).map(|told| told.reason.clone()),
+                remedy: budgets.blames.told(&account.name).map(|told| told.remedy.clone()),
                 new_orders_left: budgets.new_orders_left(account, now_ms),
                 new_orders: account.budgets.new_orders,
                 waiting: waiting.get(&account.name).copied().unwrap_or_default(),
@@ -148,17 +153,27 @@ impl Issuance {
     pub(super) fn views(&self, snapshot: &Snapshot, listed: &[Listed]) -> Vec<NameView> {
         let (config, now_ms) = (&snapshot.gateway.acme, now_ms());
         let (states, budgets) = self.known(listed);
+        let silence = self.shared.book.with(|memory| memory.silence.clone());
         let subjects = subjects(snapshot, listed, &states, now_ms);
         let outlooks = if config.enabled { foresee(&subjects, config, &budgets, now_ms) } else { Vec::new() };
         let mut outlooks = outlooks.into_iter();
         let view = |(subject, listed): (&Subject<'_>, &Listed)| {
             let (outlook, state) = (outlooks.next().flatten(), subject.state);
+            let at_ms = outlook.as_ref().and_then(|outlook| outlook.at_ms);
+            let answer_ms = silence.free_at(now_ms).max(now_ms);
+            let unanswered = silence.told(now_ms).filter(|_| {
+                at_ms.is_some_and(|at_ms| at_ms <= answer_ms)
+                    && waits_for_answer(subject, &snapshot.gateway.host.addresses, now_ms)
+            });
             NameView {
                 name: listed.name.clone(),
                 account: listed.account.clone(),
                 next: action(subject, config, now_ms),
-                next_at_ms: outlook.as_ref().and_then(|outlook| outlook.at_ms),
-                next_why: outlook.and_then(|outlook| why(subject, &outlook, &budgets)),
+                next_at_ms: if unanswered.is_some() { Some(answer_ms) } else { at_ms },
+                next_why: match unanswered {
+                    Some(why) => Some(format!("{} does not answer: {why}", called(config.resolver))),
+                    None => outlook.and_then(|outlook| why(subject, &outlook, &budgets)),
+                },
                 issued_by: state.issued_by.as_deref().map(str::to_owned),
                 failures: state.failures,
                 last_error: state.error.as_deref().map(str::to_owned),
@@ -179,40 +194,6 @@ impl Issuance {
         }
         (known, self.shared.book.with(|memory| memory.budgets.clone()))
     }
-
-    /// What is wrong with names now, as warnings.
-    pub fn problems(&self) -> Vec<Problem> {
-        let (snapshot, now_ms) = (self.shared.reloader.published().load_full(), now_ms());
-        let acme = &snapshot.gateway.acme;
-        if !acme.enabled {
-            return Vec::new();
-        }
-        let failing: Vec<_> = self.shared.book.with(|memory| {
-            let failing = memory.names.iter().filter_map(|(name, state)| Some((name, state, state.error.as_deref()?)));
-            let told = |(name, state, error): (&ServerName, &NameState, &str)| {
-                let subject = Subject { name, rank: 0, present: present(&snapshot, name, now_ms), state, busy: false };
-                (name.clone(), error.to_owned(), tried_again_at(&subject, acme, &memory.budgets, now_ms))
-            };
-            failing.map(told).collect()
-        });
-        let owner = |name: &ServerName| match snapshot.route(name.as_str()) {
-            Some(Route::Tenant(tenant)) => Some(tenant),
-            _ => None,
-        };
-        let problem = |(name, error, at_ms): (ServerName, String, Option<i64>)| {
-            let tenant = owner(&name);
-            let file = tenant.as_ref().map_or(&snapshot.gateway.file, |tenant| &tenant.config.file);
-            let reason = format!("no certificate was issued: {error}");
-            let problem = Problem::warning(file, name.as_str(), reason, remedy(&name, &error, at_ms));
-            match tenant {
-                Some(tenant) => problem.of_account(&tenant.config.id),
-                None => problem,
-            }
-        };
-        let mut problems: Vec<_> = failing.into_iter().map(problem).collect();
-        problems.sort();
-        problems
-    }
 }
 
 /// Names with what is known of them.
@@ -229,31 +210,6 @@ pub(super) fn subjects<'a>(
     listed.iter().zip(known).map(subject).collect()
 }
 
-/// Until when a name that failed waits, itself or for every account at which it may be ordered. Unix milliseconds; `None` =
-/// it is its turn as soon as there is room, or nobody can say.
-fn tried_again_at(subject: &Subject<'_>, config: &AcmeConfig, budgets: &Budgets, now_ms: i64) -> Option<i64> {
-    let waits_until = subject.state.waits_until(config.retry_max, now_ms);
-    if waits_until > now_ms {
-        return Some(waits_until);
-    }
-    choose(subject, config, budgets, &Load::default(), now_ms).err().filter(|until_ms| *until_ms < i64::MAX)
-}
-
-fn remedy(name: &ServerName, error: &str, at_ms: Option<i64>) -> String {
-    let again = match at_ms {
-        Some(at_ms) => format!("it is tried again after {}", rfc3339(at_ms)),
-        None => "it is tried again when its turn comes".to_owned(),
-    };
-    let now = format!("by `pixelgate cert issue {name}` as soon as the limits of the CA let it");
-    if is_of_account(error) {
-        return format!(
-            "mend [acme] (external_account, email, terms_agreed, profile) by what the CA says, and reload; `pixelgate \
-             status` shows the accounts at CAs; {again}, or {now}"
-        );
-    }
-    format!("`pixelgate cert check {name}` shows what is wrong; {again}, or {now}")
-}
-
 fn action(subject: &Subject<'_>, config: &AcmeConfig, now_ms: i64) -> NextAction {
     match next(subject, config, now_ms) {
         _ if subject.busy => NextAction::Running,
@@ -262,7 +218,9 @@ fn action(subject: &Subject<'_>, config: &AcmeConfig, now_ms: i64) -> NextAction
         Next::Visitor => NextAction::Visitor,
         Next::Order { .. } if subject.state.failures > 0 => NextAction::Retry,
         Next::Order { kind: Kind::New, .. } => NextAction::Order,
-        Next::Order { .. } if subject.present == Present::Nothing => NextAction::Order,
+        Next::Order { .. } if matches!(subject.present, Present::Nothing | Present::Wildcard { .. }) => {
+            NextAction::Order
+        }
         Next::Order { .. } => NextAction::Renew,
     }
 }
@@ -272,15 +230,20 @@ fn why(subject: &Subject<'_>, outlook: &Outlook<'_>, budgets: &Budgets) -> Optio
     let Some(Wait { account, limit, subject: of, .. }) = &outlook.wait else {
         let renewal = subject.state.renewal.as_ref().is_some_and(|renewal| renewal.offered);
         return match subject.present {
+            // A person did not ask why it was not there before.
+            _ if subject.state.forced && !subject.state.is_tried_again() => None,
             _ if subject.state.failures == 1 => Some("it failed once".to_owned()),
             _ if subject.state.failures > 1 => Some(format!("it failed {} times in a row", subject.state.failures)),
-            Present::Issued { .. } if renewal && !subject.state.forced => Some("the CA wants it then".to_owned()),
+            Present::Issued { .. } if renewal => Some("the CA wants it then".to_owned()),
+            Present::Wildcard { .. } => {
+                Some("an imported wildcard serves it until it has a certificate of its own".to_owned())
+            }
             _ => None,
         };
     };
     let (of, ca, limits) = (*of, &account.name, &account.budgets);
     let budget = |AcmeBudget { max, window }: AcmeBudget, what: &str| {
-        format!("the CA account {ca} may have {max} {what} in {}", crate::clock::span(window))
+        format!("the CA account {ca} may have {max} {what} in {}", span(window))
     };
     let queue = || match outlook.before {
         0 => String::new(),
@@ -292,11 +255,11 @@ fn why(subject: &Subject<'_>, outlook: &Outlook<'_>, budgets: &Budgets) -> Optio
             budget(limits.domain_certificates, &format!("first certificates for names of {of}")) + &queue()
         }
         Limit::Duplicates => budget(limits.duplicates, "certificates for one name"),
-        Limit::Replacements => budget(limits.duplicates, "certificates that the CA wanted replaced for one name"),
+        Limit::Replacements => budget(limits.duplicates, "certificates of one name replaced at the CA's wish"),
         Limit::Failures => budget(limits.failures, "failed validations of one name"),
         Limit::Pause if !of.is_empty() => format!("the CA wants no order for {of} before, at the account {ca}"),
         Limit::Pause => match budgets.blames.told(ca) {
-            Some(reason) => format!("the CA account {ca} is left alone until then: {reason}"),
+            Some(Told { reason, .. }) => format!("the CA account {ca} is left alone until then: {reason}"),
             None => format!("the CA account {ca} is left alone until then"),
         },
     })

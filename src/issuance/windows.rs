@@ -72,7 +72,7 @@ impl Shared {
 /// A CA that does not answer, or wants to be left alone (`rest` is until when, Unix milliseconds), is not asked meanwhile.
 fn learn(budgets: &mut Budgets, account: &str, answer: &Result<Told, Trouble>, rest: Option<i64>, now_ms: i64) {
     let usual = match answer {
-        Err(Trouble::Unreachable(_) | Trouble::Broken(_)) => REST,
+        Err(Trouble::Unreachable(_) | Trouble::Broken(_) | Trouble::Account(..)) => REST,
         Err(Trouble::RateLimited(_)) => PAUSE,
         // What is wrong with one certificate says nothing of the others.
         _ => return,

@@ -20,6 +20,7 @@ use crate::clock::now_ms;
 use crate::config::{AcmeAccount, GatewayConfig, KeyType};
 use crate::issuance::Shared;
 use crate::issuance::budget::Kind;
+use crate::issuance::cause::is_of_look;
 use crate::issuance::order::{self, Clerk, Request};
 use crate::issuance::schedule::{Goal, Start};
 use crate::issuance::state::{NameState, OpenOrder, Proof};
@@ -35,6 +36,8 @@ pub(super) struct Work {
     pub(super) start: Start,
     /// What the order goes on with.
     begun: Option<OpenOrder>,
+    /// What was found wrong in the name's DNS, if it is ordered in spite of that.
+    pub(super) finding: Option<Box<str>>,
     /// The challenge that is tried first.
     proof: Proof,
     /// Whether a chain lies in the stage.
@@ -50,13 +53,15 @@ impl Work {
     pub(super) fn new(shared: Arc<Shared>, gateway: Arc<GatewayConfig>, start: Start, state: &NameState) -> Self {
         let begun = state.order.clone().filter(|_| start.goal == Goal::Resume);
         let part = AtomicBool::new(begun.as_ref().is_some_and(|order| order.part));
+        let finding = state.error.clone().filter(|_| state.failed_with.as_deref().is_some_and(is_of_look));
         let proof = first_proof(state, !gateway.listen.http.is_empty());
-        Self { shared, gateway, start, begun, proof, part, account_id: Mutex::default() }
+        Self { shared, gateway, start, begun, finding, proof, part, account_id: Mutex::default() }
     }
 
     /// Gets the certificate, and writes down what came of it.
     pub(super) async fn run(self) {
         let (result, told) = hearing(self.issue()).await;
+        let result = result.map_err(|trouble| trouble.of_order(self.start.name.as_str()));
         match &result {
             Ok(()) => tracing::info!(name = %self.start.name, account = self.start.account.name, "certificate issued"),
             Err(trouble) => tracing::warn!(
@@ -99,6 +104,7 @@ impl Work {
         }
         let mut url = begun.map(|order| &*order.url);
         for (n, kind) in missing.iter().enumerate() {
+            self.shared.directories.check(&self.start.account, url.is_none(), now_ms()).await?;
             let account = self.account().await?;
             self.obtain(&account, &stage, *kind, url.take()).await?;
             self.publish(&stage, n + 1 == missing.len()).await?;
@@ -138,7 +144,7 @@ impl Work {
     }
 
     async fn account(&self) -> Result<Account, Trouble> {
-        let account = self.shared.accounts.get(&self.start.account).await?;
+        let account = self.shared.accounts.get(&self.start.account).await.map_err(Trouble::of_account)?;
         *self.account_id.lock().unwrap_or_else(PoisonError::into_inner) = Some(account.id().to_owned());
         Ok(account)
     }

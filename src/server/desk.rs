@@ -89,6 +89,7 @@ impl CertificateDesk for OrderingDesk {
             directory: account.directory,
             paused_until: account.paused_until_ms.map(rfc3339),
             reason: account.trouble,
+            remedy: account.remedy,
             orders_left: account.new_orders_left,
             orders_max: account.new_orders.max,
             orders_window_seconds: account.new_orders.window.as_secs(),
@@ -101,6 +102,10 @@ impl CertificateDesk for OrderingDesk {
 
     fn waiting_for_visitors(&self) -> usize {
         self.issuance.waiting_for_visitors()
+    }
+
+    fn resolver_is_silent(&self) -> bool {
+        self.issuance.resolver_is_silent()
     }
 
     fn issue(&self, name: &ServerName) -> Result<Ordered, DeskError> {
@@ -134,6 +139,10 @@ fn tell_next(view: &mut CertificateView, known: NameView) {
     };
     view.next_action_at = known.next_at_ms.map(rfc3339);
     view.next_action_reason = known.next_why;
+    if view.state == "unreadable" && view.origin.as_deref() == Some("issued") && known.issued_by.is_none() {
+        // The sign of an import cannot be read either, and no CA issued it.
+        view.origin = Some("imported".to_owned());
+    }
     view.last_error = known.last_error;
 }
 
@@ -160,7 +169,58 @@ impl CertificateDesk for ClosedDesk {
         0
     }
 
+    fn resolver_is_silent(&self) -> bool {
+        false
+    }
+
     fn issue(&self, _: &ServerName) -> Result<Ordered, DeskError> {
         Err(DeskError::Refused(self.why.clone()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    /// Where a certificate is said to come from, of which the folder says nothing more.
+    fn origin(state: &str, issued_by: Option<&str>) -> Option<String> {
+        let name: ServerName = "events.shoes.example".parse().unwrap();
+        let mut view = CertificateView {
+            name: name.clone(),
+            account: None,
+            state: state.to_owned(),
+            issuer: None,
+            not_after: None,
+            origin: Some("issued".to_owned()),
+            folder: None,
+            expires_soon: false,
+            keys: Vec::new(),
+            problem: None,
+            remedy: None,
+            next_action: None,
+            next_action_at: None,
+            next_action_reason: None,
+            last_error: None,
+        };
+        let known = NameView {
+            name,
+            account: None,
+            next: NextAction::Order,
+            next_at_ms: None,
+            next_why: None,
+            issued_by: issued_by.map(str::to_owned),
+            failures: 0,
+            last_error: None,
+        };
+        tell_next(&mut view, known);
+        view.origin
+    }
+
+    #[test]
+    fn an_import_that_cannot_be_read_is_not_said_to_be_issued() {
+        assert_eq!(origin("unreadable", None).as_deref(), Some("imported"));
+        assert_eq!(origin("unreadable", Some("default")).as_deref(), Some("issued"));
+        assert_eq!(origin("valid", None).as_deref(), Some("issued"), "its folder says it");
     }
 }

@@ -64,6 +64,7 @@ pub struct Metrics {
     ca_account_paused: IntGaugeVec,
     ca_account_orders_left: IntGaugeVec,
     ca_account_waiting: IntGaugeVec,
+    resolver_silent: IntGauge,
     reasons: Mutex<HashMap<String, HashSet<String>>>,
     /// The accounts with series of their own, in the order in which they got them.
     pub(super) own_series: Mutex<Vec<String>>,
@@ -171,6 +172,11 @@ impl Metrics {
                 "ca_account_waiting",
                 "Names that wait for an order at a CA account",
                 &["ca_account", "order"],
+            )?,
+            resolver_silent: gauge(
+                r,
+                "acme_resolver_silent",
+                "1 = the DNS server that names are looked up with is silent",
             )?,
             reasons: Mutex::default(),
             own_series: Mutex::default(),
@@ -315,6 +321,11 @@ impl Metrics {
                 self.ca_account_waiting.with_label_values(&[name, order]).set(to_i64(names as u64));
             }
         }
+    }
+
+    /// Whether the DNS server that names are looked up with does not answer, set when metrics are read.
+    pub fn resolver(&self, is_silent: bool) {
+        self.resolver_silent.set(i64::from(is_silent));
     }
 
     /// The outbox as a whole, set when metrics are read.

@@ -356,7 +356,7 @@ async fn what_holds_an_order_back_is_said_to_who_asks_for_it() {
     assert!(said.contains(view["next_action_reason"].as_str().unwrap()), "one name as among all: {view} {said}");
     let ordered = gateway.command(&["cert", "issue", other]);
     let said = String::from_utf8_lossy(&ordered.stdout).into_owned();
-    assert!(said.contains("is ordered at 20") && said.contains("names of shoes.example in 7days"), "{said}");
+    assert!(said.contains("is ordered at 20") && said.contains("names of shoes.example in 7d"), "{said}");
     let refused = gateway.command(&["cert", "issue", "events.hats.example"]);
     let said = String::from_utf8_lossy(&refused.stderr).into_owned();
     assert!(refused.status.code() == Some(1) && said.contains("its account is not active"), "{said}");

@@ -87,6 +87,44 @@ async fn a_ca_in_trouble_is_left_alone_and_then_all_goes_on() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_profile_that_the_ca_does_not_offer_costs_no_order_and_once_it_is_right_all_goes_on() {
+    let pebble = Pebble::start().await;
+    let site = Site::issuing(&pebble, "profile = \"longlived\"").account(shoes());
+    let gateway = Gateway::start(&site).await;
+    let why = told(&gateway, "acme", "[acme] profile = \"longlived\"").await;
+    assert!(why.contains("shortlived"), "what is offered is told: {why}");
+    let waits = view(&gateway, NAME).unwrap();
+    assert!(waits["last_error"].is_null() && waits["next_action"] == "order", "{waits}");
+    let check = gateway.command(&["cert", "check", NAME, "--resolver", "127.0.0.1:9"]);
+    let said = String::from_utf8_lossy(&check.stdout).into_owned();
+    assert!(said.contains("write one that it offers into [acme] profile"), "{said}");
+    assert_eq!(orders_at(&pebble), 0);
+    let toml = std::fs::read_to_string(site.path("pixelgate.toml")).unwrap();
+    site.write("pixelgate.toml", toml.replace("longlived", "shortlived"));
+    gateway.json(&["reload", "--json"]);
+    served(&gateway, &pebble, NAME).await;
+    assert_eq!((orders_at(&pebble), warnings(&gateway, "acme").await), (1, Vec::new()));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_private_ca_that_is_not_trusted_is_told_with_the_key_to_write() {
+    let pebble = Pebble::start().await;
+    let site = Site::issuing(&pebble, "").account(shoes());
+    let toml = std::fs::read_to_string(site.path("pixelgate.toml")).unwrap();
+    let without: String = toml.split_inclusive('\n').filter(|line| !line.starts_with("ca_file")).collect();
+    assert_ne!(toml, without);
+    site.write("pixelgate.toml", without);
+    let gateway = Gateway::start(&site).await;
+    let why = told(&gateway, "acme", "is not trusted").await;
+    assert!(why.contains(&format!("[acme] directory = \"{}\"", pebble.directory())), "{why}");
+    let said = String::from_utf8_lossy(&gateway.command(&["status"]).stdout).into_owned();
+    assert!(said.contains("into [acme] ca_file"), "{said}");
+    site.write("pixelgate.toml", toml);
+    gateway.json(&["reload", "--json"]);
+    served(&gateway, &pebble, NAME).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_limit_of_one_name_keeps_no_other_name_waiting() {
     let pebble = Pebble::start().await;
     let gate = Gate::before(&pebble).await;
@@ -315,6 +353,11 @@ async fn a_resolver_that_does_not_answer_is_no_fault_of_names() {
     let gateway = Gateway::start(&site).await;
     eventually("the log tells it", async || gateway.log().contains("DNS server does not answer").then_some(())).await;
     assert_eq!(warnings(&gateway, NAME).await.len(), 1, "only that there is none");
+    let server = "resolver = \"127.0.0.1:9\" does not answer";
+    assert!(told(&gateway, "acme.resolver", server).await.contains("only what ends soon"));
+    let waits = async || view(&gateway, NAME)?["next_action_reason"].as_str()?.contains(server).then_some(());
+    eventually("the name says what it waits for", waits).await;
+    assert_eq!(gateway.metric("pixelgate_acme_resolver_silent", "").await, 1.0);
     assert_eq!(orders_at(&pebble), 0);
 }
 

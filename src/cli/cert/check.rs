@@ -291,7 +291,7 @@ impl Findings {
                 Some(_) => self.warning(
                     "ca account",
                     account.summary(),
-                    "nothing about the name can mend that: see [acme] (email, terms_agreed, external_account), or wait",
+                    account.remedy.as_deref().unwrap_or("nothing about the name can mend that: wait"),
                 ),
                 None => self.ok("ca account", account.summary()),
             }

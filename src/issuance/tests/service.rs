@@ -11,7 +11,7 @@ use crate::clock::now_ms;
 use crate::config::{LastGood, Source};
 use crate::filter::{self, Compiler, FilterHost};
 use crate::issuance::agenda::Agenda;
-use crate::issuance::{Issuance, Observer, Parts};
+use crate::issuance::{Issuance, NextAction, Observer, Parts};
 use crate::reload::Reloader;
 use crate::telemetry::Metrics;
 use crate::tls::testing::Issued;
@@ -145,6 +145,11 @@ fn a_name_below_an_imported_wildcard_is_ordered_before_that_ends() {
     let orders: Vec<_> = begun.look_ups.iter().map(|start| (start.name.as_str(), start.kind)).collect();
     assert_eq!(orders, [(SHOES, Kind::New), (HOST, Kind::New)]);
     assert!(begun.windows.is_empty(), "no CA is asked for the window of a wildcard");
+    // Nothing of it is renewed, whoever issued what the name had before.
+    shared.book.with(|memory| memory.change(&name(HATS)).issued_by = Some("default".into()));
+    let view = issuance.names().into_iter().find(|view| view.name == name(HATS)).unwrap();
+    let why = view.next_why.unwrap_or_default();
+    assert!(view.next == NextAction::Order && why.contains("an imported wildcard serves it"), "{:?}: {why}", view.next);
 }
 
 #[test]

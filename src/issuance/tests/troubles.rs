@@ -1,12 +1,15 @@
 //! What is learnt from a failure, what an operator is told of it, and what ends the wait.
 
 use std::fs;
+use std::path::Path;
 
 use super::service::{SHOES, open};
 use super::*;
 use crate::clock::{now_ms, rfc3339};
 use crate::issuance::Issuance;
 use crate::issuance::agenda::Agenda;
+use crate::issuance::cause::of_look;
+use crate::issuance::fault::Fault;
 use crate::issuance::trouble::Trouble;
 use crate::issuance::work::Work;
 
@@ -22,11 +25,20 @@ fn paused_until(issuance: &Issuance) -> Option<i64> {
     issuance.accounts()[0].paused_until_ms
 }
 
-/// What is to be done about the one name that failed.
-fn remedy(issuance: &Issuance) -> String {
+/// The one thing that is wrong, at this key.
+fn problem(issuance: &Issuance, key: &str) -> String {
     let problems = issuance.problems();
-    assert_eq!(problems.iter().map(|problem| problem.key.as_str()).collect::<Vec<_>>(), [SHOES]);
-    problems[0].remedy.clone()
+    assert_eq!(problems.iter().map(|problem| problem.key.as_str()).collect::<Vec<_>>(), [key]);
+    problems[0].to_string()
+}
+
+/// Writes one text of `pixelgate.toml` in place of another, and takes it up.
+fn rewrite(issuance: &Issuance, dir: &Path, before: &str, after: &str) {
+    let path = dir.join("pixelgate.toml");
+    let text = fs::read_to_string(&path).unwrap();
+    assert!(text.contains(before), "{text}");
+    fs::write(&path, text.replace(before, after)).unwrap();
+    reload(issuance);
 }
 
 /// Takes up what is written now, as the service does.
@@ -36,16 +48,32 @@ fn reload(issuance: &Issuance) {
 }
 
 #[test]
-fn trouble_of_an_account_is_told_with_its_end_and_a_person_ends_it() {
+fn trouble_of_an_account_is_told_once_with_its_end_and_a_person_ends_it() {
     let dir = tempfile::tempdir().unwrap();
     let issuance = open(dir.path(), &[("shoes", &[SHOES.to_owned()])]);
-    for trouble in [Trouble::Account("no contract".to_owned()), Trouble::Unreachable("no route".to_owned())] {
+    let refused = Trouble::Account(Fault::ExternalAccount, "no contract".to_owned());
+    for (trouble, why, remedy) in [
+        (refused, "no contract", "into [acme] external_account, and reload"),
+        (
+            Trouble::Unreachable("no route".to_owned()),
+            "no route",
+            "[acme] directory = \"http://127.0.0.1:9/dir\" is right",
+        ),
+    ] {
         fails(&issuance, trouble, None);
         let until = paused_until(&issuance).unwrap();
-        assert!(remedy(&issuance).contains(&format!("tried again after {}", rfc3339(until))), "{}", remedy(&issuance));
+        let told = problem(&issuance, "acme");
+        for words in [why, remedy, &format!("left alone until {}", rfc3339(until))] {
+            assert!(told.contains(words), "{words}: {told}");
+        }
+        assert!(issuance.accounts()[0].remedy.as_ref().is_some_and(|told| told.contains(remedy)));
+        // It is nothing of the name's.
+        let view = issuance.name(&name(SHOES)).unwrap();
+        assert_eq!((view.failures, view.last_error.as_ref()), (0, None));
+        assert!(view.next_why.as_ref().is_some_and(|told| told.contains(why)), "{view:?}");
         let ordered = issuance.order_now(&name(SHOES)).unwrap().unwrap();
         assert!(ordered.next_at_ms.unwrap() <= now_ms() && paused_until(&issuance).is_none(), "{ordered:?}");
-        assert!(remedy(&issuance).contains("when its turn comes"), "{}", remedy(&issuance));
+        assert!(problem(&issuance, "acme").contains("is tried again"), "{}", problem(&issuance, "acme"));
     }
 }
 
@@ -56,12 +84,15 @@ fn a_wait_that_the_ca_asked_for_is_not_ended_by_a_person() {
     reload(&issuance);
     let until = now_ms() + HOUR_MS;
     fails(&issuance, Trouble::RateLimited("too many new orders from this account".to_owned()), Some(until));
-    assert!(remedy(&issuance).contains(&rfc3339(until)), "{}", remedy(&issuance));
+    assert!(problem(&issuance, "acme").contains(&rfc3339(until)), "{}", problem(&issuance, "acme"));
     assert_eq!(issuance.order_now(&name(SHOES)).unwrap().unwrap().next_at_ms, Some(until));
     let path = dir.path().join("pixelgate.toml");
     fs::write(&path, fs::read_to_string(&path).unwrap().replace("ops@", "acme@")).unwrap();
     reload(&issuance);
     assert_eq!(paused_until(&issuance), Some(until));
+    // Another CA did not ask for it.
+    rewrite(&issuance, dir.path(), "9/dir", "9/other");
+    assert_eq!(paused_until(&issuance), None);
 }
 
 #[test]
@@ -70,7 +101,7 @@ fn an_account_that_was_mended_is_tried_at_once() {
     let issuance = open(dir.path(), &[("shoes", &[SHOES.to_owned()])]);
     reload(&issuance);
     let before = issuance.shared.reloader.published().load_full();
-    fails(&issuance, Trouble::Account("no contract".to_owned()), None);
+    fails(&issuance, Trouble::Account(Fault::ExternalAccount, "no contract".to_owned()), None);
     reload(&issuance);
     assert!(paused_until(&issuance).is_some(), "nothing was mended");
     let path = dir.path().join("pixelgate.toml");
@@ -82,8 +113,84 @@ fn an_account_that_was_mended_is_tried_at_once() {
     let account = before.gateway.acme.accounts[0].clone();
     let start = Start { name: name(SHOES), account, kind: Kind::New, goal: Goal::Fresh };
     let work = Work::new(issuance.shared.clone(), before.gateway.clone(), start, &NameState::default());
-    work.settle(Err(Trouble::Account("no contract".to_owned())), None, now_ms());
+    work.settle(Err(Trouble::Account(Fault::ExternalAccount, "no contract".to_owned())), None, now_ms());
     assert_eq!(paused_until(&issuance), None);
+}
+
+#[test]
+fn a_dns_server_that_does_not_answer_is_told_once_and_to_each_name_that_waits_for_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let issuance = open(dir.path(), &[("shoes", &[SHOES.to_owned()])]);
+    reload(&issuance);
+    let why = || issuance.names().into_iter().map(|view| view.next_why).collect::<Vec<_>>();
+    assert_eq!((why(), issuance.resolver_is_silent()), (vec![None, None], false));
+    issuance.shared.book.with(|memory| memory.silence.heard(Some("request timed out"), now_ms()));
+    assert!(issuance.resolver_is_silent());
+    let problems = issuance.problems();
+    assert_eq!(problems.iter().map(|problem| problem.key.as_str()).collect::<Vec<_>>(), ["acme.resolver"]);
+    assert!(problems[0].reason.contains("/etc/resolv.conf") && problems[0].reason.contains("request timed out"));
+    for why in why() {
+        assert!(why.as_ref().is_some_and(|why| why.contains("request timed out")), "{why:?}");
+    }
+    issuance.order_now(&name(SHOES)).unwrap();
+    assert_eq!(why().iter().flatten().count(), 1, "what a person asked for does not wait for it");
+
+    // Another one is asked at once.
+    let path = dir.path().join("pixelgate.toml");
+    let text = fs::read_to_string(&path).unwrap();
+    fs::write(&path, text.replace("[acme]", "[acme]\nresolver = \"192.0.2.53\"")).unwrap();
+    reload(&issuance);
+    assert_eq!((why(), issuance.problems()), (vec![None, None], Vec::new()));
+    assert!(!issuance.resolver_is_silent());
+}
+
+#[test]
+fn a_failure_is_forgotten_once_what_it_depended_on_is_not_so_any_more() {
+    let dir = tempfile::tempdir().unwrap();
+    let issuance = open(dir.path(), &[("shoes", &[SHOES.to_owned()])]);
+    let state = || issuance.shared.book.with(|memory| memory.names.get(&name(SHOES)).cloned().unwrap_or_default());
+    let waits = || state().not_before_ms > now_ms();
+    reload(&issuance);
+    let by_ca = |trouble: Trouble| {
+        fails(&issuance, trouble, None);
+        assert!(waits() && state().error.is_some());
+    };
+    by_ca(Trouble::Validation("404".to_owned()));
+    rewrite(&issuance, dir.path(), "ops@", "acme@");
+    assert!(waits(), "nothing that it depended on");
+    rewrite(&issuance, dir.path(), "127.0.0.1:9/dir\"\n", "127.0.0.1:9/dir\"\nprofile = \"shortlived\"\n");
+    assert_eq!(state(), NameState::default());
+    by_ca(Trouble::Refused("not in your contract".to_owned()));
+    rewrite(&issuance, dir.path(), "9/dir", "9/other");
+    assert_eq!(state(), NameState::default());
+
+    // What was found in DNS depends on whom we ask, and on what is said of here.
+    let before = issuance.shared.reloader.published().load_full();
+    let found = || {
+        issuance.shared.book.with(|memory| {
+            let state = memory.change(&name(SHOES));
+            state.failed("it leads elsewhere", (HOUR, HOUR), 0.0, now_ms());
+            state.failed_with = Some(of_look(&before.gateway.acme.accounts[0], &before.gateway).into());
+        });
+    };
+    found();
+    rewrite(&issuance, dir.path(), "shortlived", "classic");
+    assert!(waits());
+    rewrite(&issuance, dir.path(), "203.0.113.5", "203.0.113.6");
+    assert!(!waits() && state().error.is_none() && state().is_tried_again(), "it keeps its place: {:?}", state());
+    // A look that began before comes to an end.
+    found();
+    issuance.shared.book.with(|memory| issuance.shared.let_go(memory, &name(SHOES)));
+    assert!(!waits());
+    // What a look found is told beside what the CA says.
+    found();
+    let now = issuance.shared.reloader.published().load_full();
+    let start =
+        Start { name: name(SHOES), account: now.gateway.acme.accounts[0].clone(), kind: Kind::New, goal: Goal::Fresh };
+    let work = Work::new(issuance.shared.clone(), now.gateway.clone(), start, &state());
+    work.settle(Err(Trouble::Validation("404".to_owned())), None, now_ms());
+    let told = problem(&issuance, SHOES);
+    assert!(told.contains("could not validate the name: 404") && told.contains("it leads elsewhere"), "{told}");
 }
 
 #[test]
@@ -95,6 +202,38 @@ fn one_failure_is_told_as_one() {
     assert_eq!(why().as_deref(), Some("it failed once"));
     fails(&issuance, Trouble::Validation("404".to_owned()), None);
     assert_eq!(why().as_deref(), Some("it failed 2 times in a row"));
+    let ordered = issuance.order_now(&name(SHOES)).unwrap().unwrap();
+    assert_eq!((ordered.next_why, ordered.next_at_ms.is_some_and(|at| at <= now_ms())), (None, true), "it goes now");
+}
+
+#[test]
+fn an_order_that_waits_for_others_says_so_is_there_once_and_is_withdrawn_with_its_name() {
+    let dir = tempfile::tempdir().unwrap();
+    let issuance = open(dir.path(), &[("shoes", &[SHOES.to_owned()])]);
+    rewrite(&issuance, dir.path(), "[acme]", "[acme]\norders_in_flight_max = 1");
+    let account = issuance.shared.reloader.published().load().gateway.acme.accounts[0].clone();
+    issuance.shared.book.with(|memory| memory.begin_order(name(super::service::HOST), account, Some(Kind::New)));
+    for _ in 0..2 {
+        let ordered = issuance.order_now(&name(SHOES)).unwrap().unwrap();
+        assert!(ordered.next_why.is_some_and(|why| why.contains("orders_in_flight_max")), "{:?}", ordered.next_at_ms);
+    }
+    let begun = |agenda: &mut Agenda| {
+        let snapshot = issuance.shared.reloader.published().load_full();
+        issuance.shared.take_hurried().into_iter().for_each(|name| agenda.hurry(name));
+        issuance.shared.book.with(|memory| {
+            memory.end(&name(super::service::HOST));
+            let begun = agenda.take(memory, &snapshot, now_ms());
+            begun.look_ups.iter().filter(|start| start.name == name(SHOES)).count()
+        })
+    };
+    let mut agenda = Agenda::make(&issuance.shared, Arc::default(), now_ms());
+    assert_eq!(begun(&mut agenda), 1);
+    issuance.shared.book.with(|memory| memory.end(&name(SHOES)));
+    issuance.order_now(&name(SHOES)).unwrap();
+    fs::remove_file(dir.path().join("accounts/shoes.toml")).unwrap();
+    issuance.shared.reloader.reload(now_ms);
+    let mut agenda = Agenda::make(&issuance.shared, Arc::default(), now_ms());
+    assert_eq!(begun(&mut agenda), 0);
 }
 
 #[test]

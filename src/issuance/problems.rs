@@ -1,0 +1,106 @@
+//! What is wrong with the ordering of certificates now, as warnings: with names, and, once and not for each name, with what all
+//! of them need.
+
+use crate::account::ServerName;
+use crate::clock::{now_ms, rfc3339};
+use crate::config::{AcmeConfig, GatewayConfig, Problem};
+use crate::issuance::Issuance;
+use crate::issuance::blame::Told;
+use crate::issuance::budget::Budgets;
+use crate::issuance::looks::meanwhile;
+use crate::issuance::names::present;
+use crate::issuance::resolver::{Silence, called};
+use crate::issuance::schedule::{Load, Subject, choose};
+use crate::issuance::state::NameState;
+use crate::snapshot::Route;
+
+// === impl Issuance ===
+
+impl Issuance {
+    /// What is wrong now, as warnings.
+    pub fn problems(&self) -> Vec<Problem> {
+        let (snapshot, now_ms) = (self.shared.reloader.published().load_full(), now_ms());
+        let acme = &snapshot.gateway.acme;
+        if !acme.enabled {
+            return Vec::new();
+        }
+        let (failing, silence, accounts): (Vec<_>, _, _) = self.shared.book.with(|memory| {
+            let failing = memory.names.iter().filter_map(|(name, state)| Some((name, state, state.error.as_deref()?)));
+            let told = |(name, state, error): (&ServerName, &NameState, &str)| {
+                let subject = Subject { name, rank: 0, present: present(&snapshot, name, now_ms), state, busy: false };
+                (name.clone(), error.to_owned(), tried_again_at(&subject, acme, &memory.budgets, now_ms))
+            };
+            let accounts: Vec<_> = of_accounts(&snapshot.gateway, &memory.budgets, now_ms).collect();
+            (failing.map(told).collect(), memory.silence.clone(), accounts)
+        });
+        let owner = |name: &ServerName| match snapshot.route(name.as_str()) {
+            Some(Route::Tenant(tenant)) => Some(tenant),
+            _ => None,
+        };
+        let problem = |(name, error, at_ms): (ServerName, String, Option<i64>)| {
+            let tenant = owner(&name);
+            let file = tenant.as_ref().map_or(&snapshot.gateway.file, |tenant| &tenant.config.file);
+            let reason = format!("no certificate was issued: {error}");
+            let problem = Problem::warning(file, name.as_str(), reason, remedy(&name, at_ms));
+            match tenant {
+                Some(tenant) => problem.of_account(&tenant.config.id),
+                None => problem,
+            }
+        };
+        let mut problems: Vec<_> = failing.into_iter().map(problem).collect();
+        problems.extend(accounts);
+        problems.extend(of_resolver(&snapshot.gateway, &silence, now_ms));
+        problems.sort();
+        problems
+    }
+
+    /// Whether the DNS server that names are looked up with does not answer.
+    pub fn resolver_is_silent(&self) -> bool {
+        let is_enabled = self.shared.reloader.published().load().gateway.acme.enabled;
+        is_enabled && self.shared.book.with(|memory| memory.silence.told(now_ms()).is_some())
+    }
+}
+
+/// Of a DNS server that does not answer: it is the host's, and no name's fault.
+fn of_resolver(gateway: &GatewayConfig, silence: &Silence, now_ms: i64) -> Option<Problem> {
+    let (why, server) = (silence.told(now_ms)?, gateway.acme.resolver);
+    let (again, meanwhile) = (rfc3339(silence.free_at(now_ms).max(now_ms)), meanwhile(&gateway.host.addresses));
+    let reason =
+        format!("{} does not answer: {why}; it is asked again after {again}; until then {meanwhile}", called(server));
+    let remedy = "see that it runs and that this machine reaches it (UDP and TCP), or write another one into [acme] resolver; then \
+                  `pixelgate reload`";
+    Some(Problem::warning(&gateway.file, "acme.resolver", reason, remedy))
+}
+
+/// Of accounts at CAs that are of no use now: no name is at fault.
+fn of_accounts(gateway: &GatewayConfig, budgets: &Budgets, now_ms: i64) -> impl Iterator<Item = Problem> {
+    gateway.acme.accounts.iter().enumerate().filter_map(move |(index, account)| {
+        let Told { reason, remedy } = budgets.blames.told(&account.name)?;
+        let key = index.checked_sub(1).map_or_else(|| "acme".to_owned(), |index| format!("acme.accounts[{index}]"));
+        let until = match budgets.paused(account, now_ms) {
+            Some(until_ms) => format!("is left alone until {}", rfc3339(until_ms)),
+            None => "is tried again".to_owned(),
+        };
+        let reason = format!("the CA account {} {until}: {reason}", account.name);
+        Some(Problem::warning(&gateway.file, &key, reason, remedy.clone()))
+    })
+}
+
+/// Until when a name that failed waits, itself or for every account at which it may be ordered. Unix milliseconds; `None` =
+/// it is its turn as soon as there is room, or nobody can say.
+fn tried_again_at(subject: &Subject<'_>, config: &AcmeConfig, budgets: &Budgets, now_ms: i64) -> Option<i64> {
+    let waits_until = subject.state.waits_until(config.retry_max, now_ms);
+    if waits_until > now_ms {
+        return Some(waits_until);
+    }
+    choose(subject, config, budgets, &Load::default(), now_ms).err().filter(|until_ms| *until_ms < i64::MAX)
+}
+
+fn remedy(name: &ServerName, at_ms: Option<i64>) -> String {
+    let again = match at_ms {
+        Some(at_ms) => format!("it is tried again after {}", rfc3339(at_ms)),
+        None => "it is tried again when its turn comes".to_owned(),
+    };
+    let now = format!("by `pixelgate cert issue {name}` as soon as the limits of the CA let it");
+    format!("`pixelgate cert check {name}` shows what is wrong; {again}, or {now}")
+}
