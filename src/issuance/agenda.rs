@@ -129,9 +129,10 @@ impl Agenda {
             seen += some.len();
         }
         let name = |index: usize| names.listed.get(index).map(|listed| &listed.name);
-        let forgiven = std::mem::take(&mut survey.forgiven);
+        let (forgiven, in_vain) = (std::mem::take(&mut survey.forgiven), std::mem::take(&mut survey.in_vain));
         book.with(|memory| {
             forgiven.into_iter().filter_map(name).for_each(|name| memory.change(name).forgive());
+            in_vain.into_iter().filter_map(name).for_each(|name| memory.change(name).forced = false);
         });
         survey.looks.iter().filter_map(|index| name(*index)).for_each(|name| self.windows.put(name));
         for some in survey.ranked().chunks(NAMES_AT_ONCE) {
