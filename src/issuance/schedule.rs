@@ -218,9 +218,11 @@ fn resumes<'a>(
         Present::Issued { which, .. } => which,
         Present::Nothing | Present::Operators | Present::OperatorsWildcard | Present::Wildcard { .. } => Which::Only,
     };
-    // The first of two keys is as old as the certificate that it is served with: both are due again. Where it is the twin
-    // that is due, that is what this order goes on to.
-    if which != Which::Twin && renewal_at(subject, config).is_some_and(|at| at <= now_ms) {
+    // What came and is not served yet goes on, whatever it takes the place of. After that the first of two keys is as old as
+    // the certificate that it is served with: both are due again. Where it is the twin that is due, that is what this order
+    // goes on to.
+    let is_published = subject.state.issued_ms >= order.begun_ms;
+    if is_published && which != Which::Twin && renewal_at(subject, config).is_some_and(|at| at <= now_ms) {
         return None;
     }
     // Of one key, all that is left to do is to publish: without the CA.
