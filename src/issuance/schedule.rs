@@ -283,7 +283,7 @@ pub(super) fn is_moved(state: &NameState, config: &AcmeConfig) -> bool {
 }
 
 /// Whether a certificate would be near its end by then, or is not there.
-fn presses(present: Present, at_ms: i64) -> bool {
+pub(super) fn presses(present: Present, at_ms: i64) -> bool {
     present.validity().is_none_or(|(not_before, not_after)| at_ms / 1_000 > last_part(not_before, not_after))
 }
 

@@ -6,7 +6,7 @@
 
 use crate::config::AcmeConfig;
 use crate::issuance::budget::{Budgets, Kind, millis};
-use crate::issuance::schedule::{Next, Present, Subject, asked, is_moved, next, usual_at};
+use crate::issuance::schedule::{Next, Present, Subject, asked, is_moved, next, presses, usual_at};
 use crate::issuance::state::believed;
 use crate::issuance::windows::WINDOWS;
 
@@ -148,6 +148,8 @@ pub(super) fn urgency(subject: &Subject<'_>, config: &AcmeConfig, kind: Kind, no
         {
             (Class::Moved, rank)
         }
+        // Names without any need it more, until the end is near.
+        Present::Wildcard { .. } if kind == Kind::New && !presses(subject.present, now_ms) => (Class::New, rank),
         Present::Issued { .. } | Present::Wildcard { .. } if state.is_tried_again() => (Class::Again, rank),
         Present::Issued { not_after, .. } | Present::Wildcard { not_after, .. } => (Class::Renewal, not_after),
         _ if kind == Kind::Renewal && state.is_tried_again() => (Class::Again, rank),

@@ -219,6 +219,9 @@ fn a_name_below_an_imported_wildcard_gets_a_first_certificate_when_that_comes_to
     };
     let orders: Vec<_> = plan(65).orders.iter().map(|start| (start.kind, start.goal)).collect();
     assert_eq!(orders, [(Kind::New, Goal::Fresh)], "counted as the CA counts it");
+    let turn = |days, state| urgency(&subject(&a, below(days), state), &config, Kind::New, NOW_MS);
+    assert_eq!(turn(65, &nothing), (Class::New, 0), "names without any have their turn beside it");
+    assert_eq!(turn(80, &nothing).0, Class::Renewal, "its end is near");
     let early = plan(1);
     let at = early.next_ms.map(|at| (at - NOW_MS) / DAY_MS);
     assert!(early.orders.is_empty() && at.is_some_and(|days| (54..60).contains(&days)), "{at:?}");
