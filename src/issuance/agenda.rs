@@ -17,7 +17,7 @@ use crate::issuance::looks::is_ordered_anyway;
 use crate::issuance::names::{Names, present};
 use crate::issuance::schedule::{Goal, Load, Next, Start, Subject, all_full_until, choose, next};
 use crate::issuance::state::NameState;
-use crate::issuance::survey::{Class, Survey, in_company, look_at};
+use crate::issuance::survey::{Class, Survey, in_company, look_at, urgency};
 use crate::snapshot::Snapshot;
 use crate::tls::CertStore;
 
@@ -36,7 +36,7 @@ const WINDOWS_MAX: usize = 4;
 /// Names whose DNS is asked for at one time, and beside them as many that failed the last time: where DNS servers are silent
 /// a look takes its time.
 const LOOK_UPS_MAX: usize = 8;
-/// How long a name whose DNS led here may wait for its order.
+/// How long a name whose DNS was looked at, and that is ordered, may wait for its order.
 const LOOKED_UP_FOR_MS: i64 = 10 * 60 * 1_000;
 
 /// What is to be begun.
@@ -45,8 +45,7 @@ pub(super) struct Agenda {
     pub(super) names: Arc<Names>,
     /// Names that are due, the most urgent first.
     due: Queue,
-    /// The same of those that failed the last time, and whose DNS is to be asked for: however many there are, they keep
-    /// nobody waiting but each other.
+    /// The same of those that failed the last time: however many there are, they keep nobody waiting but each other.
     again: Queue,
     /// Names whose renewal window is to be asked for.
     windows: Queue,
@@ -129,9 +128,10 @@ impl Agenda {
             seen += some.len();
         }
         let name = |index: usize| names.listed.get(index).map(|listed| &listed.name);
-        let forgiven = std::mem::take(&mut survey.forgiven);
+        let (forgiven, in_vain) = (std::mem::take(&mut survey.forgiven), std::mem::take(&mut survey.in_vain));
         book.with(|memory| {
             forgiven.into_iter().filter_map(name).for_each(|name| memory.change(name).forgive());
+            in_vain.into_iter().filter_map(name).for_each(|name| memory.change(name).forced = false);
         });
         survey.looks.iter().filter_map(|index| name(*index)).for_each(|name| self.windows.put(name));
         for some in survey.ranked().chunks(NAMES_AT_ONCE) {
@@ -144,9 +144,8 @@ impl Agenda {
                         continue;
                     }
                     let state = memory.names.get(name).unwrap_or(&nothing);
-                    let is_again = *class != Class::Begun && state.is_tried_again();
-                    let is_again = is_again && !is_looked_up(memory, name, now_ms);
-                    let queue = if is_again { &mut self.again } else { &mut self.due };
+                    let is_looked_up = is_looked_up(memory, name, now_ms);
+                    let queue = if is_again(*class, state) && !is_looked_up { &mut self.again } else { &mut self.due };
                     if queue.is_full() {
                         queue.more = true;
                         continue;
@@ -209,7 +208,11 @@ impl Agenda {
             if at <= now_ms { self.windows.names.push_back(name.clone()) } else { self.wake(in_company(at, config)) }
         }
         match next(&subject, config, now_ms) {
-            Next::Order { at_ms, .. } if at_ms <= now_ms => self.due.names.push_front(name),
+            Next::Order { at_ms, kind } if at_ms <= now_ms => {
+                let (class, _) = urgency(&subject, config, kind, now_ms);
+                let queue = if is_again(class, state) { &mut self.again } else { &mut self.due };
+                queue.names.push_front(name);
+            }
             Next::Order { at_ms, .. } => self.wake(at_ms),
             Next::Operator | Next::Visitor => {}
         }
@@ -346,6 +349,11 @@ impl Queue {
     fn is_spent(&self) -> bool {
         self.more && self.names.is_empty()
     }
+}
+
+/// Whether a name failed the last time: it keeps nobody waiting but others of the kind, unless it has something in the making.
+fn is_again(class: Class, state: &NameState) -> bool {
+    class != Class::Begun && state.is_tried_again()
 }
 
 /// Whether a name's DNS was looked at for the order that comes now.

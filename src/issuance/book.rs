@@ -32,7 +32,8 @@ pub(super) struct Memory {
     pub(super) budgets: Budgets,
     /// The accounts at CAs that orders are made with, as they were taken up last.
     accounts: Vec<Arc<AcmeAccount>>,
-    /// Names whose DNS led here, and when that was seen. Unix milliseconds.
+    /// Names whose DNS was looked at and that are ordered then, be it in spite of what was found, and when that was. Unix
+    /// milliseconds.
     pub(super) looked_up: HashMap<ServerName, i64>,
     /// How often in a row the DNS servers of a name did not answer.
     silences: HashMap<ServerName, u32>,

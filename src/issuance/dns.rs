@@ -42,6 +42,8 @@ pub struct DnsReport {
     pub addresses: Vec<IpAddr>,
     /// The CAA records that count for it, as in `0 issue "letsencrypt.org"` (RFC 8659, 3); `None` = that cannot be said.
     pub caa: Option<Vec<String>>,
+    /// The same, and where they stand.
+    relevant_caa: Option<(String, Vec<CAA>)>,
     /// What is wrong and what to change.
     pub findings: Vec<DnsFinding>,
     /// Why a question was not answered at all, if one was not: by the name's DNS servers, or by our resolver.
@@ -138,6 +140,7 @@ impl Dns {
                 let judged = caa::judge(&at, &records, caa_identities);
                 report.findings.extend(judged.into_iter().map(DnsFinding::of_caa));
                 report.caa = Some(records.iter().map(caa::shown).collect());
+                report.relevant_caa = Some((at, records));
             }
             Err((at, why)) => {
                 let finding = DnsFinding::error(
@@ -233,6 +236,13 @@ impl DnsFinding {
 // === impl DnsReport ===
 
 impl DnsReport {
+    /// Whether CAA records that are known let the CA with these identities issue to us; one that is unknown may, as far as
+    /// anybody can say.
+    pub(super) fn allows(&self, caa_identities: &[String]) -> bool {
+        let Some((at, records)) = &self.relevant_caa else { return true };
+        !caa::judge(at, records, caa_identities).iter().any(|finding| finding.is_error)
+    }
+
     fn unanswered(&mut self, name: &str, why: String) -> DnsFinding {
         let finding = DnsFinding::error(
             format!("{name} cannot be resolved: {why}"),
@@ -359,6 +369,17 @@ mod tests {
         assert!(one_of_two[0].is_error && one_of_two[0].remedy.contains("remove 2001:db8::9"), "{one_of_two:?}");
         let none = judged(&[], &[], &["203.0.113.5", "2001:db8::5"]);
         assert!(none[0].is_error && none[0].remedy.contains("A 203.0.113.5 and AAAA 2001:db8::5"), "{none:?}");
+    }
+
+    #[test]
+    fn records_that_forbid_one_ca_may_allow_another() {
+        let mut record = CAA::new_issue(false, None, Vec::new());
+        record.value = b"b.example".to_vec();
+        let report = |relevant_caa| DnsReport { relevant_caa, ..DnsReport::default() };
+        let allows = |report: &DnsReport, ca: &str| report.allows(&[ca.to_owned()]);
+        let only_b = report(Some(("shoes.example".to_owned(), vec![record])));
+        assert!(!allows(&only_b, "a.example") && allows(&only_b, "b.example") && only_b.allows(&[]));
+        assert!(allows(&report(None), "a.example"), "nothing is known");
     }
 
     #[test]

@@ -8,7 +8,9 @@ use crate::clock::now_ms;
 use crate::config::GatewayConfig;
 use crate::issuance::Shared;
 use crate::issuance::book::Memory;
+use crate::issuance::budget::millis;
 use crate::issuance::cause::{is_of_look, of_look};
+use crate::issuance::dns::DnsReport;
 use crate::issuance::names::present;
 use crate::issuance::resolver::called;
 use crate::issuance::schedule::{Start, Subject, defies_dns};
@@ -57,6 +59,11 @@ impl Shared {
                         state.failed(&trouble.reason(), waits, rand::random(), now_ms);
                     }
                     (state.failed_of, state.failed_with) = (served, Some(of_look(&start.account, gateway).into()));
+                    if matches!(trouble, Trouble::Forbidden(_)) && !goes_on {
+                        // It is the other CA's turn then, and long enough for a look and a place in the queue.
+                        let until = state.not_before_ms.saturating_add(millis(LOOK_AGAIN_MAX));
+                        memory.budgets.pause(&start.account.directory, name.as_str(), until, now_ms);
+                    }
                 }
             }
             if goes_on {
@@ -90,12 +97,25 @@ impl Shared {
         let report = dns.inspect(&start.name, &gateway.host.addresses, &identities).await;
         let wrong = report.findings.iter().filter(|finding| finding.is_error);
         let told: Vec<_> = wrong.map(|finding| format!("{}; {}", finding.reason, finding.remedy)).collect();
+        let is_for_another = !report.allows(&identities) && self.allows_another(&report, start, gateway).await;
         match report.unanswered {
             Some(why) if !dns.answers(&gateway.host.domain).await => Err(Trouble::Resolver(why)),
             _ if told.is_empty() => Ok(()),
             Some(_) => Err(Trouble::Silent(told.join(". "))),
+            None if is_for_another => Err(Trouble::Forbidden(told.join(". "))),
             None => Err(Trouble::Dns(told.join(". "))),
         }
+    }
+
+    /// Whether a name's CAA records allow another CA of the configuration.
+    async fn allows_another(&self, report: &DnsReport, start: &Start, gateway: &GatewayConfig) -> bool {
+        let others = gateway.acme.accounts.iter().filter(|other| other.directory != start.account.directory);
+        for other in others {
+            if report.allows(&self.directories.caa_identities(other, now_ms()).await) {
+                return true;
+            }
+        }
+        false
     }
 }
 

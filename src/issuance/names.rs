@@ -85,6 +85,7 @@ pub(super) fn present(snapshot: &Snapshot, name: &ServerName, now_ms: i64) -> Pr
             Present::Wildcard { not_before, not_after }
         }
         (Some(Origin::Issued), Some(validity)) => issued(validity),
+        (Some(Origin::OperatorWildcard), _) => Present::OperatorsWildcard,
         (Some(_), _) => Present::Operators,
         // It begins to be valid by itself.
         (None, Some(validity)) if validity.not_before > now_ms / 1_000 => issued(validity),

@@ -43,8 +43,10 @@ pub(super) struct Subject<'a> {
 pub(super) enum Present {
     /// None.
     Nothing,
-    /// One that the operator put there: his to renew.
+    /// One that the operator put there: his to renew, and served before any that is ordered.
     Operators,
+    /// One of his for all names below one: his to renew too, but where a person asks the name gets one of its own.
+    OperatorsWildcard,
     /// One of ours; of two pairs that which ends first. Unix seconds.
     Issued { not_before: i64, not_after: i64, which: Which },
     /// One for all names below one, that was imported: nobody renews it, but the name gets one of its own in its place.
@@ -103,8 +105,9 @@ pub(super) fn next(subject: &Subject<'_>, config: &AcmeConfig, now_ms: i64) -> N
     let rests = state.rests_until(config.reissue_min, now_ms).max(waits);
     let kind = kind(subject);
     match subject.present {
-        _ if state.forced => Next::Order { at_ms: waits, kind },
         Present::Operators => Next::Operator,
+        _ if state.forced => Next::Order { at_ms: waits, kind },
+        Present::OperatorsWildcard => Next::Operator,
         _ if state.order.is_some() || state.unseen => Next::Order { at_ms: waits, kind },
         Present::Nothing if config.on_demand && !state.asked && state.issued_by.is_none() => Next::Visitor,
         Present::Nothing => Next::Order { at_ms: rests, kind },
@@ -213,11 +216,13 @@ fn resumes<'a>(
     }
     let which = match subject.present {
         Present::Issued { which, .. } => which,
-        Present::Nothing | Present::Operators | Present::Wildcard { .. } => Which::Only,
+        Present::Nothing | Present::Operators | Present::OperatorsWildcard | Present::Wildcard { .. } => Which::Only,
     };
-    // The first of two keys is as old as the certificate that it is served with: both are due again. Where it is the twin
-    // that is due, that is what this order goes on to.
-    if which != Which::Twin && renewal_at(subject, config).is_some_and(|at| at <= now_ms) {
+    // What came and is not served yet goes on, whatever it takes the place of. After that the first of two keys is as old as
+    // the certificate that it is served with: both are due again. Where it is the twin that is due, that is what this order
+    // goes on to.
+    let is_published = subject.state.issued_ms >= order.begun_ms;
+    if is_published && which != Which::Twin && renewal_at(subject, config).is_some_and(|at| at <= now_ms) {
         return None;
     }
     // Of one key, all that is left to do is to publish: without the CA.
@@ -236,17 +241,16 @@ fn shows(subject: &Subject<'_>, config: &AcmeConfig, now_ms: i64) -> bool {
             Present::Issued { .. } | Present::Wildcard { .. } => {
                 renewal_at(subject, config).is_none_or(|at| at > now_ms)
             }
-            Present::Operators => true,
+            Present::Operators | Present::OperatorsWildcard => true,
         }
 }
 
 /// What kind of order a name waits for, as its owner sees it.
 pub(super) fn kind(subject: &Subject<'_>) -> Kind {
     match subject.present {
-        Present::Nothing | Present::Operators | Present::Wildcard { .. } if subject.state.issued_by.is_none() => {
-            Kind::New
-        }
         Present::Issued { not_after, .. } if is_wanted_back(subject.state, not_after) => Kind::Replacement,
+        Present::Issued { .. } => Kind::Renewal,
+        _ if subject.state.issued_by.is_none() => Kind::New,
         _ => Kind::Renewal,
     }
 }
@@ -279,7 +283,7 @@ pub(super) fn is_moved(state: &NameState, config: &AcmeConfig) -> bool {
 }
 
 /// Whether a certificate would be near its end by then, or is not there.
-fn presses(present: Present, at_ms: i64) -> bool {
+pub(super) fn presses(present: Present, at_ms: i64) -> bool {
     present.validity().is_none_or(|(not_before, not_after)| at_ms / 1_000 > last_part(not_before, not_after))
 }
 
@@ -354,7 +358,7 @@ impl Present {
             Self::Issued { not_before, not_after, .. } | Self::Wildcard { not_before, not_after } => {
                 Some((not_before, not_after))
             }
-            Self::Nothing | Self::Operators => None,
+            Self::Nothing | Self::Operators | Self::OperatorsWildcard => None,
         }
     }
 }

@@ -119,7 +119,12 @@ impl Work {
                     memory.budgets.pause(&account.name, name, until, now_ms);
                 }
             }
-            Trouble::Dns(_) | Trouble::Silent(_) | Trouble::Resolver(_) | Trouble::Local(_) | Trouble::Lost => {
+            Trouble::Dns(_)
+            | Trouble::Forbidden(_)
+            | Trouble::Silent(_)
+            | Trouble::Resolver(_)
+            | Trouble::Local(_)
+            | Trouble::Lost => {
                 memory.change(&start.name).drop_order();
                 failed(memory, waits);
             }

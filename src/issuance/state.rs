@@ -51,7 +51,7 @@ pub(super) struct OpenOrder {
     pub(super) url: Box<str>,
     /// A chain came and lies in the stage: all that was ordered, or that of the first of two keys.
     pub(super) part: bool,
-    /// When the order was begun. Unix milliseconds.
+    /// When the order was begun, or a chain came of it: a name issued since then is served with that. Unix milliseconds.
     pub(super) begun_ms: i64,
 }
 

@@ -6,7 +6,7 @@
 
 use crate::config::AcmeConfig;
 use crate::issuance::budget::{Budgets, Kind, millis};
-use crate::issuance::schedule::{Next, Present, Subject, asked, is_moved, next, usual_at};
+use crate::issuance::schedule::{Next, Present, Subject, asked, is_moved, next, presses, usual_at};
 use crate::issuance::state::believed;
 use crate::issuance::windows::WINDOWS;
 
@@ -22,6 +22,8 @@ pub(super) struct Survey {
     pub(super) looks: Vec<usize>,
     /// Names whose last failure says nothing any more.
     pub(super) forgiven: Vec<usize>,
+    /// Names for which a person asked in vain: the operator's own certificate is there since.
+    pub(super) in_vain: Vec<usize>,
     /// When something is due next, if nothing changes before. Unix milliseconds.
     pub(super) next_ms: Option<i64>,
 }
@@ -60,6 +62,9 @@ impl Survey {
         }
         if is_forgiven(subject) {
             self.forgiven.push(index);
+        }
+        if subject.state.forced && subject.present == Present::Operators {
+            self.in_vain.push(index);
         }
         match look_at(subject, config, budgets, now_ms) {
             Some(at) if at > now_ms => self.wake(in_company(at, config)),
@@ -122,6 +127,8 @@ pub(super) fn is_forgiven(subject: &Subject<'_>) -> bool {
         && match subject.present {
             // Whatever was issued is not meant to be seen.
             Present::Operators => true,
+            // Unless a person asked for another: then it says what the next try waits for.
+            Present::OperatorsWildcard => !state.forced,
             Present::Issued { not_after, .. } | Present::Wildcard { not_after, .. } => {
                 !state.unseen && not_after != state.failed_of
             }
@@ -141,6 +148,8 @@ pub(super) fn urgency(subject: &Subject<'_>, config: &AcmeConfig, kind: Kind, no
         {
             (Class::Moved, rank)
         }
+        // Names without any need it more, until the end is near.
+        Present::Wildcard { .. } if kind == Kind::New && !presses(subject.present, now_ms) => (Class::New, rank),
         Present::Issued { .. } | Present::Wildcard { .. } if state.is_tried_again() => (Class::Again, rank),
         Present::Issued { not_after, .. } | Present::Wildcard { not_after, .. } => (Class::Renewal, not_after),
         _ if kind == Kind::Renewal && state.is_tried_again() => (Class::Again, rank),

@@ -14,6 +14,8 @@ const TEXT_MAX: usize = 1_000;
 pub(super) enum Trouble {
     /// The name leads elsewhere, or its DNS forbids this CA; the CA was not asked.
     Dns(String),
+    /// The name's CAA records forbid this CA and allow another one of the configuration; the CA was not asked.
+    Forbidden(String),
     /// The DNS servers of the name do not answer; the CA was not asked.
     Silent(String),
     /// The DNS server that we ask does not answer: whatever the name.
@@ -48,7 +50,7 @@ impl Trouble {
     /// As the label of a metric.
     pub(super) fn label(&self) -> &'static str {
         match self {
-            Self::Dns(_) | Self::Silent(_) | Self::Resolver(_) => "dns",
+            Self::Dns(_) | Self::Forbidden(_) | Self::Silent(_) | Self::Resolver(_) => "dns",
             Self::Validation(_) => "validation",
             Self::Refused(_) => "refused",
             Self::RateLimited(_) => "rate_limited",
@@ -63,7 +65,7 @@ impl Trouble {
     /// What a person reads.
     pub(super) fn reason(&self) -> String {
         match self {
-            Self::Dns(text) | Self::Silent(text) => text.clone(),
+            Self::Dns(text) | Self::Forbidden(text) | Self::Silent(text) => text.clone(),
             Self::Resolver(text) => format!("[acme] resolver does not answer: {text}"),
             Self::Validation(text) => format!("the CA could not validate the name: {text}"),
             Self::Refused(text) => format!("the CA refuses the order: {text}"),

@@ -227,8 +227,13 @@ impl Work {
         let (part, now_ms) = (self.part.load(Ordering::Relaxed), now_ms());
         let AcmeAccount { name, directory, .. } = &*self.start.account;
         let (account, directory) = (name.as_str().into(), directory.as_str().into());
-        let order = OpenOrder { account, directory, url: url.into(), part, begun_ms: now_ms };
-        self.shared.book.with(|memory| memory.change(&self.start.name).order = Some(order));
+        self.shared.book.with(|memory| {
+            let state = memory.change(&self.start.name);
+            // Of a second key it stays when the first one's chain came.
+            let first = state.order.as_ref().filter(|order| part && order.part);
+            let begun_ms = first.map_or(now_ms, |order| order.begun_ms);
+            state.order = Some(OpenOrder { account, directory, url: url.into(), part, begun_ms });
+        });
         self.shared.book.keep(now_ms).await.map_err(Trouble::Local)
     }
 

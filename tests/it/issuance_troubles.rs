@@ -337,6 +337,28 @@ async fn no_order_is_spent_on_a_name_whose_caa_forbids_the_ca() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_name_whose_caa_allows_only_the_second_ca_is_ordered_there() {
+    let first = Pebble::start().await;
+    let gate = Gate::before(&first).await;
+    gate.say(json!({ "caaIdentities": ["pebble.letsencrypt.org"] }));
+    let (second, account) = second(&first).await;
+    let other = Gate::before(&second).await;
+    other.say(json!({ "caaIdentities": ["second.example"] }));
+    first.set_caa(NAME, &[("issue", "second.example")]).await;
+    first.set_caa(OTHER, &[("issue", "nobody.example")]).await;
+    let account = account.replace(&second.directory(), &other.directory());
+    let site = Site::issuing_at(&gate.directory(), &first, &account).account(shoes()).account(hats());
+    let gateway = Gateway::start(&site).await;
+    served(&gateway, &second, NAME).await;
+    counted(&gateway, 1).await;
+    assert_eq!((orders_at(&first), orders_at(&second)), (0, 1));
+    // One that neither may issue for is looked at as ever.
+    told(&gateway, OTHER, "do not allow pebble").await;
+    first.set_caa(OTHER, &[("issue", "pebble.letsencrypt.org")]).await;
+    served(&gateway, &first, OTHER).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_resolver_that_does_not_answer_is_no_fault_of_names() {
     let pebble = Pebble::start().await;
     let site = Site::issuing(&pebble, "").host(&format!("addresses = [\"{}\"]", pebble.address())).account(shoes());

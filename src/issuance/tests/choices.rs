@@ -190,11 +190,16 @@ fn an_order_for_the_twin_goes_on_when_the_twin_is_due_and_waits_for_the_limits()
         Present::Issued { not_before, not_after, .. } => Present::Issued { not_before, not_after, which },
         other => other,
     };
-    let of = |present, budgets: &Budgets| begun(&config, budgets, present, &open_order("a", true, NOW_MS));
+    let published = NameState { issued_ms: NOW_MS, ..open_order("a", true, NOW_MS) };
+    let of = |present, budgets: &Budgets| begun(&config, budgets, present, &published);
     let goal = |present| of(present, &free).unwrap().2;
     assert_eq!(goal(aged(70, Which::Twin)), Goal::Resume);
     assert_eq!(goal(aged(1, Which::First)), Goal::Resume);
     assert_eq!(goal(aged(70, Which::First)), Goal::Fresh, "both are due again");
+    let unpublished = NameState { issued_ms: NOW_MS - 70 * DAY_MS, ..published.clone() };
+    for present in [aged(70, Which::Only), aged(70, Which::First), Present::Nothing] {
+        assert_eq!(begun(&config, &free, present, &unpublished).unwrap().2, Goal::Resume, "it came, and is not served");
+    }
     let mut used_up = Budgets::default();
     (0..5).for_each(|_| used_up.take(&config.accounts[0], "a.example.com", Kind::Renewal, NOW_MS));
     assert!(of(aged(70, Which::Twin), &used_up).is_err());
@@ -214,6 +219,9 @@ fn a_name_below_an_imported_wildcard_gets_a_first_certificate_when_that_comes_to
     };
     let orders: Vec<_> = plan(65).orders.iter().map(|start| (start.kind, start.goal)).collect();
     assert_eq!(orders, [(Kind::New, Goal::Fresh)], "counted as the CA counts it");
+    let turn = |days, state| urgency(&subject(&a, below(days), state), &config, Kind::New, NOW_MS);
+    assert_eq!(turn(65, &nothing), (Class::New, 0), "names without any have their turn beside it");
+    assert_eq!(turn(80, &nothing).0, Class::Renewal, "its end is near");
     let early = plan(1);
     let at = early.next_ms.map(|at| (at - NOW_MS) / DAY_MS);
     assert!(early.orders.is_empty() && at.is_some_and(|days| (54..60).contains(&days)), "{at:?}");

@@ -117,6 +117,8 @@ fn an_error_of_an_earlier_certificate_is_forgiven() {
         (days_old(5), failed(0), true),
         (days_old(5), failed(not_after), false),
         (Present::Operators, failed(not_after), true),
+        (Present::OperatorsWildcard, failed(not_after), true),
+        (Present::OperatorsWildcard, NameState { forced: true, ..failed(0) }, false),
         (days_old(5), NameState { unseen: true, ..failed(0) }, false),
         (Present::Operators, NameState { unseen: true, ..failed(0) }, true),
     ] {

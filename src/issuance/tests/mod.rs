@@ -20,7 +20,7 @@ use crate::config::{AcmeAccount, AcmeBudget, AcmeBudgets, AcmeConfig, KeyType};
 use crate::issuance::budget::{Budgets, Kind, registered_domain};
 use crate::issuance::schedule::{Goal, Load, Next, Present, Start, Subject, all_full_until, choose, defies_dns, next};
 use crate::issuance::state::{NameState, OpenOrder, Renewal};
-use crate::issuance::survey::Survey;
+use crate::issuance::survey::{Class, Survey, urgency};
 use crate::tls::Which;
 
 /// A moment in November 2026, Unix milliseconds.

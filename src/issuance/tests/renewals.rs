@@ -66,5 +66,7 @@ fn an_operators_certificate_and_a_name_without_visitors_are_left_alone() {
     let asked = NameState { asked: true, ..NameState::default() };
     assert_eq!(of(Present::Nothing, &asked, &on_demand), Next::Order { at_ms: 0, kind: Kind::New });
     let forced = NameState { forced: true, ..NameState::default() };
-    assert!(matches!(of(Present::Operators, &forced, &config(&["a"])), Next::Order { .. }));
+    assert_eq!(of(Present::Operators, &forced, &config(&["a"])), Next::Operator, "it would not be served");
+    assert_eq!(of(Present::OperatorsWildcard, &nothing, &config(&["a"])), Next::Operator);
+    assert!(matches!(of(Present::OperatorsWildcard, &forced, &config(&["a"])), Next::Order { .. }));
 }

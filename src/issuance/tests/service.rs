@@ -1,6 +1,7 @@
 //! The service on a real folder: what it begins, and that it stops.
 
 use std::fs;
+use std::os::unix::fs::symlink;
 use std::path::Path;
 use std::sync::mpsc;
 
@@ -11,6 +12,9 @@ use crate::clock::now_ms;
 use crate::config::{LastGood, Source};
 use crate::filter::{self, Compiler, FilterHost};
 use crate::issuance::agenda::Agenda;
+use crate::issuance::order::Clerk;
+use crate::issuance::store::KeyKind;
+use crate::issuance::work::Work;
 use crate::issuance::{Issuance, NextAction, Observer, Parts};
 use crate::reload::Reloader;
 use crate::telemetry::Metrics;
@@ -94,14 +98,17 @@ fn domains_that_nobody_uses_any_more_keep_no_other_waiting() {
     assert_eq!(others, [SHOES, HOST, HATS], "renewals first");
     assert_eq!(of_dead.len(), 8);
 
-    // No look at those ends, and the order is begun all the same.
+    // One of those is ordered after its look, and goes before nobody else although it ended last; no look at the others ends.
+    let looked_at = [SHOES, of_dead[0]];
     let orders = shared.book.with(|memory| {
-        memory.looked_up.insert(name(SHOES), NOW_MS);
-        memory.end(&name(SHOES));
-        agenda.ended(name(SHOES), memory, &snapshot, NOW_MS);
+        for looked_at in looked_at.map(name) {
+            memory.looked_up.insert(looked_at.clone(), NOW_MS);
+            memory.end(&looked_at);
+            agenda.ended(looked_at, memory, &snapshot, NOW_MS);
+        }
         agenda.take(memory, &snapshot, NOW_MS).orders
     });
-    assert_eq!(orders.iter().map(|start| start.name.as_str()).collect::<Vec<_>>(), [SHOES]);
+    assert_eq!(orders.iter().map(|start| start.name.as_str()).collect::<Vec<_>>(), looked_at);
 }
 
 #[tokio::test]
@@ -162,4 +169,69 @@ fn a_visitor_of_a_name_that_the_agenda_does_not_know_yet_is_not_lost() {
     shared.take_asked(&mut Agenda::default());
     let asked = shared.book.with(|memory| [SHOES, HATS].map(|known| memory.names.contains_key(&name(known))));
     assert_eq!(asked, [true, false]);
+}
+
+/// As after a chain came for a renewal of this name.
+fn received(issuance: &Issuance, of: &ServerName) {
+    let shared = &issuance.shared;
+    let account = shared.reloader.published().load().gateway.acme.accounts[0].clone();
+    let (by, directory) = (account.name.as_str().into(), account.directory.as_str().into());
+    let order = OpenOrder { account: by, directory, url: "".into(), part: true, begun_ms: NOW_MS };
+    shared.book.with(|memory| *memory.change(of) = NameState { order: Some(order), ..issued_by(&account) });
+}
+
+/// Begins and ends the one order that goes on; what is known of its name then.
+async fn go_on(issuance: &Issuance) -> NameState {
+    let shared = &issuance.shared;
+    let snapshot = shared.reloader.published().load_full();
+    let mut agenda = Agenda::make(shared, Arc::default(), NOW_MS);
+    let (start, state) = shared.book.with(|memory| {
+        let start = agenda.take(memory, &snapshot, NOW_MS).orders.remove(0);
+        let state = memory.names[&start.name].clone();
+        (start, state)
+    });
+    let name = start.name.clone();
+    Work::new(shared.clone(), snapshot.gateway.clone(), start, &state).run().await;
+    shared.book.with(|memory| {
+        memory.end(&name);
+        memory.names[&name].clone()
+    })
+}
+
+#[tokio::test]
+async fn a_renewed_certificate_that_could_not_be_put_in_place_is_put_there_and_not_ordered_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let folder = dir.path().join("data/certs").join(SHOES);
+    Issued::valid(&[SHOES], 2020, 2028).write(&folder, "live");
+    let issuance = open(dir.path(), &[("shoes", &[SHOES.to_owned()])]);
+    let (shared, renewed) = (&issuance.shared, Issued::new(&[SHOES]));
+    received(&issuance, &name(SHOES));
+    let stage = shared.store.stage(&name(SHOES)).unwrap();
+    stage.put_key(KeyKind::Ecdsa, &renewed.key).unwrap();
+    stage.put_chain(KeyKind::Ecdsa, &renewed.chain).unwrap();
+    // A folder where the link is to be.
+    let failed = go_on(&issuance).await;
+    assert!(failed.error.as_ref().is_some_and(|error| error.contains("cannot be kept")), "{failed:?}");
+    fs::rename(folder.join("live"), folder.join("01")).unwrap();
+    symlink("01", folder.join("live")).unwrap();
+    shared.book.with(|memory| memory.change(&name(SHOES)).not_before_ms = 0);
+    let published = go_on(&issuance).await;
+    assert!(published.order.is_none() && published.unseen, "there is no listener: {published:?}");
+    assert_eq!(fs::read_to_string(folder.join("live/chain.pem")).unwrap(), renewed.chain);
+}
+
+#[tokio::test]
+async fn of_a_second_key_it_stays_on_record_when_the_first_ones_chain_came() {
+    let dir = tempfile::tempdir().unwrap();
+    let issuance = open(dir.path(), &[("shoes", &[SHOES.to_owned()])]);
+    let (shared, shoes) = (&issuance.shared, name(SHOES));
+    received(&issuance, &shoes);
+    let snapshot = shared.reloader.published().load_full();
+    let account = snapshot.gateway.acme.accounts[0].clone();
+    let start = Start { name: shoes.clone(), account, kind: Kind::Renewal, goal: Goal::Resume };
+    let state = || shared.book.with(|memory| memory.names[&shoes].clone());
+    let work = Work::new(shared.clone(), snapshot.gateway.clone(), start, &state());
+    work.remember("https://ca.example/order/2").await.unwrap();
+    let order = state().order.unwrap();
+    assert_eq!((&*order.url, order.begun_ms), ("https://ca.example/order/2", NOW_MS));
 }

@@ -12,6 +12,7 @@ use crate::issuance::cause::of_look;
 use crate::issuance::fault::Fault;
 use crate::issuance::trouble::Trouble;
 use crate::issuance::work::Work;
+use crate::tls::testing::Issued;
 
 /// An order for the shoes came to nothing.
 fn fails(issuance: &Issuance, trouble: Trouble, told: Option<i64>) {
@@ -191,6 +192,25 @@ fn a_failure_is_forgotten_once_what_it_depended_on_is_not_so_any_more() {
     work.settle(Err(Trouble::Validation("404".to_owned())), None, now_ms());
     let told = problem(&issuance, SHOES);
     assert!(told.contains("could not validate the name: 404") && told.contains("it leads elsewhere"), "{told}");
+}
+
+#[test]
+fn what_is_asked_for_below_the_operators_wildcard_waits_longer_each_time_and_ends_with_his_own_for_the_name() {
+    let dir = tempfile::tempdir().unwrap();
+    let certs = dir.path().join("certs");
+    Issued::new(&["*.shoes.example"]).write(&certs, "_.shoes.example");
+    let issuance = open(dir.path(), &[("shoes", &[SHOES.to_owned()])]);
+    let state = || issuance.shared.book.with(|memory| memory.names[&name(SHOES)].clone());
+    issuance.order_now(&name(SHOES)).unwrap();
+    for failures in 1..4 {
+        fails(&issuance, Trouble::Refused("a policy".to_owned()), None);
+        Agenda::make(&issuance.shared, Arc::default(), now_ms());
+        let NameState { failures: counted, not_before_ms, error, .. } = state();
+        assert!(counted == failures && not_before_ms > now_ms() && error.is_some(), "{counted} {error:?}");
+    }
+    Issued::new(&[SHOES]).write(&certs, SHOES);
+    reload(&issuance);
+    assert_eq!(state(), NameState::default(), "nothing is wrong, and nothing asked for");
 }
 
 #[test]
