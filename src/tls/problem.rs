@@ -120,7 +120,7 @@ impl Summary {
 
     /// Counts a name: until when it is served, and what is wrong with it.
     pub(super) fn count(&mut self, served_until: Option<i64>, fault: Option<CertificateFault>) {
-        self.problems += usize::from(fault.is_some());
+        self.problems += usize::from(fault.is_some_and(CertificateFault::is_certain));
         if let Some(until) = served_until {
             self.valid += 1;
             self.first_expiry = Some(self.first_expiry.map_or(until, |first| first.min(until)));
@@ -294,6 +294,12 @@ impl CertificateFault {
     pub fn is_served(self) -> bool {
         use CertificateFault::{Alone, BothRsa, Disordered, TwinNotRsa};
         matches!(self, Alone | Disordered | TwinNotRsa | BothRsa)
+    }
+
+    /// Whether it is wrong whoever the clients are. A leaf alone is right where a private CA's root issued it, which only they
+    /// know: it is told of the name, and is no problem of the configuration.
+    pub fn is_certain(self) -> bool {
+        self != CertificateFault::Alone
     }
 
     /// The state of a name that is not served for it, as the label of a metric.

@@ -187,14 +187,17 @@ impl CertStore {
         entry.standing(if entry.is_served_by_wildcard() { self.wildcard(name.as_str()) } else { None })
     }
 
-    /// What is wrong with names' certificates, in no order.
+    /// What is wrong with names' certificates for certain, in no order.
     pub fn problems(&self) -> impl Iterator<Item = CertificateProblem> {
         let flawed = self.names.all().iter().filter(|shard| shard.summary.problems > 0);
         let entries = flawed.flat_map(|shard| shard.names.iter());
-        entries.filter_map(|(name, entry)| Some(self.problem(name, entry, entry.told?)))
+        entries.filter_map(|(name, entry)| {
+            let told = entry.told.filter(|told| told.fault.is_certain())?;
+            Some(self.problem(name, entry, told))
+        })
     }
 
-    /// What is wrong with one name's certificate.
+    /// What is wrong with one name's certificate, or may be.
     pub fn problem_of(&self, name: &ServerName) -> Option<CertificateProblem> {
         let entry = self.names.get(name.as_str())?;
         Some(self.problem(name, entry, entry.told?))

@@ -417,12 +417,8 @@ async fn a_queue_of_thousands_is_listed_with_times_reasons_and_errors() {
     .await;
     let list = list.as_array().unwrap();
     assert_eq!(list.len(), NAMES);
-    assert!(
-        list[0]["last_error"].as_str().unwrap().contains("cannot be reached"),
-        "what failed comes first: {}",
-        list[0]
-    );
-    let queued = list.iter().filter(|view| view["last_error"].is_null() && !view["next_action_at"].is_null());
+    assert!(list.iter().all(|view| view["last_error"].is_null()), "what is the CA's is held against no name");
+    let queued = list.iter().filter(|view| !view["next_action_at"].is_null());
     let queued: Vec<&Value> = queued.collect();
     let time = |view: &Value| view["next_action_at"].as_str().unwrap().to_owned();
     assert!(

@@ -210,5 +210,8 @@ async fn a_gateway_that_runs_with_another_data_directory_is_not_said_to_serve_wh
     assert_eq!((&report["gateway"], &report["folder"]), (&json!(true), &json!(folder("moved"))), "{report}");
     let result = &report["results"][0];
     assert_eq!((&result["result"], &result["served"]), (&json!("imported"), &json!([])), "{report}");
-    assert!(result["notes"].to_string().contains(&format!("the gateway looks at {}", folder("data"))), "{report}");
+    assert!(
+        result["notes"].to_string().contains(&format!("is served with what lies in {}", folder("data"))),
+        "{report}"
+    );
 }

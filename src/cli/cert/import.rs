@@ -312,16 +312,12 @@ fn tell_served(
 
 /// What became of a name that is not served with what was imported.
 fn instead(view: &CertificateView) -> String {
-    match (&view.problem, &view.folder) {
-        (Some(problem), _) => format!("{} is not served with it: {problem}", view.name),
-        (None, Some(folder)) => {
-            format!(
-                "{} is served with what lies in {}: the gateway that runs looks there first",
-                view.name,
-                folder.display()
-            )
+    match (&view.folder, &view.problem) {
+        (Some(folder), _) if view.state == "valid" => {
+            format!("{} is served with what lies in {}: the gateway looks there first", view.name, folder.display())
         }
-        (None, None) => format!("{} is not served with it: {}", view.name, view.state),
+        (_, Some(problem)) => format!("{} is not served with it: {problem}", view.name),
+        (_, None) => format!("{} is not served with it: {}", view.name, view.state),
     }
 }
 

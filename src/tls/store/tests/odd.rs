@@ -17,9 +17,10 @@ fn told(site: &Site) -> Option<CertificateProblem> {
     assert_eq!(parsed(&known), 0);
     assert!(served(&known, "a.example").is_some(), "a visit finds what was judged");
     let visited = known.refreshed(&names(&["a.example"]), NOW);
-    let told = [&first, &known, &visited].map(|store| store.problems().next());
+    let told = [&first, &known, &visited].map(|store| store.problem_of(&names(&["a.example"])[0]));
     assert!(told[0] == told[1] && told[0] == told[2], "{told:?}");
-    assert_eq!((first.summary().valid, first.summary().problems), (1, told[0].iter().count()));
+    let certain = told[0].iter().filter(|told| told.fault.is_certain()).count();
+    assert_eq!((first.summary().valid, first.summary().problems, first.problems().count()), (1, certain, certain));
     told[0].clone()
 }
 
