@@ -52,11 +52,10 @@ impl Findings {
                 return DnsReport::default();
             }
         };
-        let report = dns.inspect(&self.name, here, identities).await;
+        // Together, for a person waits for it.
+        let (report, answers) = tokio::join!(dns.inspect(&self.name, here, identities), dns.answers(known));
         // A server that answers nothing at all says nothing of this name.
-        if let Some(why) = &report.unanswered
-            && !dns.answers(known).await
-        {
+        if let Some(why) = report.unanswered.as_ref().filter(|_| !answers) {
             self.prevented("dns", format!("where the name leads: no DNS server answers ({why})"), remedy);
             return DnsReport::default();
         }
@@ -67,8 +66,12 @@ impl Findings {
         let mut path = vec![self.name.to_string()];
         path.extend(report.chain.iter().cloned());
         let addresses: Vec<_> = report.addresses.iter().map(ToString::to_string).collect();
-        let addresses = if addresses.is_empty() { "no address".to_owned() } else { addresses.join(", ") };
-        show(false)(self, "dns", format!("{} at {addresses}", path.join(" → ")));
+        let addresses = match (addresses.as_slice(), &report.unanswered) {
+            ([], Some(_)) => "at an address that is not known",
+            ([], None) => "at no address",
+            (addresses, _) => &format!("at {}", addresses.join(", ")),
+        };
+        show(false)(self, "dns", format!("{} {addresses}", path.join(" → ")));
         match report.caa.as_deref() {
             Some([]) => show(true)(self, "caa", "no CAA records: any CA may issue".to_owned()),
             Some(records) => show(true)(self, "caa", records.join(", ")),
