@@ -24,20 +24,21 @@ impl Issuance {
         if !acme.enabled {
             return Vec::new();
         }
-        let (failing, silence, accounts): (Vec<_>, _, _) = self.shared.book.with(|memory| {
-            let failing = memory.names.iter().filter_map(|(name, state)| Some((name, state, state.error.as_deref()?)));
-            let told = |(name, state, error): (&ServerName, &NameState, &str)| {
-                let subject = Subject { name, rank: 0, present: present(&snapshot, name, now_ms), state, busy: false };
-                (name.clone(), error.to_owned(), tried_again_at(&subject, acme, &memory.budgets, now_ms))
-            };
-            let accounts: Vec<_> = of_accounts(&snapshot.gateway, &memory.budgets, now_ms).collect();
-            (failing.map(told).collect(), memory.silence.clone(), accounts)
+        // What they come to is seen while others get at the book.
+        let (failing, silence, budgets): (Vec<_>, _, _) = self.shared.book.with(|memory| {
+            let failing = memory.names.iter().filter(|(_, state)| state.error.is_some());
+            let failing = failing.map(|(name, state)| (name.clone(), state.clone())).collect();
+            (failing, memory.silence.clone(), memory.budgets.clone())
         });
         let owner = |name: &ServerName| match snapshot.route(name.as_str()) {
             Some(Route::Tenant(tenant)) => Some(tenant),
             _ => None,
         };
-        let problem = |(name, error, at_ms): (ServerName, String, Option<i64>)| {
+        let problem = |(name, state): (ServerName, NameState)| {
+            let present = present(&snapshot, &name, now_ms);
+            let subject = Subject { name: &name, rank: 0, present, state: &state, busy: false };
+            let at_ms = tried_again_at(&subject, acme, &budgets, now_ms);
+            let error = state.error.as_deref().unwrap_or_default();
             let tenant = owner(&name);
             let file = tenant.as_ref().map_or(&snapshot.gateway.file, |tenant| &tenant.config.file);
             let reason = format!("no certificate was issued: {error}");
@@ -48,7 +49,7 @@ impl Issuance {
             }
         };
         let mut problems: Vec<_> = failing.into_iter().map(problem).collect();
-        problems.extend(accounts);
+        problems.extend(of_accounts(&snapshot.gateway, &budgets, now_ms));
         problems.extend(of_resolver(&snapshot.gateway, &silence, now_ms));
         problems.sort();
         problems

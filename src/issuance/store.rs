@@ -11,7 +11,7 @@ use std::path::PathBuf;
 use crate::account::ServerName;
 use crate::tls::chain::Chain;
 use crate::tls::disk::replace;
-use crate::tls::keep::{FILES, LIVE, keep, make_beside};
+use crate::tls::keep::{FILES, LIVE, Live, keep, live, make_beside};
 
 /// What is being had.
 const PENDING: &str = "pending";
@@ -72,26 +72,30 @@ impl Store {
         complete: bool,
         serial: impl Fn(&str) -> String,
     ) -> io::Result<bool> {
-        let [first, twin] = stage.pairs()?;
-        let before = self.live(name).pairs()?;
-        let [first_before, twin_before] = before.clone();
-        let Some(first) = first.or_else(|| first_before.clone()) else {
-            return Err(io::Error::new(ErrorKind::NotFound, "no certificate came"));
-        };
-        let rsa_before = || twin_before.or(first_before.filter(is_rsa)).filter(|_| !is_rsa(&first));
-        let twin = twin.or_else(rsa_before);
-        let serial = serial(&first[0]);
-        let after = [Some(first), twin];
-        let is_live = after == before;
-        if !is_live {
+        let came = stage.pairs()?;
+        let is_new = loop {
+            // An import may put another one in place in between: then it is that which this one takes the place of.
+            let live = live(&self.dir, name.as_str())?;
+            let before = FILES.map(|files| pair_of(&live, files));
+            let [first, twin] = beside(came.clone(), before.clone());
+            let Some(first) = first else {
+                return Err(io::Error::new(ErrorKind::NotFound, "no certificate came"));
+            };
+            let serial = serial(&first[0]);
+            let after = [Some(first), twin];
+            if after == before {
+                break false;
+            }
             let pairs = FILES.into_iter().zip(after.iter().flatten());
             let contents = pairs.flat_map(|(files, texts)| files.into_iter().zip(texts.iter().map(String::as_bytes)));
-            keep(&self.dir, name.as_str(), &serial, &contents.collect::<Vec<_>>())?;
-        }
+            if keep(&self.dir, name.as_str(), &serial, &contents.collect::<Vec<_>>(), &live)? {
+                break true;
+            }
+        };
         if complete {
             self.abandon(name)?;
         }
-        Ok(!is_live)
+        Ok(is_new)
     }
 
     /// The chain that is served under a name, PEM, leaf first.
@@ -157,6 +161,20 @@ impl Stage {
     }
 }
 
+/// What is live once a first pair and a twin came, of what was before and of what came.
+fn beside([first, twin]: [Option<Pair>; 2], [first_before, twin_before]: [Option<Pair>; 2]) -> [Option<Pair>; 2] {
+    let Some(first) = first.or_else(|| first_before.clone()) else { return [None, twin] };
+    let rsa_before = || twin_before.or(first_before.filter(is_rsa)).filter(|_| !is_rsa(&first));
+    let twin = twin.or_else(rsa_before);
+    [Some(first), twin]
+}
+
+/// A chain and its key of what is live, if both are there.
+fn pair_of(live: &Live, [chain, key]: [&str; 2]) -> Option<Pair> {
+    let text = |file| live.get(file).map(|bytes| String::from_utf8_lossy(bytes).into_owned());
+    text(chain).zip(text(key)).map(|(chain, key)| [chain, key])
+}
+
 fn is_rsa([chain, _]: &Pair) -> bool {
     let leaf = Chain::from_pem(chain.as_bytes()).and_then(|chain| chain.leaf());
     leaf.is_some_and(|leaf| leaf.is_rsa())
@@ -209,6 +227,33 @@ mod tests {
         let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
         assert_eq!(mode(&folder.join("03/key.pem")), 0o600);
         assert_eq!((mode(&folder.join("03")), mode(&folder)), (0o700, 0o700));
+    }
+
+    #[test]
+    fn a_twin_that_is_imported_meanwhile_stays() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::new(dir.path().join("certs"));
+        let name: ServerName = "a.example".parse().unwrap();
+        publish(&store, &name, "01");
+        let stage = store.stage(&name).unwrap();
+        stage.put_key(KeyKind::Ecdsa, "key").unwrap();
+        stage.put_chain(KeyKind::Ecdsa, "02").unwrap();
+        let asked = std::cell::Cell::new(0);
+        let import = || {
+            let before = live(&store.dir, name.as_str()).unwrap();
+            let files = FILES.as_flattened().iter().map(|file| (*file, &b"imported"[..]));
+            assert!(keep(&store.dir, name.as_str(), "aa", &files.collect::<Vec<_>>(), &before).unwrap());
+        };
+        // What is put in place has a serial once what is live was looked at.
+        let serial = |chain: &str| {
+            if asked.replace(asked.get() + 1) == 0 {
+                import();
+            }
+            chain.to_owned()
+        };
+        assert!(store.publish(&name, &stage, true, serial).unwrap());
+        assert_eq!(store.live_chain(&name, KeyKind::Ecdsa).unwrap(), b"02");
+        assert_eq!((store.live_chain(&name, KeyKind::RsaTwin).unwrap(), asked.get()), (b"imported".to_vec(), 2));
     }
 
     #[test]

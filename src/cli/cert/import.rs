@@ -219,7 +219,7 @@ fn try_put(
     files.insert(IMPORTED, Vec::new());
     let files: Vec<(&str, &[u8])> = files.iter().map(|(file, content)| (*file, content.as_slice())).collect();
     // What is in place already is taken up all the same, and the next one may go.
-    Ok(match keep::keep_after(&issued_dir, folder, &imported.facts.serial, &files, &in_place) {
+    Ok(match keep::keep(&issued_dir, folder, &imported.facts.serial, &files, &in_place) {
         Ok(true) => Some(Imported { result: "imported", ..result }),
         Ok(false) => None,
         Err(error) => Some(result.failed(&issued_dir, "written", &error)),
