@@ -182,12 +182,16 @@ impl Reloader {
     /// and what was read while it was being written is read once more. Cheap when nothing is due; else it blocks.
     pub fn tend_certificates(&self, now_ms: i64) {
         let now = now_ms / 1_000;
-        if !self.published.load().certificates.is_due(now) {
+        let before = self.published.load_full();
+        if !before.certificates.is_due(now) {
             return;
         }
+        // What could not be read may be on a volume that hangs: nobody who publishes waits for that.
+        let tended = before.certificates.tended(now);
         let _publishing = lock(&self.publishing);
-        let before = self.published.load();
-        let tended = before.with_certificates(before.certificates.tended(now));
+        let meanwhile = self.published.load_full();
+        let tended = if Arc::ptr_eq(&before, &meanwhile) { tended } else { meanwhile.certificates.tended(now) };
+        let tended = meanwhile.with_certificates(tended);
         tell(&self.metrics, &tended, self.beyond());
         self.published.store(Arc::new(tended));
     }

@@ -354,7 +354,12 @@ impl CertificateView {
 
     fn read_folder(&mut self) {
         let Some(folder) = &self.folder else { return };
-        let leaf = |[chain, _]: [&str; 2]| Chain::from_pem(&std::fs::read(folder.join(chain)).ok()?)?.leaf();
+        let leaf = |[chain, _]: [&str; 2]| {
+            let path = folder.join(chain);
+            // A pipe would have to be waited for.
+            let bytes = path.metadata().ok()?.is_file().then(|| std::fs::read(path))?;
+            Chain::from_pem(&bytes.ok()?)?.leaf()
+        };
         let leaves: Vec<_> = FILES.into_iter().filter_map(leaf).collect();
         self.keys = leaves.iter().map(|leaf| leaf.key.clone()).collect();
         self.issuer = self.issuer.take().or(leaves.into_iter().next().map(|leaf| leaf.issuer));

@@ -18,21 +18,25 @@ const CERTIFICATES_EVERY: Duration = Duration::from_secs(1);
 /// Drops dead letters that nobody took up for `[delivery] age_max`, after which Meta would refuse their events, writes
 /// down what is known of certificates, and has them served as time has it, until told to stop.
 pub(super) async fn run(outbox: Outbox, reloader: Arc<Reloader>, stop: CancellationToken) {
+    // Neither waits for the other's disk.
+    tokio::join!(tend(reloader.clone(), stop.clone()), tidy(outbox, reloader, stop));
+}
+
+/// By the clock as it is: validities are of the world's time.
+async fn tend(reloader: Arc<Reloader>, stop: CancellationToken) {
+    let mut ticks = tokio::time::interval(CERTIFICATES_EVERY);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    while stop.run_until_cancelled(ticks.tick()).await.is_some() {
+        let reloader = reloader.clone();
+        let tended = tokio::task::spawn_blocking(move || reloader.tend_certificates(now_ms()));
+        let _ = stop.run_until_cancelled(tended).await;
+    }
+}
+
+async fn tidy(outbox: Outbox, reloader: Arc<Reloader>, stop: CancellationToken) {
     let mut ticks = tokio::time::interval(EVERY);
-    let mut certificates = tokio::time::interval(CERTIFICATES_EVERY);
-    certificates.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let clock = Steady::start();
-    loop {
-        tokio::select! {
-            () = stop.cancelled() => return,
-            _ = certificates.tick() => {
-                // By the clock as it is: validities are of the world's time.
-                let reloader = reloader.clone();
-                let _ = tokio::task::spawn_blocking(move || reloader.tend_certificates(now_ms())).await;
-                continue;
-            }
-            _ = ticks.tick() => {}
-        }
+    while stop.run_until_cancelled(ticks.tick()).await.is_some() {
         let age_max = reloader.published().load().gateway.delivery.age_max;
         let age_ms = i64::try_from(age_max.as_millis()).unwrap_or(i64::MAX);
         let reloader = reloader.clone();

@@ -212,7 +212,7 @@ impl DirectoryProblem {
             DirectoryFault::Unlisted(_) => "see that the directory can be read, then `pixelgate cert reload`",
             DirectoryFault::Nameless { .. } => {
                 "call it as `pixelgate cert list` shows the name: small letters, no dot at the end, other letters than a to z as \
-                 A-labels (xn--…), _.shop.example for the wildcard *.shop.example; or keep it elsewhere"
+                 A-labels (xn--…), _.shop.example for the wildcard *.shop.example; or keep it elsewhere; then `pixelgate cert reload`"
             }
         }
     }

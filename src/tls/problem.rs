@@ -134,8 +134,6 @@ impl Summary {
             }
             Some(CertificateFault::Unreadable(_) | CertificateFault::Malformed(_)) => self.unreadable += 1,
             Some(CertificateFault::Missing) => self.missing += 1,
-            // It is served.
-            Some(fault) if fault.is_served() => self.valid += 1,
             Some(_) | None => {
                 self.missing += 1;
                 self.nothing += 1;
