@@ -21,7 +21,7 @@ use crate::snapshot::{Route, Snapshot};
 use crate::tls::chain::{Chain, rfc3339};
 use crate::tls::keep::{FILES, IMPORTED};
 use crate::tls::probe::over_loopback;
-use crate::tls::{CertificateProblem, CertificateState, Lookup, Origin};
+use crate::tls::{CertificateProblem, CertificateState, Lookup, Origin, Summary};
 
 /// Names that one line of the log names.
 const LOGGED: usize = 10;
@@ -107,7 +107,10 @@ pub(super) struct Changed {
 pub struct CertificatesRefreshed {
     /// Names that are served now.
     pub served: usize,
-    /// Names that are not; `pixelgate cert list --problems` shows them.
+    /// Names that are ordered when a visitor comes. Counted now and then.
+    #[serde(default)]
+    pub waiting: usize,
+    /// The other ones; `pixelgate cert list --problems` shows them.
     pub not_served: usize,
 }
 
@@ -194,7 +197,8 @@ pub(super) async fn refresh_all(
     let done = blocking(move || {
         console.reloader.refresh_all_certificates(now_ms);
         let summary = console.reloader.published().load().certificates.summary();
-        CertificatesRefreshed { served: summary.valid, not_served: summary.names() - summary.valid }
+        let Summary { valid: served, waiting, .. } = summary.with_waiting(console.desk.waiting_for_visitors());
+        CertificatesRefreshed { served, waiting, not_served: summary.names() - served - waiting }
     })
     .await;
     peer.log("cert reload", "all names", &done, |all| format!("{} served", all.served));
@@ -348,7 +352,7 @@ impl CertificateView {
     }
 
     /// Whether it is served, or is to be once a visitor comes.
-    fn is_as_meant(&self) -> bool {
+    pub fn is_as_meant(&self) -> bool {
         ["valid", "waiting"].contains(&self.state.as_str())
     }
 
