@@ -174,15 +174,8 @@ const ANCHOR_ERRORS: [i32; 5] = [2, 18, 19, 20, 21];
 // === impl Roots ===
 
 impl Roots {
-    /// Opens the system's list.
-    ///
-    /// # Errors
-    /// When BoringSSL has no memory left. A list that is not there is empty.
-    pub fn of_this_machine() -> Result<Self, ErrorStack> {
-        Self::of_this_machine_and(&[])
-    }
-
-    /// The same, and those of private CAs (PEM). What is no certificate is passed over.
+    /// Opens the system's list, and adds those of private CAs (PEM). A list that is not there is empty; what is no
+    /// certificate is passed over.
     ///
     /// # Errors
     /// When BoringSSL has no memory left.
@@ -396,7 +389,8 @@ mod tests {
     #[test]
     fn a_chain_is_judged_by_order_and_end() {
         let issued = Issued::new(&["a.example"]);
-        let judge = |pem: &str| Chain::from_pem(pem.as_bytes()).unwrap().judge(&Roots::of_this_machine().unwrap(), NOW);
+        let judge =
+            |pem: &str| Chain::from_pem(pem.as_bytes()).unwrap().judge(&Roots::of_this_machine_and(&[]).unwrap(), NOW);
         let blocks: Vec<_> = issued.chain.split_inclusive("-----END CERTIFICATE-----\n").collect();
         assert!(matches!(judge(&format!("{}{}", blocks[1], blocks[0])), Err(ChainFault::Order(1, _))));
         assert!(matches!(judge(&issued.chain), Err(ChainFault::Unanchored(root)) if root.contains("Root")));

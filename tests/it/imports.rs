@@ -123,6 +123,18 @@ fn one_kind_of_key_leaves_the_other_in_place() {
 }
 
 #[test]
+fn a_private_ca_that_is_named_is_trusted() {
+    let import = Import::new();
+    let (code, result, notes) = import.one(&import.bundle(&ecdsa(), 60), &["--dry-run"]);
+    assert!(code == Some(0) && result == "would_import" && notes.contains("[acme] ca_file"), "{notes}");
+    import.site.write("ca.pem", import.site.authority.pem());
+    let file = std::fs::read_to_string(import.site.path("pixelgate.toml")).unwrap();
+    import.site.write("pixelgate.toml", file + "\n[acme]\nca_file = \"ca.pem\"\n");
+    let (_, result, notes) = import.one(&import.bundle(&ecdsa(), 60), &[]);
+    assert_eq!((result.as_str(), notes.as_str()), ("imported", "[]"));
+}
+
+#[test]
 fn a_file_that_is_too_long_is_told() {
     let import = Import::new();
     let good = import.bundle(&ecdsa(), 60);

@@ -203,9 +203,7 @@ impl Findings {
         if matches!(store.lookup(self.name.as_str()), Lookup::Ready(_)) {
             self.ok("key", format!("{}: belongs to the certificate", state.folder.display()));
         }
-        let ca_files = configured.gateway.acme.accounts.iter().filter_map(|account| account.ca_file.as_ref());
-        let cas: Vec<_> = ca_files.filter_map(|file| std::fs::read(file).ok()).collect();
-        let roots = Roots::of_this_machine_and(&cas)?;
+        let roots = configured.roots()?;
         let [[first, _], [twin, _]] = FILES.map(|files| files.map(|file| state.folder.join(file)));
         let rsa = twin.exists().then(|| self.file(&twin, &roots)).flatten();
         Ok(Leaves { first: self.file(&first, &roots), rsa })
@@ -270,7 +268,7 @@ impl Findings {
             }
             Err(fault @ ChainFault::Unanchored(_)) => {
                 let remedy = "add the next intermediate certificate that your CA publishes (certbot: fullchain.pem); of a private \
-                              CA name the root in [acme] ca_file, or put it at the chain's end, and nothing is said";
+                              CA name the root in [acme] ca_file, or put it at the end of a chain in certs_dir";
                 self.warning(about, fault.to_string(), remedy);
             }
             // Whoever put a private CA's root there knows that it is one.

@@ -75,7 +75,7 @@ pub(super) fn run(gateway: &GatewayArgs, args: &ImportArgs) -> anyhow::Result<En
     found.read(&args.path, 0).with_context(|| format!("{} cannot be read", args.path.display()))?;
     let names = Names::of(&configured);
     let choices = found.choose(&names, now_ms() / 1_000);
-    let roots = Roots::of_this_machine()?;
+    let roots = configured.roots()?;
     let results = choices.iter().map(|(folder, choice)| put(&found, &configured, &roots, folder, choice, args));
     let mut results = results.collect::<anyhow::Result<Vec<_>>>()?;
     // What was put there before is asked for too: it may be that nobody took it up then.
@@ -249,8 +249,8 @@ fn notes(configured: &Configured, roots: &Roots, folder: &str, bundle: &Bundle) 
         Ok(()) => {}
         Err(fault @ (ChainFault::LeafOnly(_) | ChainFault::Unanchored(_))) => {
             notes.push(format!(
-                "{fault}: put the CA's intermediate certificate beside it (certbot: fullchain.pem has both), unless this is \
-                 a private CA"
+                "{fault}: put the CA's intermediate certificate beside it (certbot: fullchain.pem has both), or name a \
+                 private CA's root in [acme] ca_file"
             ));
         }
         Err(fault) => notes.push(fault.to_string()),
