@@ -51,6 +51,8 @@ struct InPlace {
 
 /// What became of what is in place.
 enum TakenUp {
+    /// There was nothing to take up: nobody was asked.
+    Unasked,
     /// No gateway runs.
     ByNobody,
     /// The gateway did not look, and why.
@@ -284,7 +286,7 @@ fn take_up(gateway: &GatewayArgs, names: &[&ServerName]) -> anyhow::Result<Taken
             Err(CallError::Other(error)) => return Ok(TakenUp::Refused(format!("{error:#}"))),
         }
     }
-    Ok(if names.is_empty() { TakenUp::ByNobody } else { TakenUp::By(views) })
+    Ok(if names.is_empty() { TakenUp::Unasked } else { TakenUp::By(views) })
 }
 
 /// Writes down what is served with what was imported: a certificate out of that folder. A gateway may run with another data
@@ -335,10 +337,10 @@ fn report(
 ) -> anyhow::Result<()> {
     let refusal = match taken_up {
         TakenUp::Refused(error) => Some(error),
-        TakenUp::ByNobody | TakenUp::By(_) => None,
+        TakenUp::Unasked | TakenUp::ByNobody | TakenUp::By(_) => None,
     };
     if args.json {
-        let running = matches!(taken_up, TakenUp::By(_));
+        let running = (!matches!(taken_up, TakenUp::Unasked)).then_some(matches!(taken_up, TakenUp::By(_)));
         return say_json(&json!({
             "gateway": running, "gateway_error": refusal, "folder": folder, "results": results, "unknown": found.unknown, "notes": found.notes,
         }));
@@ -358,7 +360,7 @@ fn report(
         let names = found.unknown.iter().map(String::as_str).collect::<Vec<_>>().join(", ");
         say(format_args!("left out, for no account has these names in its domains: {names}"))?;
     }
-    if results.iter().any(Imported::is_in_place) {
+    if !args.dry_run && results.iter().any(Imported::is_in_place) {
         say(format_args!("they lie in {}", folder.display()))?;
     }
     if results.is_empty() {
@@ -368,10 +370,8 @@ fn report(
         TakenUp::Refused(error) => tell(format_args!(
             "what is in place was not taken up: {error}\n  → the gateway's log says more; `pixelgate reload` takes it up as well"
         )),
-        TakenUp::ByNobody if results.iter().any(Imported::is_in_place) => {
-            tell("no gateway took it up; one that is started with this data_dir does");
-        }
-        TakenUp::ByNobody | TakenUp::By(_) => {}
+        TakenUp::ByNobody => tell("no gateway took it up; one that is started with this data_dir does"),
+        TakenUp::Unasked | TakenUp::By(_) => {}
     }
     Ok(())
 }
