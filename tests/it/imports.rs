@@ -210,20 +210,24 @@ fn each_that_is_left_out_is_told_with_its_reason() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_gateway_that_runs_with_another_data_directory_is_not_said_to_serve_what_was_imported() {
-    let import = Import::new();
-    assert_eq!(import.one(&import.bundle(&ecdsa(), 60), &[]).0, Some(0));
-    let _gateway = Gateway::start(&import.site).await;
-    let file = std::fs::read_to_string(import.site.path("pixelgate.toml")).unwrap();
-    import.site.write("pixelgate.toml", file.replace("data_dir = \"data\"", "data_dir = \"moved\""));
-    std::fs::create_dir(import.site.path("moved")).unwrap();
-    let socket = import.site.path("data/control.sock");
-    let (_, report) = import.run(&[&import.bundle(&ecdsa(), 70), "--socket", socket.to_str().unwrap()]);
-    let folder = |data: &str| import.site.path(data).join("certs").to_str().unwrap().to_owned();
-    assert_eq!((&report["gateway"], &report["folder"]), (&json!(true), &json!(folder("moved"))), "{report}");
-    let result = &report["results"][0];
-    assert_eq!((&result["result"], &result["served"]), (&json!("imported"), &json!([])), "{report}");
-    assert!(
-        result["notes"].to_string().contains(&format!("is served with what lies in {}", folder("data"))),
-        "{report}"
-    );
+    for has_another in [true, false] {
+        let import = Import::new();
+        if has_another {
+            assert_eq!(import.one(&import.bundle(&ecdsa(), 60), &[]).0, Some(0));
+        }
+        let _gateway = Gateway::start(&import.site).await;
+        let file = std::fs::read_to_string(import.site.path("pixelgate.toml")).unwrap();
+        import.site.write("pixelgate.toml", file.replace("data_dir = \"data\"", "data_dir = \"moved\""));
+        std::fs::create_dir(import.site.path("moved")).unwrap();
+        let socket = import.site.path("data/control.sock");
+        let (_, report) = import.run(&[&import.bundle(&ecdsa(), 70), "--socket", socket.to_str().unwrap()]);
+        let folder = |data: &str| import.site.path(data).join("certs").to_str().unwrap().to_owned();
+        assert_eq!((&report["gateway"], &report["folder"]), (&json!(true), &json!(folder("moved"))), "{report}");
+        let result = &report["results"][0];
+        assert_eq!((&result["result"], &result["served"]), (&json!("imported"), &json!([])), "{report}");
+        let notes = result["notes"].to_string();
+        assert!(notes.contains("another data_dir than pixelgate.toml has: restart it"), "{report}");
+        let served = format!("is served with what lies in {}", folder("data"));
+        assert_eq!(notes.contains(&served), has_another, "{report}");
+    }
 }

@@ -306,18 +306,24 @@ fn tell_served(
             if view.state == "valid" && is_ours {
                 result.served.push(view.name.clone());
             } else {
-                result.notes.push(instead(view));
+                result.notes.push(instead(view, issued_dir));
             }
         }
     }
 }
 
 /// What became of a name that is not served with what was imported.
-fn instead(view: &CertificateView) -> String {
+fn instead(view: &CertificateView, issued_dir: &Path) -> String {
+    const ELSEWHERE: &str = "the gateway runs with another data_dir than pixelgate.toml has: restart it";
+    let is_operators = view.origin.as_ref().is_some_and(|origin| origin.starts_with("operator"));
+    let is_known = |folder: &Path| is_operators || folder.ancestors().any(|above| is_same(above, issued_dir));
     match (&view.folder, &view.problem) {
         (Some(folder), _) if view.state == "valid" => {
-            format!("{} is served with what lies in {}: the gateway looks there first", view.name, folder.display())
+            let why = if is_known(folder) { "the gateway looks there first" } else { ELSEWHERE };
+            format!("{} is served with what lies in {}: {why}", view.name, folder.display())
         }
+        // It finds nothing at all, although something was put there.
+        (None, _) => format!("{} is not served with it: {ELSEWHERE}", view.name),
         (_, Some(problem)) => format!("{} is not served with it: {problem}", view.name),
         (_, None) => format!("{} is not served with it: {}", view.name, view.state),
     }
