@@ -14,6 +14,7 @@ use boring::x509::{X509, X509NameRef, X509Ref, X509StoreContext};
 
 use crate::clock;
 use crate::tls::credential::unix_seconds;
+use crate::tls::sni;
 
 /// Certificates in a chain; real ones have two to four.
 const CHAIN_MAX: usize = 10;
@@ -192,6 +193,11 @@ impl Roots {
 // === impl LeafFacts ===
 
 impl LeafFacts {
+    /// Whether it is for this DNS name: one of its own is that, or is it with the first label replaced by `*`.
+    pub fn covers(&self, name: &str) -> bool {
+        self.names.iter().any(|own| sni::covers(own, name))
+    }
+
     /// Whether the key is RSA.
     pub fn is_rsa(&self) -> bool {
         self.key.starts_with("RSA")

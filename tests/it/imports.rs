@@ -91,7 +91,11 @@ fn what_cannot_be_served_takes_nothings_place() {
         assert!(notes.contains("of a kind that is not served") && notes.contains("Ed25519"), "{notes}");
     }
     assert_eq!(std::fs::read(import.live().join("chain.pem")).unwrap(), before);
-    // One that an operator put there himself is no reason against a good one.
+    // Neither of what an operator put there himself is a reason against a good one.
+    let wrong = ecdsa();
+    std::fs::write(import.live().join("chain.pem"), import.site.authority.sign(&["b.example"], &wrong, 1, 90)).unwrap();
+    std::fs::write(import.live().join("key.pem"), wrong.serialize_pem()).unwrap();
+    assert_eq!(import.one(&good, &[]).1, "imported", "it is another name's");
     std::fs::copy(&other, import.live().join("chain.pem")).unwrap();
     std::fs::copy(&other, import.live().join("key.pem")).unwrap();
     assert_eq!(import.one(&good, &[]).1, "imported");

@@ -175,7 +175,7 @@ fn try_put(
         Err(error) => return Ok(Some(result.failed(&issued_dir, "read", &error))),
     };
     let (mut pairs, mut imported, mut kept) = (Vec::new(), None, None);
-    for (bundle, live) in chosen.into_iter().zip(in_place_by_kind(&in_place)) {
+    for (bundle, live) in chosen.into_iter().zip(in_place_by_kind(&in_place, folder)) {
         // `--force` puts just that there which was found.
         match (bundle, live.filter(|_| !args.force)) {
             (Some(bundle), Some(live)) if live.leaf.not_after > bundle.facts.not_after => {
@@ -228,13 +228,15 @@ fn try_put(
     })
 }
 
-/// What in place can be served now, with an ECDSA key and with an RSA key.
-fn in_place_by_kind(files: &BTreeMap<&str, Vec<u8>>) -> [Option<InPlace>; 2] {
+/// What in place can be served now for what the folder stands for, with an ECDSA key and with an RSA key.
+fn in_place_by_kind(files: &BTreeMap<&str, Vec<u8>>, folder: &str) -> [Option<InPlace>; 2] {
+    let own = folder.strip_prefix("_.").map_or_else(|| folder.to_owned(), |above| format!("*.{above}"));
     let pair = |names: [&str; 2]| {
         let [Some(chain), Some(key)] = names.map(|name| files.get(name)) else { return None };
         Credential::parse(chain, key).ok()?;
         let leaf = Chain::from_pem(chain)?.leaf()?;
-        (leaf.not_after >= now_ms() / 1_000).then(|| InPlace { texts: [chain.clone(), key.clone()], leaf })
+        let is_valid = (leaf.not_before..=leaf.not_after).contains(&(now_ms() / 1_000));
+        (is_valid && leaf.covers(&own)).then(|| InPlace { texts: [chain.clone(), key.clone()], leaf })
     };
     let (mut ecdsa, mut rsa) = (None, None);
     for pair in FILES.into_iter().filter_map(pair) {
@@ -384,8 +386,9 @@ fn report(
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used)]
+    #![allow(clippy::unwrap_used, clippy::indexing_slicing)]
     use super::*;
+    use crate::tls::testing::Issued;
 
     #[test]
     fn nothing_is_put_where_the_gateway_could_not_read_it() {
@@ -396,5 +399,19 @@ mod tests {
         assert!(told.contains(&format!("belongs to the user {owner}")) && told.contains("run this as root"), "{told}");
         let told = refusal(&dir.path().join("data"), 0).unwrap();
         assert!(told.contains("is not there") && told.contains("install -d"), "{told}");
+    }
+    #[test]
+    fn only_what_can_be_served_for_the_folder_is_in_place() {
+        let is_in_place = |issued: &Issued, folder: &str| {
+            let files = [("chain.pem", &issued.chain), ("key.pem", &issued.key)];
+            let files = files.map(|(file, text)| (file, text.clone().into_bytes()));
+            in_place_by_kind(&BTreeMap::from(files), folder)[0].is_some()
+        };
+        let both = Issued::new(&["a.example", "*.b.example"]);
+        for folder in ["a.example", "_.b.example", "x.b.example"] {
+            assert!(is_in_place(&both, folder), "{folder}");
+        }
+        assert!(!is_in_place(&both, "c.example") && !is_in_place(&Issued::new(&["x.b.example"]), "_.b.example"));
+        assert!(!is_in_place(&Issued::valid(&["a.example"], 2090, 2099), "a.example"), "it is valid later");
     }
 }
