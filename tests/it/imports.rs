@@ -187,6 +187,8 @@ fn each_that_is_left_out_is_told_with_its_reason() {
     put("der/cert.cer", &der);
     put("der/key.der", &key.serialize_der());
     put("windows/shop.pfx", &[0x30, 0x82, 0x01, 0x00, 0x02, 0x01, 0x03, 0x30]);
+    put("windows/shop.p7b", &[0x30, 0x80, 6, 9, 0x2a, 0x86, 0x48, 0x86, 0xf7, 0x0d, 1, 7, 2, 0xa0]);
+    put("reseller/shop.p7b", b"-----BEGIN PKCS7-----\nMIIB\n-----END PKCS7-----\n");
     put("README", b"0 certificates are in here");
     let (code, report) = import.run(&[import.folder.path().to_str().unwrap()]);
     assert_eq!((code, &report["results"][0]["result"]), (Some(0), &json!("imported")), "{report}");
@@ -201,6 +203,8 @@ fn each_that_is_left_out_is_told_with_its_reason() {
         ("damaged", "is damaged"),
         ("der/cert.cer", "openssl x509 -inform der -in"),
         ("der/key.der", "openssl pkey -inform der -in"),
+        ("windows/shop.p7b", "openssl pkcs7 -print_certs -inform der -in"),
+        ("reseller/shop.p7b", "openssl pkcs7 -print_certs -in"),
         ("windows/shop.pfx", "openssl pkcs12 -nodes -in"),
     ];
     for (place, reason) in told {
