@@ -93,6 +93,12 @@ pub struct Door {
     pub proxy_header: bool,
 }
 
+/// Names that are asked for: in a body, for a query holds some thousands only.
+#[derive(Debug, Deserialize)]
+pub(super) struct Wanted {
+    names: Vec<String>,
+}
+
 /// Names whose files changed.
 #[derive(Debug, Deserialize)]
 pub(super) struct Changed {
@@ -118,13 +124,30 @@ pub(super) async fn list(
     State(console): State<Console>,
     Query(query): Query<HashMap<String, String>>,
 ) -> Result<Json<Vec<CertificateView>>, Refused> {
+    listed(console, query, None).await
+}
+
+pub(super) async fn list_some(
+    State(console): State<Console>,
+    Query(query): Query<HashMap<String, String>>,
+    Json(wanted): Json<Wanted>,
+) -> Result<Json<Vec<CertificateView>>, Refused> {
+    listed(console, query, Some(wanted)).await
+}
+
+/// Those of the names, or of all, that the query lets through.
+async fn listed(
+    console: Console,
+    query: HashMap<String, String>,
+    wanted: Option<Wanted>,
+) -> Result<Json<Vec<CertificateView>>, Refused> {
     let limit = query.get("limit").and_then(|limit| limit.parse().ok()).unwrap_or(LISTED);
     blocking(move || {
         if let Some(account) = query.get("account") {
             known_account(&console, account)?;
         }
-        let names = query.get("names").map(|names| names.split(',').map(|name| known(&console, name)));
-        let names = names.map(Iterator::collect::<Result<HashSet<_>, _>>).transpose()?;
+        let names = wanted.map(|wanted| wanted.names.iter().map(|name| known(&console, name)).collect());
+        let names: Option<HashSet<_>> = names.transpose()?;
         let mut views = console.desk.list();
         views.retain(|view| {
             let account = view.account.as_ref().map_or("", |account| account.as_str());

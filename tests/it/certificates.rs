@@ -481,6 +481,8 @@ async fn certificates_are_listed_by_need_and_counted_in_the_status() {
     assert_eq!(names(&["--account", "shoes"]), ["missing.example.org"]);
     assert_eq!(names(&["--limit", "1"]), all[..1]);
     assert_eq!(names(&["Good.example.org", "late.example.org"]), ["late.example.org", "good.example.org"]);
+    // More than a URI may hold.
+    assert_eq!(names(&["good.example.org"; 4_100]), ["good.example.org"]);
     for (unknown, told) in
         [(&["--account", "nope"][..], "no account nope"), (&["nope.example.org"], "nope.example.org is not")]
     {
