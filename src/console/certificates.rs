@@ -95,7 +95,7 @@ pub struct Door {
 
 /// Names that are asked for: in a body, for a query holds some thousands only.
 #[derive(Debug, Deserialize)]
-pub(super) struct Wanted {
+pub(super) struct Named {
     names: Vec<String>,
 }
 
@@ -130,23 +130,23 @@ pub(super) async fn list(
 pub(super) async fn list_some(
     State(console): State<Console>,
     Query(query): Query<HashMap<String, String>>,
-    Json(wanted): Json<Wanted>,
+    Json(named): Json<Named>,
 ) -> Result<Json<Vec<CertificateView>>, Refused> {
-    listed(console, query, Some(wanted)).await
+    listed(console, query, Some(named)).await
 }
 
 /// Those of the names, or of all, that the query lets through.
 async fn listed(
     console: Console,
     query: HashMap<String, String>,
-    wanted: Option<Wanted>,
+    named: Option<Named>,
 ) -> Result<Json<Vec<CertificateView>>, Refused> {
     let limit = query.get("limit").and_then(|limit| limit.parse().ok()).unwrap_or(LISTED);
     blocking(move || {
         if let Some(account) = query.get("account") {
             known_account(&console, account)?;
         }
-        let names = wanted.map(|wanted| wanted.names.iter().map(|name| known(&console, name)).collect());
+        let names = named.map(|named| named.names.iter().map(|name| known(&console, name)).collect());
         let names: Option<HashSet<_>> = names.transpose()?;
         let mut views = console.desk.list();
         views.retain(|view| {

@@ -400,6 +400,7 @@ mod tests {
         let told = refusal(&dir.path().join("data"), 0).unwrap();
         assert!(told.contains("is not there") && told.contains("install -d"), "{told}");
     }
+
     #[test]
     fn only_what_can_be_served_for_the_folder_is_in_place() {
         let is_in_place = |issued: &Issued, folder: &str| {
