@@ -21,7 +21,7 @@ use crate::snapshot::{Route, Snapshot};
 use crate::tls::chain::{Chain, rfc3339};
 use crate::tls::keep::{FILES, IMPORTED};
 use crate::tls::probe::over_loopback;
-use crate::tls::{CertificateProblem, CertificateState, Lookup, Origin};
+use crate::tls::{CertificateProblem, CertificateState, Lookup, Origin, Summary};
 
 /// Names that one line of the log names.
 const LOGGED: usize = 10;
@@ -93,6 +93,12 @@ pub struct Door {
     pub proxy_header: bool,
 }
 
+/// Names that are asked for: in a body, for a query holds some thousands only.
+#[derive(Debug, Deserialize)]
+pub(super) struct Named {
+    names: Vec<String>,
+}
+
 /// Names whose files changed.
 #[derive(Debug, Deserialize)]
 pub(super) struct Changed {
@@ -107,7 +113,10 @@ pub(super) struct Changed {
 pub struct CertificatesRefreshed {
     /// Names that are served now.
     pub served: usize,
-    /// Names that are not; `pixelgate cert list --problems` shows them.
+    /// Names that are ordered when a visitor comes. Counted now and then.
+    #[serde(default)]
+    pub waiting: usize,
+    /// The other ones; `pixelgate cert list --problems` shows them.
     pub not_served: usize,
 }
 
@@ -115,13 +124,30 @@ pub(super) async fn list(
     State(console): State<Console>,
     Query(query): Query<HashMap<String, String>>,
 ) -> Result<Json<Vec<CertificateView>>, Refused> {
+    listed(console, query, None).await
+}
+
+pub(super) async fn list_some(
+    State(console): State<Console>,
+    Query(query): Query<HashMap<String, String>>,
+    Json(named): Json<Named>,
+) -> Result<Json<Vec<CertificateView>>, Refused> {
+    listed(console, query, Some(named)).await
+}
+
+/// Those of the names, or of all, that the query lets through.
+async fn listed(
+    console: Console,
+    query: HashMap<String, String>,
+    named: Option<Named>,
+) -> Result<Json<Vec<CertificateView>>, Refused> {
     let limit = query.get("limit").and_then(|limit| limit.parse().ok()).unwrap_or(LISTED);
     blocking(move || {
         if let Some(account) = query.get("account") {
             known_account(&console, account)?;
         }
-        let names = query.get("names").map(|names| names.split(',').map(|name| known(&console, name)));
-        let names = names.map(Iterator::collect::<Result<HashSet<_>, _>>).transpose()?;
+        let names = named.map(|named| named.names.iter().map(|name| known(&console, name)).collect());
+        let names: Option<HashSet<_>> = names.transpose()?;
         let mut views = console.desk.list();
         views.retain(|view| {
             let account = view.account.as_ref().map_or("", |account| account.as_str());
@@ -194,7 +220,8 @@ pub(super) async fn refresh_all(
     let done = blocking(move || {
         console.reloader.refresh_all_certificates(now_ms);
         let summary = console.reloader.published().load().certificates.summary();
-        CertificatesRefreshed { served: summary.valid, not_served: summary.names() - summary.valid }
+        let Summary { valid: served, waiting, .. } = summary.with_waiting(console.desk.waiting_for_visitors());
+        CertificatesRefreshed { served, waiting, not_served: summary.names() - served - waiting }
     })
     .await;
     peer.log("cert reload", "all names", &done, |all| format!("{} served", all.served));
@@ -348,7 +375,7 @@ impl CertificateView {
     }
 
     /// Whether it is served, or is to be once a visitor comes.
-    fn is_as_meant(&self) -> bool {
+    pub fn is_as_meant(&self) -> bool {
         ["valid", "waiting"].contains(&self.state.as_str())
     }
 

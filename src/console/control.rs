@@ -28,7 +28,7 @@ pub(super) fn routes(console: Console) -> Router {
         .route("/accounts/{id}", get(show))
         .route("/accounts/{id}/pause", post(pause))
         .route("/accounts/{id}/resume", post(resume))
-        .route("/certificates", get(certificates::list))
+        .route("/certificates", get(certificates::list).post(certificates::list_some))
         .route("/certificates/refresh", post(certificates::refresh))
         .route("/certificates/refresh/all", post(certificates::refresh_all))
         .route("/certificates/{name}", get(certificates::show))

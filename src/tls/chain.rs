@@ -14,6 +14,7 @@ use boring::x509::{X509, X509NameRef, X509Ref, X509StoreContext};
 
 use crate::clock;
 use crate::tls::credential::unix_seconds;
+use crate::tls::sni;
 
 /// Certificates in a chain; real ones have two to four.
 const CHAIN_MAX: usize = 10;
@@ -174,15 +175,8 @@ const ANCHOR_ERRORS: [i32; 5] = [2, 18, 19, 20, 21];
 // === impl Roots ===
 
 impl Roots {
-    /// Opens the system's list.
-    ///
-    /// # Errors
-    /// When BoringSSL has no memory left. A list that is not there is empty.
-    pub fn of_this_machine() -> Result<Self, ErrorStack> {
-        Self::of_this_machine_and(&[])
-    }
-
-    /// The same, and those of private CAs (PEM). What is no certificate is passed over.
+    /// Opens the system's list, and adds those of private CAs (PEM). A list that is not there is empty; what is no
+    /// certificate is passed over.
     ///
     /// # Errors
     /// When BoringSSL has no memory left.
@@ -199,6 +193,11 @@ impl Roots {
 // === impl LeafFacts ===
 
 impl LeafFacts {
+    /// Whether it is for this DNS name: one of its own is that, or is it with the first label replaced by `*`.
+    pub fn covers(&self, name: &str) -> bool {
+        self.names.iter().any(|own| sni::covers(own, name))
+    }
+
     /// Whether the key is RSA.
     pub fn is_rsa(&self) -> bool {
         self.key.starts_with("RSA")
@@ -396,7 +395,8 @@ mod tests {
     #[test]
     fn a_chain_is_judged_by_order_and_end() {
         let issued = Issued::new(&["a.example"]);
-        let judge = |pem: &str| Chain::from_pem(pem.as_bytes()).unwrap().judge(&Roots::of_this_machine().unwrap(), NOW);
+        let judge =
+            |pem: &str| Chain::from_pem(pem.as_bytes()).unwrap().judge(&Roots::of_this_machine_and(&[]).unwrap(), NOW);
         let blocks: Vec<_> = issued.chain.split_inclusive("-----END CERTIFICATE-----\n").collect();
         assert!(matches!(judge(&format!("{}{}", blocks[1], blocks[0])), Err(ChainFault::Order(1, _))));
         assert!(matches!(judge(&issued.chain), Err(ChainFault::Unanchored(root)) if root.contains("Root")));

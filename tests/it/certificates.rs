@@ -230,7 +230,7 @@ async fn certbots_folder_is_imported_served_at_once_and_renewed_without_a_break(
     certbot(letsencrypt.path(), "www.hats.example", &other, &strangers_key);
 
     let dry = parsed(&import(&["--dry-run"]));
-    assert_eq!(dry["results"][0]["result"], "would_import");
+    assert_eq!((&dry["results"][0]["result"], &dry["gateway"]), (&json!("would_import"), &Value::Null));
     assert!(!site.path("data/certs").join(NAME).exists());
     let output = import(&[]);
     assert_eq!(output.status.code(), Some(0), "{output:?}");
@@ -246,6 +246,11 @@ async fn certbots_folder_is_imported_served_at_once_and_renewed_without_a_break(
 
     // The same again, an older one, and a renewal.
     assert_eq!(parsed(&import(&[]))["results"][0]["result"], "unchanged");
+    let live = letsencrypt.path().join("live");
+    let dry = gateway.command(&["cert", "import", live.to_str().unwrap(), "--dry-run"]);
+    let said = String::from_utf8([dry.stdout, dry.stderr].concat()).unwrap();
+    assert!(said.contains(": unchanged, until") && !said.contains("took it up"), "{said}");
+    assert!(!said.contains("they lie in"), "{said}");
     let served =
         async || served_leaf(gateway.https(), &NAME.parse().unwrap(), false, Duration::from_secs(10)).await.unwrap();
     let before = served().await;
@@ -476,6 +481,8 @@ async fn certificates_are_listed_by_need_and_counted_in_the_status() {
     assert_eq!(names(&["--account", "shoes"]), ["missing.example.org"]);
     assert_eq!(names(&["--limit", "1"]), all[..1]);
     assert_eq!(names(&["Good.example.org", "late.example.org"]), ["late.example.org", "good.example.org"]);
+    // More than a URI may hold.
+    assert_eq!(names(&["good.example.org"; 4_100]), ["good.example.org"]);
     for (unknown, told) in
         [(&["--account", "nope"][..], "no account nope"), (&["nope.example.org"], "nope.example.org is not")]
     {

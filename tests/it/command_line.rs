@@ -36,7 +36,7 @@ fn usage_errors_exit_with_2_and_nothing_unbuilt_is_offered() {
 
 #[test]
 fn a_wildcard_in_the_place_of_a_name_is_told_what_to_write() {
-    for command in ["check", "reload", "issue"] {
+    for command in ["list", "check", "reload", "issue"] {
         let output = Command::new(built("pixelgate")).args(["cert", command, "*.shoes.example"]).output().unwrap();
         let said = String::from_utf8(output.stderr).unwrap();
         assert_eq!(output.status.code(), Some(2), "{said}");

@@ -91,7 +91,11 @@ fn what_cannot_be_served_takes_nothings_place() {
         assert!(notes.contains("of a kind that is not served") && notes.contains("Ed25519"), "{notes}");
     }
     assert_eq!(std::fs::read(import.live().join("chain.pem")).unwrap(), before);
-    // One that an operator put there himself is no reason against a good one.
+    // Neither of what an operator put there himself is a reason against a good one.
+    let wrong = ecdsa();
+    std::fs::write(import.live().join("chain.pem"), import.site.authority.sign(&["b.example"], &wrong, 1, 90)).unwrap();
+    std::fs::write(import.live().join("key.pem"), wrong.serialize_pem()).unwrap();
+    assert_eq!(import.one(&good, &[]).1, "imported", "it is another name's");
     std::fs::copy(&other, import.live().join("chain.pem")).unwrap();
     std::fs::copy(&other, import.live().join("key.pem")).unwrap();
     assert_eq!(import.one(&good, &[]).1, "imported");
@@ -120,6 +124,18 @@ fn one_kind_of_key_leaves_the_other_in_place() {
     assert!(notes.contains("valid longer"), "{notes}");
     assert_eq!(import.one(&renewed, &["--force"]).1, "imported");
     assert_eq!(import.kinds(), [Id::RSA], "just what was given");
+}
+
+#[test]
+fn a_private_ca_that_is_named_is_trusted() {
+    let import = Import::new();
+    let (code, result, notes) = import.one(&import.bundle(&ecdsa(), 60), &["--dry-run"]);
+    assert!(code == Some(0) && result == "would_import" && notes.contains("[acme] ca_file"), "{notes}");
+    import.site.write("ca.pem", import.site.authority.pem());
+    let file = std::fs::read_to_string(import.site.path("pixelgate.toml")).unwrap();
+    import.site.write("pixelgate.toml", file + "\n[acme]\nca_file = \"ca.pem\"\n");
+    let (_, result, notes) = import.one(&import.bundle(&ecdsa(), 60), &[]);
+    assert_eq!((result.as_str(), notes.as_str()), ("imported", "[]"));
 }
 
 #[test]
@@ -171,6 +187,8 @@ fn each_that_is_left_out_is_told_with_its_reason() {
     put("der/cert.cer", &der);
     put("der/key.der", &key.serialize_der());
     put("windows/shop.pfx", &[0x30, 0x82, 0x01, 0x00, 0x02, 0x01, 0x03, 0x30]);
+    put("windows/shop.p7b", &[0x30, 0x80, 6, 9, 0x2a, 0x86, 0x48, 0x86, 0xf7, 0x0d, 1, 7, 2, 0xa0]);
+    put("reseller/shop.p7b", b"-----BEGIN PKCS7-----\nMIIB\n-----END PKCS7-----\n");
     put("README", b"0 certificates are in here");
     let (code, report) = import.run(&[import.folder.path().to_str().unwrap()]);
     assert_eq!((code, &report["results"][0]["result"]), (Some(0), &json!("imported")), "{report}");
@@ -185,6 +203,8 @@ fn each_that_is_left_out_is_told_with_its_reason() {
         ("damaged", "is damaged"),
         ("der/cert.cer", "openssl x509 -inform der -in"),
         ("der/key.der", "openssl pkey -inform der -in"),
+        ("windows/shop.p7b", "openssl pkcs7 -print_certs -inform der -in"),
+        ("reseller/shop.p7b", "openssl pkcs7 -print_certs -in"),
         ("windows/shop.pfx", "openssl pkcs12 -nodes -in"),
     ];
     for (place, reason) in told {
@@ -198,20 +218,24 @@ fn each_that_is_left_out_is_told_with_its_reason() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_gateway_that_runs_with_another_data_directory_is_not_said_to_serve_what_was_imported() {
-    let import = Import::new();
-    assert_eq!(import.one(&import.bundle(&ecdsa(), 60), &[]).0, Some(0));
-    let _gateway = Gateway::start(&import.site).await;
-    let file = std::fs::read_to_string(import.site.path("pixelgate.toml")).unwrap();
-    import.site.write("pixelgate.toml", file.replace("data_dir = \"data\"", "data_dir = \"moved\""));
-    std::fs::create_dir(import.site.path("moved")).unwrap();
-    let socket = import.site.path("data/control.sock");
-    let (_, report) = import.run(&[&import.bundle(&ecdsa(), 70), "--socket", socket.to_str().unwrap()]);
-    let folder = |data: &str| import.site.path(data).join("certs").to_str().unwrap().to_owned();
-    assert_eq!((&report["gateway"], &report["folder"]), (&json!(true), &json!(folder("moved"))), "{report}");
-    let result = &report["results"][0];
-    assert_eq!((&result["result"], &result["served"]), (&json!("imported"), &json!([])), "{report}");
-    assert!(
-        result["notes"].to_string().contains(&format!("is served with what lies in {}", folder("data"))),
-        "{report}"
-    );
+    for has_another in [true, false] {
+        let import = Import::new();
+        if has_another {
+            assert_eq!(import.one(&import.bundle(&ecdsa(), 60), &[]).0, Some(0));
+        }
+        let _gateway = Gateway::start(&import.site).await;
+        let file = std::fs::read_to_string(import.site.path("pixelgate.toml")).unwrap();
+        import.site.write("pixelgate.toml", file.replace("data_dir = \"data\"", "data_dir = \"moved\""));
+        std::fs::create_dir(import.site.path("moved")).unwrap();
+        let socket = import.site.path("data/control.sock");
+        let (_, report) = import.run(&[&import.bundle(&ecdsa(), 70), "--socket", socket.to_str().unwrap()]);
+        let folder = |data: &str| import.site.path(data).join("certs").to_str().unwrap().to_owned();
+        assert_eq!((&report["gateway"], &report["folder"]), (&json!(true), &json!(folder("moved"))), "{report}");
+        let result = &report["results"][0];
+        assert_eq!((&result["result"], &result["served"]), (&json!("imported"), &json!([])), "{report}");
+        let notes = result["notes"].to_string();
+        assert!(notes.contains("another data_dir than pixelgate.toml has: restart it"), "{report}");
+        let served = format!("is served with what lies in {}", folder("data"));
+        assert_eq!(notes.contains(&served), has_another, "{report}");
+    }
 }

@@ -309,6 +309,11 @@ async fn on_demand_a_visitor_brings_the_order_and_a_stranger_does_not() {
         (listed.as_array().unwrap().len(), gateway.json(&["cert", "list", "--json", "--problems"])),
         (2, json!([]))
     );
+    assert_eq!(gateway.json(&["cert", "reload", "--json"]), json!({ "served": 1, "waiting": 2, "not_served": 0 }));
+    let all = String::from_utf8(gateway.command(&["cert", "reload"]).stdout).unwrap();
+    assert_eq!(all, "looked at 3 names: 1 served, 2 waiting for a visitor, 0 without a certificate\n");
+    let one = gateway.command(&["cert", "reload", NAME]);
+    assert!(one.status.success() && String::from_utf8_lossy(&one.stdout).contains(": waiting\n"), "{one:?}");
     assert_eq!((next(NAME), orders_at(&pebble)), (json!("wait for a visitor"), 0), "a check is no visitor");
     let root = pebble.root().await;
     assert!(!is_served(&gateway, &root, "events.stranger.example").await);

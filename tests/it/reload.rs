@@ -314,7 +314,7 @@ async fn certificates_alone_are_taken_up_by_name_or_all_at_once() {
     let report: Value = serde_json::from_slice(&unknown.stdout).unwrap();
     assert_eq!((unknown.status.code(), &report["unknown"]), (Some(1), &json!(["events.hats.example"])));
     assert_eq!(report["certificates"][0]["state"], "valid");
-    assert_eq!(gateway.json(&["cert", "reload", "--json"]), json!({ "served": 4, "not_served": 0 }));
+    assert_eq!(gateway.json(&["cert", "reload", "--json"]), json!({ "served": 4, "waiting": 0, "not_served": 0 }));
     assert_eq!(gateway.browser().send(&names[2], &page_view(6005, "three")).await.0, 200);
     let status = gateway.json(&["status", "--json"]);
     assert_eq!((&status["revision"], status["accounts"].as_array().unwrap().len()), (&json!(1), 1));

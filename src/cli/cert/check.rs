@@ -189,7 +189,9 @@ impl Findings {
             let text = format!("{}: {problem}", problem.file.display());
             match problem.fault {
                 CertificateFault::Nothing if waits => {
-                    self.info("certificate", "there is none yet: [acme] on_demand has it ordered when a visitor comes");
+                    let text = "there is none, as for every name that waits for its first visitor ([acme] on_demand); the line \
+                                `gateway` says whether this one does";
+                    self.info("certificate", text);
                 }
                 // The line of the chain says more of it.
                 CertificateFault::Alone | CertificateFault::Disordered => {}
@@ -201,9 +203,7 @@ impl Findings {
         if matches!(store.lookup(self.name.as_str()), Lookup::Ready(_)) {
             self.ok("key", format!("{}: belongs to the certificate", state.folder.display()));
         }
-        let ca_files = configured.gateway.acme.accounts.iter().filter_map(|account| account.ca_file.as_ref());
-        let cas: Vec<_> = ca_files.filter_map(|file| std::fs::read(file).ok()).collect();
-        let roots = Roots::of_this_machine_and(&cas)?;
+        let roots = configured.roots()?;
         let [[first, _], [twin, _]] = FILES.map(|files| files.map(|file| state.folder.join(file)));
         let rsa = twin.exists().then(|| self.file(&twin, &roots)).flatten();
         Ok(Leaves { first: self.file(&first, &roots), rsa })
@@ -268,7 +268,7 @@ impl Findings {
             }
             Err(fault @ ChainFault::Unanchored(_)) => {
                 let remedy = "add the next intermediate certificate that your CA publishes (certbot: fullchain.pem); of a private \
-                              CA name the root in [acme] ca_file, or put it at the chain's end, and nothing is said";
+                              CA name the root in [acme] ca_file, or put it at the end of a chain in certs_dir";
                 self.warning(about, fault.to_string(), remedy);
             }
             // Whoever put a private CA's root there knows that it is one.
@@ -314,7 +314,11 @@ impl Findings {
                 format!("the files are good now: `pixelgate cert reload {}` makes it look at them again", view.name)
             }
             Some(remedy) if view.state != "missing" || view.next_action.is_none() => remedy.clone(),
-            _ => "it is ordered by itself; the lines after this one say what keeps it".to_owned(),
+            _ if view.next_action.is_some() => {
+                "it is ordered by itself; the lines after this one say what keeps it".to_owned()
+            }
+            _ => "nothing is ordered for it: [acme] is not enabled, its account is not active, or `pixelgate status` says why"
+                .to_owned(),
         };
         match view.state.as_str() {
             "valid" if view.problem.is_none() && view.last_error.is_none() => self.ok("gateway", text),
@@ -432,6 +436,11 @@ mod tests {
         let (level, text, remedy) = told(false, "missing", ordered);
         assert!(level == Level::Error && text.ends_with("next: retry; last error: no DNS"), "{text}");
         assert!(remedy.contains("the lines after this one"), "{remedy}");
+        // On demand that there is none is no problem, but of an account that is not active nothing is ordered either.
+        let (level, _, remedy) = told(false, "missing", json!({}));
+        assert!(level == Level::Error && remedy.contains("nothing is ordered for it"), "{remedy}");
+        let (level, _, remedy) = told(false, "missing", json!({ "next_action": "ordering" }));
+        assert!(level == Level::Error && remedy.contains("it is ordered by itself"), "{remedy}");
     }
 
     #[test]

@@ -7,6 +7,7 @@ use super::GatewayArgs;
 use crate::account::{AccountId, ServerName};
 use crate::clock::now_ms;
 use crate::config::{Candidate, GatewayConfig, Reading, Source};
+use crate::tls::chain::Roots;
 use crate::tls::{CertFolders, CertStore, Lookup};
 
 /// The configuration as it is written now.
@@ -44,6 +45,13 @@ impl Configured {
     /// Where certificates lie that are not the operator's own.
     pub(super) fn issued_dir(&self) -> PathBuf {
         self.gateway.host.data_dir.join("certs")
+    }
+
+    /// The roots that chains are judged by: this machine's, and those of private CAs as `[acme]` names them.
+    pub(super) fn roots(&self) -> anyhow::Result<Roots> {
+        let ca_files = self.gateway.acme.accounts.iter().filter_map(|account| account.ca_file.as_ref());
+        let cas: Vec<_> = ca_files.filter_map(|file| std::fs::read(file).ok()).collect();
+        Ok(Roots::of_this_machine_and(&cas)?)
     }
 
     /// The certificates of a name as a start would find them and its first visitor: every file is read, and the key used.

@@ -12,6 +12,8 @@ use crate::tls::chain::{Bundle, Chain, Pile, rfc3339};
 const FILE_BYTES_MAX: u64 = 256 * 1024;
 /// What a PEM block begins with.
 const PEM: &[u8] = b"-----BEGIN ";
+/// What a PEM block of certificates that belong together begins with; there is no key in it.
+const PKCS_7: &[u8] = b"-----BEGIN PKCS7-----";
 /// Folders in folders: `certificates/<CA>/<name>/` is Caddy's.
 const DEPTH_MAX: usize = 3;
 
@@ -229,14 +231,14 @@ fn add_file(pile: &mut Pile, path: &Path) -> io::Result<()> {
                 FILE_BYTES_MAX / 1_024
             )
         })
-    } else if has_pem {
-        pile.add(&begin);
-        None
     } else {
-        let (what, command) = other_format(&begin).unzip();
-        what.zip(command).map(|(what, command)| {
+        if has_pem {
+            pile.add(&begin);
+        }
+        other_format(&begin).map(|(what, command)| {
             format!(
-                "it is {what}, and only PEM is read; write it as that (`openssl {command} -in {} -out NEW.pem`)",
+                "it is {what}, and only certificates and keys in PEM are read; write it so (`openssl {command} -in {} -out \
+                 NEW.pem`)",
                 path.display()
             )
         })
@@ -244,13 +246,18 @@ fn add_file(pile: &mut Pile, path: &Path) -> io::Result<()> {
     left_out.map_or(Ok(()), |reason| Err(io::Error::other(format!("left out: {reason}"))))
 }
 
-/// What certificates and keys that are no PEM are, and the command of openssl that makes PEM of them.
+/// What certificates and keys are that are not written in PEM one by one, and the command of openssl that writes them so.
 fn other_format(bytes: &[u8]) -> Option<(&'static str, &'static str)> {
+    if bytes.windows(PKCS_7.len()).any(|window| window == PKCS_7) {
+        return Some(("a PKCS #7 file (.p7b)", "pkcs7 -print_certs"));
+    }
     // A sequence: its length takes one byte, or says in how many bytes it follows.
     let (length, rest) = bytes.strip_prefix(&[0x30])?.split_first()?;
     let content = rest.get(usize::from(length.saturating_sub(0x80))..)?;
     match content {
         [2, 1, 3, ..] => Some(("a PKCS #12 file (.pfx, .p12), which has a password", "pkcs12 -nodes")),
+        // An object identifier of PKCS (RSADSI's arc): signed data.
+        [6, 9, 0x2a, 0x86, 0x48, ..] => Some(("a PKCS #7 file (.p7b)", "pkcs7 -print_certs -inform der")),
         [2, 1, 0 | 1, ..] => Some(("a key in DER", "pkey -inform der")),
         _ => Chain::from_der(&[bytes.to_vec()]).map(|_| ("a certificate in DER", "x509 -inform der")),
     }

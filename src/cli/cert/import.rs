@@ -51,6 +51,8 @@ struct InPlace {
 
 /// What became of what is in place.
 enum TakenUp {
+    /// There was nothing to take up: nobody was asked.
+    Unasked,
     /// No gateway runs.
     ByNobody,
     /// The gateway did not look, and why.
@@ -75,7 +77,7 @@ pub(super) fn run(gateway: &GatewayArgs, args: &ImportArgs) -> anyhow::Result<En
     found.read(&args.path, 0).with_context(|| format!("{} cannot be read", args.path.display()))?;
     let names = Names::of(&configured);
     let choices = found.choose(&names, now_ms() / 1_000);
-    let roots = Roots::of_this_machine()?;
+    let roots = configured.roots()?;
     let results = choices.iter().map(|(folder, choice)| put(&found, &configured, &roots, folder, choice, args));
     let mut results = results.collect::<anyhow::Result<Vec<_>>>()?;
     // What was put there before is asked for too: it may be that nobody took it up then.
@@ -173,7 +175,7 @@ fn try_put(
         Err(error) => return Ok(Some(result.failed(&issued_dir, "read", &error))),
     };
     let (mut pairs, mut imported, mut kept) = (Vec::new(), None, None);
-    for (bundle, live) in chosen.into_iter().zip(in_place_by_kind(&in_place)) {
+    for (bundle, live) in chosen.into_iter().zip(in_place_by_kind(&in_place, folder)) {
         // `--force` puts just that there which was found.
         match (bundle, live.filter(|_| !args.force)) {
             (Some(bundle), Some(live)) if live.leaf.not_after > bundle.facts.not_after => {
@@ -226,13 +228,15 @@ fn try_put(
     })
 }
 
-/// What in place can be served now, with an ECDSA key and with an RSA key.
-fn in_place_by_kind(files: &BTreeMap<&str, Vec<u8>>) -> [Option<InPlace>; 2] {
+/// What in place can be served now for what the folder stands for, with an ECDSA key and with an RSA key.
+fn in_place_by_kind(files: &BTreeMap<&str, Vec<u8>>, folder: &str) -> [Option<InPlace>; 2] {
+    let own = folder.strip_prefix("_.").map_or_else(|| folder.to_owned(), |above| format!("*.{above}"));
     let pair = |names: [&str; 2]| {
         let [Some(chain), Some(key)] = names.map(|name| files.get(name)) else { return None };
         Credential::parse(chain, key).ok()?;
         let leaf = Chain::from_pem(chain)?.leaf()?;
-        (leaf.not_after >= now_ms() / 1_000).then(|| InPlace { texts: [chain.clone(), key.clone()], leaf })
+        let is_valid = (leaf.not_before..=leaf.not_after).contains(&(now_ms() / 1_000));
+        (is_valid && leaf.covers(&own)).then(|| InPlace { texts: [chain.clone(), key.clone()], leaf })
     };
     let (mut ecdsa, mut rsa) = (None, None);
     for pair in FILES.into_iter().filter_map(pair) {
@@ -249,8 +253,8 @@ fn notes(configured: &Configured, roots: &Roots, folder: &str, bundle: &Bundle) 
         Ok(()) => {}
         Err(fault @ (ChainFault::LeafOnly(_) | ChainFault::Unanchored(_))) => {
             notes.push(format!(
-                "{fault}: put the CA's intermediate certificate beside it (certbot: fullchain.pem has both), unless this is \
-                 a private CA"
+                "{fault}: put the CA's intermediate certificate beside it (certbot: fullchain.pem has both), or name a \
+                 private CA's root in [acme] ca_file"
             ));
         }
         Err(fault) => notes.push(fault.to_string()),
@@ -284,7 +288,7 @@ fn take_up(gateway: &GatewayArgs, names: &[&ServerName]) -> anyhow::Result<Taken
             Err(CallError::Other(error)) => return Ok(TakenUp::Refused(format!("{error:#}"))),
         }
     }
-    Ok(if names.is_empty() { TakenUp::ByNobody } else { TakenUp::By(views) })
+    Ok(if names.is_empty() { TakenUp::Unasked } else { TakenUp::By(views) })
 }
 
 /// Writes down what is served with what was imported: a certificate out of that folder. A gateway may run with another data
@@ -304,18 +308,24 @@ fn tell_served(
             if view.state == "valid" && is_ours {
                 result.served.push(view.name.clone());
             } else {
-                result.notes.push(instead(view));
+                result.notes.push(instead(view, issued_dir));
             }
         }
     }
 }
 
 /// What became of a name that is not served with what was imported.
-fn instead(view: &CertificateView) -> String {
+fn instead(view: &CertificateView, issued_dir: &Path) -> String {
+    const ELSEWHERE: &str = "the gateway runs with another data_dir than pixelgate.toml has: restart it";
+    let is_operators = view.origin.as_ref().is_some_and(|origin| origin.starts_with("operator"));
+    let is_known = |folder: &Path| is_operators || folder.ancestors().any(|above| is_same(above, issued_dir));
     match (&view.folder, &view.problem) {
         (Some(folder), _) if view.state == "valid" => {
-            format!("{} is served with what lies in {}: the gateway looks there first", view.name, folder.display())
+            let why = if is_known(folder) { "the gateway looks there first" } else { ELSEWHERE };
+            format!("{} is served with what lies in {}: {why}", view.name, folder.display())
         }
+        // It finds nothing at all, although something was put there.
+        (None, _) => format!("{} is not served with it: {ELSEWHERE}", view.name),
         (_, Some(problem)) => format!("{} is not served with it: {problem}", view.name),
         (_, None) => format!("{} is not served with it: {}", view.name, view.state),
     }
@@ -335,10 +345,10 @@ fn report(
 ) -> anyhow::Result<()> {
     let refusal = match taken_up {
         TakenUp::Refused(error) => Some(error),
-        TakenUp::ByNobody | TakenUp::By(_) => None,
+        TakenUp::Unasked | TakenUp::ByNobody | TakenUp::By(_) => None,
     };
     if args.json {
-        let running = matches!(taken_up, TakenUp::By(_));
+        let running = (!matches!(taken_up, TakenUp::Unasked)).then_some(matches!(taken_up, TakenUp::By(_)));
         return say_json(&json!({
             "gateway": running, "gateway_error": refusal, "folder": folder, "results": results, "unknown": found.unknown, "notes": found.notes,
         }));
@@ -358,7 +368,7 @@ fn report(
         let names = found.unknown.iter().map(String::as_str).collect::<Vec<_>>().join(", ");
         say(format_args!("left out, for no account has these names in its domains: {names}"))?;
     }
-    if results.iter().any(Imported::is_in_place) {
+    if !args.dry_run && results.iter().any(Imported::is_in_place) {
         say(format_args!("they lie in {}", folder.display()))?;
     }
     if results.is_empty() {
@@ -368,18 +378,17 @@ fn report(
         TakenUp::Refused(error) => tell(format_args!(
             "what is in place was not taken up: {error}\n  → the gateway's log says more; `pixelgate reload` takes it up as well"
         )),
-        TakenUp::ByNobody if results.iter().any(Imported::is_in_place) => {
-            tell("no gateway took it up; one that is started with this data_dir does");
-        }
-        TakenUp::ByNobody | TakenUp::By(_) => {}
+        TakenUp::ByNobody => tell("no gateway took it up; one that is started with this data_dir does"),
+        TakenUp::Unasked | TakenUp::By(_) => {}
     }
     Ok(())
 }
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used)]
+    #![allow(clippy::unwrap_used, clippy::indexing_slicing)]
     use super::*;
+    use crate::tls::testing::Issued;
 
     #[test]
     fn nothing_is_put_where_the_gateway_could_not_read_it() {
@@ -390,5 +399,20 @@ mod tests {
         assert!(told.contains(&format!("belongs to the user {owner}")) && told.contains("run this as root"), "{told}");
         let told = refusal(&dir.path().join("data"), 0).unwrap();
         assert!(told.contains("is not there") && told.contains("install -d"), "{told}");
+    }
+
+    #[test]
+    fn only_what_can_be_served_for_the_folder_is_in_place() {
+        let is_in_place = |issued: &Issued, folder: &str| {
+            let files = [("chain.pem", &issued.chain), ("key.pem", &issued.key)];
+            let files = files.map(|(file, text)| (file, text.clone().into_bytes()));
+            in_place_by_kind(&BTreeMap::from(files), folder)[0].is_some()
+        };
+        let both = Issued::new(&["a.example", "*.b.example"]);
+        for folder in ["a.example", "_.b.example", "x.b.example"] {
+            assert!(is_in_place(&both, folder), "{folder}");
+        }
+        assert!(!is_in_place(&both, "c.example") && !is_in_place(&Issued::new(&["x.b.example"]), "_.b.example"));
+        assert!(!is_in_place(&Issued::valid(&["a.example"], 2090, 2099), "a.example"), "it is valid later");
     }
 }

@@ -11,6 +11,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 
 use clap::Subcommand;
+use serde_json::json;
 
 use super::client;
 use super::{Ended, GatewayArgs, count, say, say_json, tell};
@@ -48,6 +49,7 @@ pub(super) enum Command {
 #[derive(clap::Args)]
 pub(super) struct ListArgs {
     /// The names, as in `domains` of an account; none = all
+    #[arg(value_parser = one_name)]
     names: Vec<ServerName>,
     /// Only this account's
     #[arg(long)]
@@ -113,14 +115,15 @@ pub(super) fn run(gateway: &GatewayArgs, command: Command) -> anyhow::Result<End
 fn list(gateway: &GatewayArgs, args: &ListArgs) -> anyhow::Result<Ended> {
     let mut query = form_urlencoded::Serializer::new(String::new());
     query.append_pair("limit", &args.limit.to_string());
-    if !args.names.is_empty() {
-        let names: Vec<_> = args.names.iter().map(ServerName::as_str).collect();
-        query.append_pair("names", &names.join(","));
-    }
     query.extend_pairs(args.account.iter().map(|account| ("account", account.as_str())));
     query.extend_pairs(args.state.iter().map(|state| ("state", state)));
     query.extend_pairs(args.problems.then_some(("problems", "1")));
-    let answer = match client::call(gateway, "GET", &format!("/certificates?{}", query.finish()), None)? {
+    let path = format!("/certificates?{}", query.finish());
+    let answer = match args.names.as_slice() {
+        [] => client::call(gateway, "GET", &path, None)?,
+        names => client::call(gateway, "POST", &path, Some(&json!({ "names": names })))?,
+    };
+    let answer = match answer {
         Ok(answer) => answer,
         Err(ended) => return Ok(ended),
     };

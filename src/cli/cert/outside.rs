@@ -106,7 +106,9 @@ impl Findings {
                 Ok(answer) => {
                     let text =
                         format!("{} is answered {} by something else than the gateway", door.address, answer.status);
-                    self.error("port 80", text, "see which process listens there (`ss -ltnp`), and stop it");
+                    let remedy = "see which process listens there (`ss -ltnp`), and stop it; if it is a gateway that was started \
+                                  before an update, restart it";
+                    self.error("port 80", text, remedy);
                 }
                 Err(error) => {
                     let remedy =
@@ -348,6 +350,8 @@ mod tests {
             &findings,
             &[("error", "something else than the gateway"), ("error", "no answer at"), ("warning", "something else")],
         );
+        let lines = serde_json::to_value(&findings).unwrap()["lines"].clone();
+        assert!(lines[0]["remedy"].as_str().unwrap().contains("before an update, restart it"), "{lines}");
     }
 
     #[tokio::test]

@@ -30,8 +30,8 @@ pub(super) fn run(gateway: &GatewayArgs, names: &[ServerName], json: bool) -> an
         }
         unknown.iter().try_for_each(|name| say(format_args!("{name}: no account has it in its domains")))?;
     }
-    let served = unknown.is_empty() && views.iter().all(|view| view.state == "valid");
-    Ok(if served { Ended::Fine } else { Ended::Bad })
+    let good = unknown.is_empty() && views.iter().all(CertificateView::is_as_meant);
+    Ok(if good { Ended::Fine } else { Ended::Bad })
 }
 
 fn all(gateway: &GatewayArgs, json: bool) -> anyhow::Result<Ended> {
@@ -42,9 +42,10 @@ fn all(gateway: &GatewayArgs, json: bool) -> anyhow::Result<Ended> {
     if json {
         say_json(&answer)?;
     } else {
-        let CertificatesRefreshed { served, not_served } = serde_json::from_value(answer)?;
-        let names = count(served + not_served, "name");
-        say(format_args!("looked at {names}: {served} served, {not_served} without a certificate"))?;
+        let CertificatesRefreshed { served, waiting, not_served } = serde_json::from_value(answer)?;
+        let names = count(served + waiting + not_served, "name");
+        let waiting = if waiting > 0 { format!(", {waiting} waiting for a visitor") } else { String::new() };
+        say(format_args!("looked at {names}: {served} served{waiting}, {not_served} without a certificate"))?;
         if not_served > 0 {
             say(format_args!("  `pixelgate cert list --problems` shows them"))?;
         }
