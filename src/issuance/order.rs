@@ -85,7 +85,7 @@ pub(super) async fn obtain(request: Request<'_>, clerk: &impl Clerk) -> Result<O
             Ok(_) => {}
             Err(error @ Error::Api(_)) => {
                 let why = why_invalid(&mut order).await;
-                return Err(if matches!(why, Trouble::Validation(_)) { why } else { Trouble::of(&error) });
+                return Err(if matches!(why, Trouble::Validation(_) | Trouble::Caa(_)) { why } else { Trouble::of(&error) });
             }
             Err(error) => return Err(Trouble::of(&error)),
         }

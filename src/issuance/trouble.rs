@@ -22,6 +22,8 @@ pub(super) enum Trouble {
     Resolver(String),
     /// The CA looked, and did not find what it should.
     Validation(String),
+    /// The CA looked, and the name's CAA records forbid it.
+    Caa(String),
     /// The CA refuses the name for good reasons, or the order went wrong.
     Refused(String),
     /// The CA wants to be asked later (RFC 8555, 6.6).
@@ -51,7 +53,7 @@ impl Trouble {
     pub(super) fn label(&self) -> &'static str {
         match self {
             Self::Dns(_) | Self::Forbidden(_) | Self::Silent(_) | Self::Resolver(_) => "dns",
-            Self::Validation(_) => "validation",
+            Self::Validation(_) | Self::Caa(_) => "validation",
             Self::Refused(_) => "refused",
             Self::RateLimited(_) => "rate_limited",
             Self::Unreachable(_) | Self::Broken(_) | Self::Slow(_) => "unreachable",
@@ -67,7 +69,7 @@ impl Trouble {
         match self {
             Self::Dns(text) | Self::Forbidden(text) | Self::Silent(text) => text.clone(),
             Self::Resolver(text) => format!("[acme] resolver does not answer: {text}"),
-            Self::Validation(text) => format!("the CA could not validate the name: {text}"),
+            Self::Validation(text) | Self::Caa(text) => format!("the CA could not validate the name: {text}"),
             Self::Refused(text) => format!("the CA refuses the order: {text}"),
             Self::RateLimited(text) => format!("the CA asks to wait: {text}"),
             Self::Unreachable(text) => format!("the CA cannot be reached: {text}"),
@@ -158,6 +160,7 @@ impl Trouble {
         match kind(problem) {
             "rateLimited" => Self::RateLimited(told(problem)),
             "serverInternal" => Self::Broken(told(problem)),
+            "caa" => Self::Caa(told(problem)),
             _ => Self::Validation(told(problem)),
         }
     }
@@ -216,6 +219,7 @@ mod tests {
         {
             assert_eq!(Trouble::of_challenge(&problem(kind, 0)).label(), label, "{kind}");
         }
+        assert_eq!(Trouble::of_challenge(&problem("caa", 403)), Trouble::Caa("why".to_owned()));
     }
 
     #[test]

@@ -15,7 +15,7 @@ use crate::issuance::work::Work;
 use crate::tls::testing::Issued;
 
 /// An order for the shoes came to nothing.
-fn fails(issuance: &Issuance, trouble: Trouble, told: Option<i64>) {
+pub(super) fn fails(issuance: &Issuance, trouble: Trouble, told: Option<i64>) {
     let (shared, snapshot) = (issuance.shared.clone(), issuance.shared.reloader.published().load_full());
     let account = snapshot.gateway.acme.accounts[0].clone();
     let start = Start { name: name(SHOES), account, kind: Kind::New, goal: Goal::Fresh };
