@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use crate::issuance::budget::millis;
 
-/// First wait after a CA could not be reached; it doubles with each further time.
+/// First wait after a CA could not be reached, which doubles with each further time; the shortest one after it asked for one.
 pub(super) const TROUBLE_MIN: Duration = Duration::from_secs(5);
 /// Longest wait after a CA could not be reached.
 const TROUBLE_MAX: Duration = Duration::from_secs(30 * 60);

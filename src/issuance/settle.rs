@@ -6,7 +6,7 @@ use crate::account::ServerName;
 use crate::clock::now_ms;
 use crate::config::AcmeAccount;
 use crate::issuance::Shared;
-use crate::issuance::blame::Told;
+use crate::issuance::blame::{TROUBLE_MIN, Told};
 use crate::issuance::book::Memory;
 use crate::issuance::budget::millis;
 use crate::issuance::cause::of_order;
@@ -93,6 +93,8 @@ impl Work {
                 let (scope, subject) = enough.pause(account, name);
                 let usual = if enough == Enough::Account { PAUSE } else { PAUSE_OF_NAME };
                 let until = told.unwrap_or(now_ms.saturating_add(millis(usual)));
+                // A CA that says "now", or whose clock is behind, is not asked without rest.
+                let until = until.max(now_ms.saturating_add(millis(TROUBLE_MIN)));
                 memory.budgets.blames.reached(&account.name);
                 memory.budgets.pause(scope, subject, until, now_ms);
                 if enough == Enough::Account {

@@ -97,6 +97,18 @@ fn a_wait_that_the_ca_asked_for_is_not_ended_by_a_person() {
 }
 
 #[test]
+#[test]
+fn a_ca_that_wants_to_be_left_alone_until_now_or_before_has_a_rest() {
+    let dir = tempfile::tempdir().unwrap();
+    let issuance = open(dir.path(), &[("shoes", &[SHOES.to_owned()])]);
+    for told in [now_ms(), now_ms() - HOUR_MS] {
+        let began_ms = now_ms();
+        fails(&issuance, Trouble::RateLimited("busy".to_owned()), Some(told));
+        let until = issuance.shared.book.with(|memory| memory.budgets.paused_until("default", "", began_ms));
+        assert!(until >= began_ms + 5 * SECOND_MS, "{}", until - began_ms);
+    }
+}
+
 fn an_account_that_was_mended_is_tried_at_once() {
     let dir = tempfile::tempdir().unwrap();
     let issuance = open(dir.path(), &[("shoes", &[SHOES.to_owned()])]);
