@@ -98,6 +98,11 @@ impl Trouble {
         }
     }
 
+    /// There is no way to an account's CA, for what is wrong with its `ca_file` or on this machine.
+    pub(super) fn of_way(account: &AcmeAccount, why: String) -> Self {
+        if account.ca_file.is_some() { Self::Account(Fault::CaFile, why) } else { Self::Unreachable(why) }
+    }
+
     /// The same, met while an account was opened and no order was at hand: no name is at fault, whatever it is.
     pub(super) fn of_account(self) -> Self {
         match self {
@@ -232,6 +237,14 @@ mod tests {
             assert_eq!(trouble.of_account().label(), "account");
         }
         assert_eq!(Trouble::Broken("busy".to_owned()).of_account(), Trouble::Unreachable("busy".to_owned()));
+    }
+
+    #[test]
+    fn what_is_wrong_with_a_way_to_a_ca_is_its_files_only_if_there_is_one() {
+        let mut account = (*crate::issuance::tests::account("a")).clone();
+        assert_eq!(Trouble::of_way(&account, "why".to_owned()), Trouble::Unreachable("why".to_owned()));
+        account.ca_file = Some("/etc/ca.pem".into());
+        assert_eq!(Trouble::of_way(&account, "why".to_owned()), Trouble::Account(Fault::CaFile, "why".to_owned()));
     }
 
     #[test]
