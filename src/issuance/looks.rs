@@ -7,7 +7,7 @@ use crate::account::ServerName;
 use crate::clock::now_ms;
 use crate::config::GatewayConfig;
 use crate::issuance::Shared;
-use crate::issuance::book::Memory;
+use crate::issuance::book::{Look, Memory};
 use crate::issuance::budget::millis;
 use crate::issuance::cause::{is_of_look, of_look};
 use crate::issuance::dns::DnsReport;
@@ -33,6 +33,7 @@ impl Shared {
         let (name, acme) = (&start.name, &gateway.acme);
         let served = self.served_until(name);
         let snapshot = self.reloader.published().load_full();
+        let of: Box<str> = of_look(&start.account, gateway).into();
         let (news, goes_on) = self.book.with(|memory| {
             let silent = match &result {
                 Err(Trouble::Resolver(why)) => Some(why.as_str()),
@@ -65,7 +66,7 @@ impl Shared {
                     } else {
                         state.failed(&trouble.reason(), waits, rand::random(), now_ms);
                     }
-                    (state.failed_of, state.failed_with) = (served, Some(of_look(&start.account, gateway).into()));
+                    (state.failed_of, state.failed_with) = (served, Some(of.clone()));
                     if is_forbidden {
                         // It is the other CA's turn then, and long enough for a look and a place in the queue.
                         let until = state.not_before_ms.saturating_add(millis(LOOK_AGAIN_MAX));
@@ -74,7 +75,7 @@ impl Shared {
                 }
             }
             if goes_on {
-                memory.looked_up.insert(name.clone(), now_ms);
+                memory.looked_up.insert(name.clone(), Look { at_ms: now_ms, of });
             }
             self.let_go(memory, name);
             (news, goes_on)

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use rcgen::{CertificateParams, KeyPair, date_time_ymd};
 
-use super::service::{SHOES, open_with};
+use super::service::{SHOES, looked_up, open_with};
 use super::*;
 use crate::clock::now_ms;
 use crate::issuance::Issuance;
@@ -47,6 +47,13 @@ fn is_forbidden(issuance: &Issuance, now_ms: i64) {
     let start = Start { name: name(SHOES), account, kind: Kind::Renewal, goal: Goal::Fresh };
     let forbidden = Trouble::Forbidden("the CAA records do not allow a.example to issue".to_owned());
     issuance.shared.found(&start, &snapshot.gateway, Err(forbidden), now_ms);
+}
+
+fn ask_another_dns_server(issuance: &Issuance, dir: &Path) {
+    let path = dir.join("pixelgate.toml");
+    let resolver = std::fs::read_to_string(&path).unwrap().replace("[acme]\n", "[acme]\nresolver = \"192.0.2.53\"\n");
+    std::fs::write(&path, resolver).unwrap();
+    issuance.shared.reloader.reload(now_ms);
 }
 
 /// For which account the shoes' DNS is looked at now; nothing is ordered before.
@@ -96,11 +103,25 @@ fn a_ca_that_was_forbidden_as_it_was_looked_at_is_looked_at_anew_once_that_is_ch
     let (dir, now_ms) = (tempfile::tempdir().unwrap(), now_ms());
     let issuance = of_two(dir.path());
     is_forbidden(&issuance, now_ms);
-    let path = dir.path().join("pixelgate.toml");
-    let resolver = std::fs::read_to_string(&path).unwrap().replace("[acme]\n", "[acme]\nresolver = \"192.0.2.53\"\n");
-    std::fs::write(&path, resolver).unwrap();
-    issuance.shared.reloader.reload(crate::clock::now_ms);
+    ask_another_dns_server(&issuance, dir.path());
     assert_eq!(looks_for(&issuance, crate::clock::now_ms()).as_deref(), Some("default"));
+}
+
+#[test]
+fn a_look_that_let_one_ca_is_none_for_another_nor_of_what_is_written_now() {
+    let (dir, began_ms) = (tempfile::tempdir().unwrap(), now_ms());
+    let issuance = of_two(dir.path());
+    let good_for_an_order = || {
+        let gateway = issuance.shared.reloader.published().load().gateway.clone();
+        issuance.shared.book.with(|memory| looked_up(memory, &gateway, &name(SHOES), began_ms));
+    };
+    good_for_an_order();
+    issuance.shared.book.with(|memory| memory.budgets.pause("default", "", began_ms + HOUR_MS, began_ms));
+    assert_eq!(looks_for(&issuance, began_ms).as_deref(), Some("b"));
+    issuance.shared.book.with(|memory| memory.budgets.lift("default", ""));
+    good_for_an_order();
+    ask_another_dns_server(&issuance, dir.path());
+    assert_eq!(looks_for(&issuance, began_ms).as_deref(), Some("default"));
 }
 
 #[test]

@@ -277,7 +277,7 @@ fn nothing_is_kept_of_accounts_and_names_that_are_gone_and_an_inactive_name_keep
     reload(&issuance);
     fails(&issuance, Trouble::Validation("404".to_owned()), None);
     shared.book.with(|memory| {
-        memory.looked_up.insert(name(hats), now_ms());
+        super::service::looked_up(memory, &issuance.shared.reloader.published().load().gateway, &name(hats), now_ms());
         memory.dns_answers(&name(hats), false);
     });
     let path = dir.path().join("pixelgate.toml");
