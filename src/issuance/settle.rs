@@ -98,7 +98,7 @@ impl Work {
                 memory.budgets.blames.reached(&account.name);
                 memory.budgets.pause(scope, subject, until, now_ms);
                 if enough == Enough::Account {
-                    memory.budgets.blames.tell(&account.name, told_of(trouble, account));
+                    memory.budgets.blames.tell(&account.name, told_of(trouble, account), now_ms);
                 } else {
                     failed(memory, waits);
                 }
@@ -146,7 +146,7 @@ impl Work {
         let account = &self.start.account;
         if self.shared.reloader.published().load().gateway.acme.accounts.contains(account) {
             memory.budgets.unreachable(&account.name, now_ms);
-            memory.budgets.blames.tell(&account.name, told_of(trouble, account));
+            memory.budgets.blames.tell(&account.name, told_of(trouble, account), now_ms);
         }
     }
 }

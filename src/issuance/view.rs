@@ -49,7 +49,7 @@ pub struct AccountView {
     pub directory: String,
     /// Until when nothing is asked of it. Unix milliseconds.
     pub paused_until_ms: Option<i64>,
-    /// What went wrong there last, if nothing went well since.
+    /// What went wrong there last, if nothing went well since and it was not long ago.
     pub trouble: Option<String>,
     /// What to do about it.
     pub remedy: Option<String>,
@@ -139,8 +139,8 @@ impl Issuance {
                 name: account.name.clone(),
                 directory: account.directory.clone(),
                 paused_until_ms: budgets.paused(account, now_ms),
-                trouble: budgets.blames.told(&account.name).map(|told| told.reason.clone()),
-                remedy: budgets.blames.told(&account.name).map(|told| told.remedy.clone()),
+                trouble: budgets.told(account, now_ms).map(|told| told.reason.clone()),
+                remedy: budgets.told(account, now_ms).map(|told| told.remedy.clone()),
                 new_orders_left: budgets.new_orders_left(account, now_ms),
                 new_orders: account.budgets.new_orders,
                 waiting: waiting.get(&account.name).copied().unwrap_or_default(),
@@ -264,7 +264,7 @@ fn why(subject: &Subject<'_>, outlook: &Outlook<'_>, budgets: &Budgets, now_ms: 
         Limit::Pause if !of.is_empty() => {
             format!("the CA account {ca} is left alone for {of} until then, after what failed there")
         }
-        Limit::Pause => match budgets.blames.told(ca) {
+        Limit::Pause => match budgets.told(account, now_ms) {
             Some(Told { reason, .. }) => format!("the CA account {ca} is left alone until then: {reason}"),
             None => format!("the CA account {ca} is left alone until then"),
         },

@@ -8,6 +8,7 @@ use super::*;
 use crate::clock::{now_ms, rfc3339};
 use crate::issuance::Issuance;
 use crate::issuance::agenda::Agenda;
+use crate::issuance::blame::Told;
 use crate::issuance::cause::of_look;
 use crate::issuance::fault::Fault;
 use crate::issuance::trouble::Trouble;
@@ -97,7 +98,6 @@ fn a_wait_that_the_ca_asked_for_is_not_ended_by_a_person() {
 }
 
 #[test]
-#[test]
 fn a_ca_that_wants_to_be_left_alone_until_now_or_before_has_a_rest() {
     let dir = tempfile::tempdir().unwrap();
     let issuance = open(dir.path(), &[("shoes", &[SHOES.to_owned()])]);
@@ -109,6 +109,7 @@ fn a_ca_that_wants_to_be_left_alone_until_now_or_before_has_a_rest() {
     }
 }
 
+#[test]
 fn an_account_that_was_mended_is_tried_at_once() {
     let dir = tempfile::tempdir().unwrap();
     let issuance = open(dir.path(), &[("shoes", &[SHOES.to_owned()])]);
@@ -128,6 +129,19 @@ fn an_account_that_was_mended_is_tried_at_once() {
     let work = Work::new(issuance.shared.clone(), before.gateway.clone(), start, &NameState::default());
     work.settle(Err(Trouble::Account(Fault::ExternalAccount, "no contract".to_owned())), None, now_ms());
     assert_eq!(paused_until(&issuance), None);
+}
+
+#[test]
+fn trouble_of_an_account_that_nobody_needs_any_more_is_told_for_some_hours() {
+    let (ca, mut budgets) = (account("a"), Budgets::default());
+    let told = Told { reason: "no contract".to_owned(), remedy: "mend it".to_owned() };
+    let until = budgets.unreachable(&ca.name, NOW_MS);
+    budgets.blames.tell(&ca.name, told, NOW_MS);
+    let is_told = |budgets: &Budgets, at_ms| budgets.told(&ca, at_ms).is_some();
+    assert!(is_told(&budgets, NOW_MS) && is_told(&budgets, until + 5 * HOUR_MS));
+    assert!(!is_told(&budgets, until + 6 * HOUR_MS), "another account took over");
+    budgets.pause(&ca.name, "", NOW_MS + 12 * HOUR_MS, NOW_MS);
+    assert!(is_told(&budgets, NOW_MS + 11 * HOUR_MS) && !is_told(&budgets, NOW_MS + 12 * HOUR_MS));
 }
 
 #[test]
