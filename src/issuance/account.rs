@@ -102,7 +102,7 @@ impl Accounts {
         let folder = self.folder(config);
         let file = folder.join(FILE);
         let kept = on_disk(move || read(&file)).await?;
-        let transport = Transport::open(config).await.map_err(|why| Trouble::Account(Fault::CaFile, why))?;
+        let transport = Transport::open(config).await.map_err(|why| Trouble::of_way(config, why))?;
         let builder = Account::builder_with_http(Box::new(transport));
         let contact = format!("mailto:{}", config.email);
         let told = |error: instant_acme::Error| Trouble::of(&error);

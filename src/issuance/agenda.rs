@@ -12,7 +12,8 @@ use tokio::time::Instant;
 use crate::account::ServerName;
 use crate::config::AcmeConfig;
 use crate::issuance::Shared;
-use crate::issuance::book::{Book, Doing, Memory};
+use crate::issuance::book::{Book, Doing, Look, Memory};
+use crate::issuance::cause::of_look;
 use crate::issuance::looks::is_ordered_anyway;
 use crate::issuance::names::{Names, present};
 use crate::issuance::schedule::{Goal, Load, Next, Start, Subject, all_full_until, choose, next};
@@ -144,7 +145,7 @@ impl Agenda {
                         continue;
                     }
                     let state = memory.names.get(name).unwrap_or(&nothing);
-                    let is_looked_up = is_looked_up(memory, name, now_ms);
+                    let is_looked_up = last_look(memory, name, now_ms).is_some();
                     let queue = if is_again(*class, state) && !is_looked_up { &mut self.again } else { &mut self.due };
                     if queue.is_full() {
                         queue.more = true;
@@ -255,7 +256,8 @@ impl Agenda {
             let Some(name) = queue.names.pop_front() else { break };
             let Some(start) = self.decide(&name, memory, snapshot, load, now_ms) else { continue };
             let resolver = memory.silence.free_at(now_ms);
-            let is_judged = is_looked_up(memory, &name, now_ms)
+            let is_judged = last_look(memory, &name, now_ms)
+                .is_some_and(|look| *look.of == *of_look(&start.account, &snapshot.gateway))
                 || (resolver > now_ms && is_ordered_anyway(memory, snapshot, &name, false, now_ms));
             if start.goal == Goal::Fresh && !is_judged {
                 let look_ups = if again { &mut load.look_ups_again } else { &mut load.look_ups };
@@ -356,7 +358,7 @@ fn is_again(class: Class, state: &NameState) -> bool {
     class != Class::Begun && state.is_tried_again()
 }
 
-/// Whether a name's DNS was looked at for the order that comes now.
-fn is_looked_up(memory: &Memory, name: &ServerName, now_ms: i64) -> bool {
-    memory.looked_up.get(name).is_some_and(|at| (0..LOOKED_UP_FOR_MS).contains(&(now_ms - at)))
+/// The look at a name's DNS for the order that comes now, at whichever CA.
+fn last_look<'a>(memory: &'a Memory, name: &ServerName, now_ms: i64) -> Option<&'a Look> {
+    memory.looked_up.get(name).filter(|look| (0..LOOKED_UP_FOR_MS).contains(&(now_ms - look.at_ms)))
 }

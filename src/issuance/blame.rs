@@ -7,10 +7,13 @@ use std::time::Duration;
 
 use crate::issuance::budget::millis;
 
-/// First wait after a CA could not be reached; it doubles with each further time.
+/// First wait after a CA could not be reached, which doubles with each further time; the shortest one after it asked for one.
 pub(super) const TROUBLE_MIN: Duration = Duration::from_secs(5);
 /// Longest wait after a CA could not be reached.
 const TROUBLE_MAX: Duration = Duration::from_secs(30 * 60);
+
+/// How long it is told what went wrong at an account that nobody needed since.
+const TOLD_FOR: Duration = Duration::from_secs(6 * 60 * 60);
 
 /// What went wrong at which CA account, by its name.
 #[derive(Clone, Debug, Default)]
@@ -22,8 +25,8 @@ struct Blame {
     times: u32,
     /// Until then the account is left alone. Unix milliseconds.
     until_ms: i64,
-    /// What went wrong last, if nothing went well since.
-    told: Option<Told>,
+    /// What went wrong last, if nothing went well since, and when. Unix milliseconds.
+    told: Option<(Told, i64)>,
 }
 
 /// What went wrong, for a person.
@@ -51,13 +54,16 @@ impl Blames {
     }
 
     /// Notes what went wrong, for those who look.
-    pub(super) fn tell(&mut self, account: &str, told: Told) {
-        self.0.entry(account.into()).or_default().told = Some(told);
+    pub(super) fn tell(&mut self, account: &str, told: Told, now_ms: i64) {
+        self.0.entry(account.into()).or_default().told = Some((told, now_ms));
     }
 
-    /// What was noted last, unless the account was of use since.
-    pub(super) fn told(&self, account: &str) -> Option<&Told> {
-        self.0.get(account)?.told.as_ref()
+    /// What was noted last, unless the account was of use since. Of one that is not left alone any more (`is_paused`) it is
+    /// told for some hours: nobody needed it since, as where another account took over, so nobody knows how it is.
+    pub(super) fn told(&self, account: &str, is_paused: bool, now_ms: i64) -> Option<&Told> {
+        let (told, at_ms) = self.0.get(account)?.told.as_ref()?;
+        let is_news = (0..millis(TOLD_FOR)).contains(&now_ms.saturating_sub(*at_ms));
+        (is_paused || is_news).then_some(told)
     }
 
     /// The CA answers.

@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use crate::account::ServerName;
 use crate::config::{AcmeAccount, GatewayConfig};
 use crate::issuance::budget::{Budgets, Kind};
-use crate::issuance::cause::is_past;
+use crate::issuance::cause;
 use crate::issuance::resolver::Silence;
 use crate::issuance::schedule::Load;
 use crate::issuance::state::NameState;
@@ -32,9 +32,8 @@ pub(super) struct Memory {
     pub(super) budgets: Budgets,
     /// The accounts at CAs that orders are made with, as they were taken up last.
     accounts: Vec<Arc<AcmeAccount>>,
-    /// Names whose DNS was looked at and that are ordered then, be it in spite of what was found, and when that was. Unix
-    /// milliseconds.
-    pub(super) looked_up: HashMap<ServerName, i64>,
+    /// Names whose DNS was looked at and that are ordered then, be it in spite of what was found.
+    pub(super) looked_up: HashMap<ServerName, Look>,
     /// How often in a row the DNS servers of a name did not answer.
     silences: HashMap<ServerName, u32>,
     /// The DNS server that is asked, as it was taken up last; `None` = the system's.
@@ -44,6 +43,14 @@ pub(super) struct Memory {
     /// Names with something under way: nothing else begins for them.
     busy: HashMap<ServerName, Doing>,
     changed: HashSet<ServerName>,
+}
+
+/// A look at a name's DNS.
+pub(super) struct Look {
+    /// When it was. Unix milliseconds.
+    pub(super) at_ms: i64,
+    /// On what of the configuration it depended (`cause`): it says nothing of another CA, nor of another *here*.
+    pub(super) of: Box<str>,
 }
 
 /// What is under way for a name.
@@ -171,20 +178,27 @@ impl Memory {
         if std::mem::replace(&mut self.resolver, config.resolver) != config.resolver {
             self.silence = Silence::default();
         }
-        let failed = self.names.iter().filter(|(_, state)| state.failed_with.is_some());
-        let failed: Vec<_> = failed.map(|(name, _)| name.clone()).collect();
-        failed.iter().for_each(|name| self.outlive(name, gateway, now_ms));
+        // Made once: many names may have failed.
+        let causes = cause::all(gateway);
+        let is_past = |state: &NameState| state.failed_with.as_deref().is_some_and(|cause| !causes.contains(cause));
+        let past = self.names.iter().filter(|(_, state)| is_past(state));
+        let past: Vec<_> = past.map(|(name, _)| name.clone()).collect();
+        past.iter().for_each(|name| self.forget_failure(name, accounts, now_ms));
     }
 
-    /// Forgets a name's failure if that depended on what the configuration does not say any more: the name is tried now. What
-    /// its orders cost stays taken.
+    /// Forgets a name's failure if that depended on what the configuration does not say any more: the name is tried now.
     pub(super) fn outlive(&mut self, name: &ServerName, gateway: &GatewayConfig, now_ms: i64) {
         let cause = self.names.get(name).and_then(|state| state.failed_with.as_deref());
-        if cause.is_some_and(|cause| is_past(cause, gateway)) {
-            self.silences.remove(name);
-            gateway.acme.accounts.iter().for_each(|account| self.budgets.lift(&account.name, name.as_str()));
-            self.change(name).outlive(now_ms);
+        if cause.is_some_and(|cause| !cause::all(gateway).contains(cause)) {
+            self.forget_failure(name, &gateway.acme.accounts, now_ms);
         }
+    }
+
+    /// Forgets a name's failure, and how it is left alone for that. What its orders cost stays taken.
+    fn forget_failure(&mut self, name: &ServerName, accounts: &[Arc<AcmeAccount>], now_ms: i64) {
+        self.silences.remove(name);
+        accounts.iter().for_each(|account| self.budgets.lift(&account.name, name.as_str()));
+        self.change(name).outlive(now_ms);
     }
 
     /// Whether something is to be written.

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::config::{AcmeAccount, AcmeBudget};
-use crate::issuance::blame::Blames;
+use crate::issuance::blame::{Blames, Told};
 
 /// What a CA says of one name or domain is obeyed for at most this long at a time.
 const PAUSE_MAX: Duration = Duration::from_secs(7 * 24 * 60 * 60);
@@ -212,6 +212,11 @@ impl Budgets {
     /// Until when an account is left alone; `None` = it is not.
     pub(super) fn paused(&self, account: &AcmeAccount, now_ms: i64) -> Option<i64> {
         Some(self.paused_until(&account.name, "", now_ms)).filter(|until| *until > now_ms)
+    }
+
+    /// What went wrong at an account, as long as it says something of it.
+    pub(super) fn told(&self, account: &AcmeAccount, now_ms: i64) -> Option<&Told> {
+        self.blames.told(&account.name, self.paused(account, now_ms).is_some(), now_ms)
     }
 
     /// Counts a failed validation.

@@ -1,6 +1,8 @@
 //! On what a name's failure depended. Once the configuration says something else there, the failure says nothing any more, and
 //! the name is tried at once. Pure.
 
+use std::collections::HashSet;
+
 use crate::config::{AcmeAccount, GatewayConfig};
 
 /// What the cause of a failure that was found in DNS begins with.
@@ -25,8 +27,7 @@ pub(super) fn is_of_look(cause: &str) -> bool {
     cause.starts_with(LOOK)
 }
 
-/// Whether it is not so any more, whichever account is taken.
-pub(super) fn is_past(cause: &str, gateway: &GatewayConfig) -> bool {
-    let is_so = |account: &AcmeAccount| of_order(account) == cause || of_look(account, gateway) == cause;
-    !gateway.acme.accounts.iter().any(|account| is_so(account))
+/// All on which a failure can depend as the configuration is now, whichever account is taken: others are past.
+pub(super) fn all(gateway: &GatewayConfig) -> HashSet<String> {
+    gateway.acme.accounts.iter().flat_map(|account| [of_order(account), of_look(account, gateway)]).collect()
 }

@@ -181,7 +181,7 @@ fn way_of(account: &AcmeAccount) -> Way {
 }
 
 async fn read(account: &AcmeAccount) -> Result<Ca, Trouble> {
-    let transport = Transport::open(account).await.map_err(|why| Trouble::Account(Fault::CaFile, why))?;
+    let transport = Transport::open(account).await.map_err(|why| Trouble::of_way(account, why))?;
     let answer = transport.get(&account.directory).await.map_err(|why| unanswered(account, &why))?;
     let at = written(account, "directory", &account.directory);
     let is_none = |what: String| Trouble::Account(Fault::Directory, format!("{at} {what}"));
@@ -202,7 +202,8 @@ async fn read(account: &AcmeAccount) -> Result<Ca, Trouble> {
 /// Why there is no answer, as the TLS library words it: what only another configuration mends is told from what may pass.
 fn unanswered(account: &AcmeAccount, why: &str) -> Trouble {
     let at = written(account, "directory", &account.directory);
-    if why.contains("certificate") {
+    // The URL is told too, and may call anything.
+    if why.contains("invalid peer certificate") {
         return Trouble::Account(
             Fault::Trust,
             format!("the server at {at} has a certificate that is not trusted: {why}"),
@@ -313,6 +314,8 @@ mod tests {
         let told = |why: &str| unanswered(&account("a"), why).label();
         assert_eq!(told("client error (Connect): invalid peer certificate: UnknownIssuer"), "account");
         assert_eq!(told("client error (Connect): tcp connect error: Connection refused (os error 111)"), "unreachable");
+        let of_url = "error sending request for url (https://ca.example/certificates/directory): Connection refused";
+        assert_eq!(told(of_url), "unreachable");
     }
 
     #[test]

@@ -7,7 +7,7 @@ use crate::account::ServerName;
 use crate::clock::now_ms;
 use crate::config::GatewayConfig;
 use crate::issuance::Shared;
-use crate::issuance::book::Memory;
+use crate::issuance::book::{Look, Memory};
 use crate::issuance::budget::millis;
 use crate::issuance::cause::{is_of_look, of_look};
 use crate::issuance::dns::DnsReport;
@@ -24,11 +24,16 @@ use crate::snapshot::Snapshot;
 impl Shared {
     /// Sees whether a name's DNS leads here and allows the CA, before an order is spent on it.
     pub(super) async fn look_up(&self, start: Start, gateway: &GatewayConfig) {
-        let (name, acme) = (&start.name, &gateway.acme);
         let result = self.leads_here(&start, gateway).await;
-        let now_ms = now_ms();
+        self.found(&start, gateway, result, now_ms());
+    }
+
+    /// Notes what was found in a name's DNS, and whether it is ordered then.
+    pub(super) fn found(&self, start: &Start, gateway: &GatewayConfig, result: Result<(), Trouble>, now_ms: i64) {
+        let (name, acme) = (&start.name, &gateway.acme);
         let served = self.served_until(name);
         let snapshot = self.reloader.published().load_full();
+        let of: Box<str> = of_look(&start.account, gateway).into();
         let (news, goes_on) = self.book.with(|memory| {
             let silent = match &result {
                 Err(Trouble::Resolver(why)) => Some(why.as_str()),
@@ -38,7 +43,10 @@ impl Shared {
             let is_asked = snapshot.gateway.acme.resolver == acme.resolver;
             let news = is_asked && memory.silence.heard(silent, now_ms);
             let is_known = !matches!(result, Err(Trouble::Resolver(_) | Trouble::Silent(_)));
-            let goes_on = result.is_ok() || is_ordered_anyway(memory, &snapshot, name, is_known, now_ms);
+            let is_anyway = is_ordered_anyway(memory, &snapshot, name, is_known, now_ms);
+            // A CA that is forbidden would only refuse it, each time anew, and another one never have its turn.
+            let is_forbidden = matches!(result, Err(Trouble::Forbidden(_)));
+            let goes_on = result.is_ok() || (is_anyway && !is_forbidden);
             match &result {
                 Ok(()) => {
                     memory.dns_answers(name, true);
@@ -53,21 +61,21 @@ impl Shared {
                     let silences = memory.dns_answers(name, is_known);
                     let waits = (acme.retry_min, longest_wait(silences, acme.retry_max));
                     let state = memory.change(name);
-                    if goes_on {
+                    if is_anyway {
                         (state.error, state.not_before_ms) = (Some(trouble.reason().into()), now_ms);
                     } else {
                         state.failed(&trouble.reason(), waits, rand::random(), now_ms);
                     }
-                    (state.failed_of, state.failed_with) = (served, Some(of_look(&start.account, gateway).into()));
-                    if matches!(trouble, Trouble::Forbidden(_)) && !goes_on {
+                    (state.failed_of, state.failed_with) = (served, Some(of.clone()));
+                    if is_forbidden {
                         // It is the other CA's turn then, and long enough for a look and a place in the queue.
                         let until = state.not_before_ms.saturating_add(millis(LOOK_AGAIN_MAX));
-                        memory.budgets.pause(&start.account.directory, name.as_str(), until, now_ms);
+                        memory.budgets.pause(&start.account.name, name.as_str(), until, now_ms);
                     }
                 }
             }
             if goes_on {
-                memory.looked_up.insert(name.clone(), now_ms);
+                memory.looked_up.insert(name.clone(), Look { at_ms: now_ms, of });
             }
             self.let_go(memory, name);
             (news, goes_on)

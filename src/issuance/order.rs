@@ -84,8 +84,10 @@ pub(super) async fn obtain(request: Request<'_>, clerk: &impl Clerk) -> Result<O
             Ok(OrderStatus::Invalid) => return Err(why_invalid(&mut order).await),
             Ok(_) => {}
             Err(error @ Error::Api(_)) => {
-                let why = why_invalid(&mut order).await;
-                return Err(if matches!(why, Trouble::Validation(_)) { why } else { Trouble::of(&error) });
+                return Err(match why_invalid(&mut order).await {
+                    why @ (Trouble::Validation(_) | Trouble::Caa(_)) => why,
+                    _ => Trouble::of(&error),
+                });
             }
             Err(error) => return Err(Trouble::of(&error)),
         }

@@ -76,7 +76,7 @@ fn of_resolver(gateway: &GatewayConfig, silence: &Silence, now_ms: i64) -> Optio
 /// Of accounts at CAs that are of no use now: no name is at fault.
 fn of_accounts(gateway: &GatewayConfig, budgets: &Budgets, now_ms: i64) -> impl Iterator<Item = Problem> {
     gateway.acme.accounts.iter().enumerate().filter_map(move |(index, account)| {
-        let Told { reason, remedy } = budgets.blames.told(&account.name)?;
+        let Told { reason, remedy } = budgets.told(account, now_ms)?;
         let key = index.checked_sub(1).map_or_else(|| "acme".to_owned(), |index| format!("acme.accounts[{index}]"));
         let until = match budgets.paused(account, now_ms) {
             Some(until_ms) => format!("is left alone until {}", rfc3339(until_ms)),

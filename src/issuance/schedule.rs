@@ -163,7 +163,9 @@ pub(super) fn choose(
             return Ok(start(account, kind, Goal::Fresh));
         }
         soonest = soonest.min(ready);
-        if !presses(subject.present, ready) {
+        // A person does not wait for a CA that does not take this name.
+        let is_elsewhere = state.forced && budgets.paused_until(&account.name, name.as_str(), now_ms) > now_ms;
+        if !presses(subject.present, ready) && !is_elsewhere {
             return Err(soonest);
         }
     }

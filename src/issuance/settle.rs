@@ -6,7 +6,7 @@ use crate::account::ServerName;
 use crate::clock::now_ms;
 use crate::config::AcmeAccount;
 use crate::issuance::Shared;
-use crate::issuance::blame::Told;
+use crate::issuance::blame::{TROUBLE_MIN, Told};
 use crate::issuance::book::Memory;
 use crate::issuance::budget::millis;
 use crate::issuance::cause::of_order;
@@ -58,7 +58,7 @@ impl Work {
         let (account, name) = (&start.account, start.name.as_str());
         let reason = match (&self.finding, trouble) {
             // It was ordered in spite of that, and may have failed for it.
-            (Some(finding), Trouble::Validation(_) | Trouble::Refused(_)) => {
+            (Some(finding), Trouble::Validation(_) | Trouble::Caa(_) | Trouble::Refused(_)) => {
                 format!("{}; before, in its DNS: {finding}", trouble.reason())
             }
             _ => trouble.reason(),
@@ -93,10 +93,12 @@ impl Work {
                 let (scope, subject) = enough.pause(account, name);
                 let usual = if enough == Enough::Account { PAUSE } else { PAUSE_OF_NAME };
                 let until = told.unwrap_or(now_ms.saturating_add(millis(usual)));
+                // A CA that says "now", or whose clock is behind, is not asked without rest.
+                let until = until.max(now_ms.saturating_add(millis(TROUBLE_MIN)));
                 memory.budgets.blames.reached(&account.name);
                 memory.budgets.pause(scope, subject, until, now_ms);
                 if enough == Enough::Account {
-                    memory.budgets.blames.tell(&account.name, told_of(trouble, account));
+                    memory.budgets.blames.tell(&account.name, told_of(trouble, account), now_ms);
                 } else {
                     failed(memory, waits);
                 }
@@ -104,22 +106,14 @@ impl Work {
             Trouble::Slow(_) => failed(memory, waits),
             // Nobody's fault, once: the next one is new, and waits if it is lost as well.
             Trouble::Lost if self.goes_on() => memory.change(&start.name).drop_order(),
-            Trouble::Validation(_) => {
+            // The CA counts both as failed validations.
+            Trouble::Validation(_) | Trouble::Caa(_) => {
                 memory.budgets.validation_failed(account, name, now_ms);
                 memory.change(&start.name).drop_order();
                 failed(memory, waits);
             }
-            Trouble::Refused(_) => {
-                memory.change(&start.name).drop_order();
-                failed(memory, waits);
-                if acme.accounts.len() > 1 {
-                    // Another CA may have nothing against the name: it is its turn then.
-                    let waits_until = memory.change(&start.name).not_before_ms;
-                    let until = waits_until.saturating_add(waits_until.saturating_sub(now_ms));
-                    memory.budgets.pause(&account.name, name, until, now_ms);
-                }
-            }
-            Trouble::Dns(_)
+            Trouble::Refused(_)
+            | Trouble::Dns(_)
             | Trouble::Forbidden(_)
             | Trouble::Silent(_)
             | Trouble::Resolver(_)
@@ -129,7 +123,13 @@ impl Work {
                 failed(memory, waits);
             }
         }
-        if matches!(trouble, Trouble::Validation(_) | Trouble::Refused(_) | Trouble::Slow(_)) {
+        if matches!(trouble, Trouble::Caa(_) | Trouble::Refused(_)) && acme.accounts.len() > 1 {
+            // Another CA may have nothing against the name: it is its turn then.
+            let waits_until = memory.change(&start.name).not_before_ms;
+            let until = waits_until.saturating_add(waits_until.saturating_sub(now_ms));
+            memory.budgets.pause(&account.name, name, until, now_ms);
+        }
+        if matches!(trouble, Trouble::Validation(_) | Trouble::Caa(_) | Trouble::Refused(_) | Trouble::Slow(_)) {
             memory.budgets.blames.reached(&account.name);
         }
         if let (Some(told), Trouble::Unreachable(_) | Trouble::Broken(_)) = (told, trouble) {
@@ -146,7 +146,7 @@ impl Work {
         let account = &self.start.account;
         if self.shared.reloader.published().load().gateway.acme.accounts.contains(account) {
             memory.budgets.unreachable(&account.name, now_ms);
-            memory.budgets.blames.tell(&account.name, told_of(trouble, account));
+            memory.budgets.blames.tell(&account.name, told_of(trouble, account), now_ms);
         }
     }
 }

@@ -22,6 +22,8 @@ pub(super) enum Trouble {
     Resolver(String),
     /// The CA looked, and did not find what it should.
     Validation(String),
+    /// The CA looked, and the name's CAA records forbid it.
+    Caa(String),
     /// The CA refuses the name for good reasons, or the order went wrong.
     Refused(String),
     /// The CA wants to be asked later (RFC 8555, 6.6).
@@ -51,7 +53,7 @@ impl Trouble {
     pub(super) fn label(&self) -> &'static str {
         match self {
             Self::Dns(_) | Self::Forbidden(_) | Self::Silent(_) | Self::Resolver(_) => "dns",
-            Self::Validation(_) => "validation",
+            Self::Validation(_) | Self::Caa(_) => "validation",
             Self::Refused(_) => "refused",
             Self::RateLimited(_) => "rate_limited",
             Self::Unreachable(_) | Self::Broken(_) | Self::Slow(_) => "unreachable",
@@ -67,7 +69,7 @@ impl Trouble {
         match self {
             Self::Dns(text) | Self::Forbidden(text) | Self::Silent(text) => text.clone(),
             Self::Resolver(text) => format!("[acme] resolver does not answer: {text}"),
-            Self::Validation(text) => format!("the CA could not validate the name: {text}"),
+            Self::Validation(text) | Self::Caa(text) => format!("the CA could not validate the name: {text}"),
             Self::Refused(text) => format!("the CA refuses the order: {text}"),
             Self::RateLimited(text) => format!("the CA asks to wait: {text}"),
             Self::Unreachable(text) => format!("the CA cannot be reached: {text}"),
@@ -94,6 +96,11 @@ impl Trouble {
                 written(account, "directory", &account.directory)
             ),
         }
+    }
+
+    /// There is no way to an account's CA, for what is wrong with its `ca_file` or on this machine.
+    pub(super) fn of_way(account: &AcmeAccount, why: String) -> Self {
+        if account.ca_file.is_some() { Self::Account(Fault::CaFile, why) } else { Self::Unreachable(why) }
     }
 
     /// The same, met while an account was opened and no order was at hand: no name is at fault, whatever it is.
@@ -158,6 +165,7 @@ impl Trouble {
         match kind(problem) {
             "rateLimited" => Self::RateLimited(told(problem)),
             "serverInternal" => Self::Broken(told(problem)),
+            "caa" => Self::Caa(told(problem)),
             _ => Self::Validation(told(problem)),
         }
     }
@@ -216,6 +224,7 @@ mod tests {
         {
             assert_eq!(Trouble::of_challenge(&problem(kind, 0)).label(), label, "{kind}");
         }
+        assert_eq!(Trouble::of_challenge(&problem("caa", 403)), Trouble::Caa("why".to_owned()));
     }
 
     #[test]
@@ -228,6 +237,14 @@ mod tests {
             assert_eq!(trouble.of_account().label(), "account");
         }
         assert_eq!(Trouble::Broken("busy".to_owned()).of_account(), Trouble::Unreachable("busy".to_owned()));
+    }
+
+    #[test]
+    fn what_is_wrong_with_a_way_to_a_ca_is_its_files_only_if_there_is_one() {
+        let mut account = (*crate::issuance::tests::account("a")).clone();
+        assert_eq!(Trouble::of_way(&account, "why".to_owned()), Trouble::Unreachable("why".to_owned()));
+        account.ca_file = Some("/etc/ca.pem".into());
+        assert_eq!(Trouble::of_way(&account, "why".to_owned()), Trouble::Account(Fault::CaFile, "why".to_owned()));
     }
 
     #[test]

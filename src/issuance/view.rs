@@ -49,7 +49,7 @@ pub struct AccountView {
     pub directory: String,
     /// Until when nothing is asked of it. Unix milliseconds.
     pub paused_until_ms: Option<i64>,
-    /// What went wrong there last, if nothing went well since.
+    /// What went wrong there last, if nothing went well since and it was not long ago.
     pub trouble: Option<String>,
     /// What to do about it.
     pub remedy: Option<String>,
@@ -139,8 +139,8 @@ impl Issuance {
                 name: account.name.clone(),
                 directory: account.directory.clone(),
                 paused_until_ms: budgets.paused(account, now_ms),
-                trouble: budgets.blames.told(&account.name).map(|told| told.reason.clone()),
-                remedy: budgets.blames.told(&account.name).map(|told| told.remedy.clone()),
+                trouble: budgets.told(account, now_ms).map(|told| told.reason.clone()),
+                remedy: budgets.told(account, now_ms).map(|told| told.remedy.clone()),
                 new_orders_left: budgets.new_orders_left(account, now_ms),
                 new_orders: account.budgets.new_orders,
                 waiting: waiting.get(&account.name).copied().unwrap_or_default(),
@@ -172,7 +172,7 @@ impl Issuance {
                 next_at_ms: if unanswered.is_some() { Some(answer_ms) } else { at_ms },
                 next_why: match unanswered {
                     Some(why) => Some(format!("{} does not answer: {why}", called(config.resolver))),
-                    None => outlook.and_then(|outlook| why(subject, &outlook, &budgets)),
+                    None => outlook.and_then(|outlook| why(subject, &outlook, &budgets, now_ms)),
                 },
                 issued_by: state.issued_by.as_deref().map(str::to_owned),
                 failures: state.failures,
@@ -226,8 +226,8 @@ fn action(subject: &Subject<'_>, config: &AcmeConfig, now_ms: i64) -> NextAction
 }
 
 /// Why an order waits until then.
-fn why(subject: &Subject<'_>, outlook: &Outlook<'_>, budgets: &Budgets) -> Option<String> {
-    let Some(Wait { account, limit, subject: of, .. }) = &outlook.wait else {
+fn why(subject: &Subject<'_>, outlook: &Outlook<'_>, budgets: &Budgets, now_ms: i64) -> Option<String> {
+    let Some(Wait { until_ms, account, limit, subject: of }) = &outlook.wait else {
         let renewal = subject.state.renewal.as_ref().is_some_and(|renewal| renewal.offered);
         return match subject.present {
             // A person did not ask why it was not there before.
@@ -257,8 +257,14 @@ fn why(subject: &Subject<'_>, outlook: &Outlook<'_>, budgets: &Budgets) -> Optio
         Limit::Duplicates => budget(limits.duplicates, "certificates for one name"),
         Limit::Replacements => budget(limits.duplicates, "certificates of one name replaced at the CA's wish"),
         Limit::Failures => budget(limits.failures, "failed validations of one name"),
-        Limit::Pause if !of.is_empty() => format!("the CA wants no order for {of} before, at the account {ca}"),
-        Limit::Pause => match budgets.blames.told(ca) {
+        // Of all its accounts together only the CA itself says so.
+        Limit::Pause if !of.is_empty() && budgets.paused_until(&account.directory, of, now_ms) >= *until_ms => {
+            format!("the CA wants no order for {of} before, at the account {ca}")
+        }
+        Limit::Pause if !of.is_empty() => {
+            format!("the CA account {ca} is left alone for {of} until then, after what failed there")
+        }
+        Limit::Pause => match budgets.told(account, now_ms) {
             Some(Told { reason, .. }) => format!("the CA account {ca} is left alone until then: {reason}"),
             None => format!("the CA account {ca} is left alone until then"),
         },

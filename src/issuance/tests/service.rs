@@ -9,9 +9,11 @@ use tokio_util::sync::CancellationToken;
 
 use super::*;
 use crate::clock::now_ms;
-use crate::config::{LastGood, Source};
+use crate::config::{GatewayConfig, LastGood, Source};
 use crate::filter::{self, Compiler, FilterHost};
 use crate::issuance::agenda::Agenda;
+use crate::issuance::book::{Look, Memory};
+use crate::issuance::cause::of_look;
 use crate::issuance::order::Clerk;
 use crate::issuance::store::KeyKind;
 use crate::issuance::work::Work;
@@ -76,6 +78,12 @@ pub(super) fn open_with(dir: &Path, accounts: &[(&str, &[String])], acme: &str) 
     .unwrap()
 }
 
+/// A look found that a name may be ordered at the first account.
+pub(super) fn looked_up(memory: &mut Memory, gateway: &GatewayConfig, name: &ServerName, at_ms: i64) {
+    let of = of_look(&gateway.acme.accounts[0], gateway).into();
+    memory.looked_up.insert(name.clone(), Look { at_ms, of });
+}
+
 #[test]
 fn domains_that_nobody_uses_any_more_keep_no_other_waiting() {
     let dir = tempfile::tempdir().unwrap();
@@ -102,7 +110,7 @@ fn domains_that_nobody_uses_any_more_keep_no_other_waiting() {
     let looked_at = [SHOES, of_dead[0]];
     let orders = shared.book.with(|memory| {
         for looked_at in looked_at.map(name) {
-            memory.looked_up.insert(looked_at.clone(), NOW_MS);
+            looked_up(memory, &snapshot.gateway, &looked_at, NOW_MS);
             memory.end(&looked_at);
             agenda.ended(looked_at, memory, &snapshot, NOW_MS);
         }
@@ -117,7 +125,8 @@ async fn what_is_told_to_stop_while_it_looks_at_all_names_begins_nothing() {
     let issuance = open(dir.path(), &[("shoes", &[SHOES.to_owned()])]);
     let (shared, stop) = (issuance.shared.clone(), CancellationToken::new());
     // Its order could begin at once, and would take that away.
-    shared.book.with(|memory| memory.looked_up.insert(name(SHOES), now_ms()));
+    let gateway = shared.reloader.published().load().gateway.clone();
+    shared.book.with(|memory| looked_up(memory, &gateway, &name(SHOES), now_ms()));
     let (holds, is_held) = mpsc::channel();
     let (let_go, held) = mpsc::channel::<()>();
     let book = shared.book.clone();

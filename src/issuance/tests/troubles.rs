@@ -8,6 +8,7 @@ use super::*;
 use crate::clock::{now_ms, rfc3339};
 use crate::issuance::Issuance;
 use crate::issuance::agenda::Agenda;
+use crate::issuance::blame::Told;
 use crate::issuance::cause::of_look;
 use crate::issuance::fault::Fault;
 use crate::issuance::trouble::Trouble;
@@ -15,7 +16,7 @@ use crate::issuance::work::Work;
 use crate::tls::testing::Issued;
 
 /// An order for the shoes came to nothing.
-fn fails(issuance: &Issuance, trouble: Trouble, told: Option<i64>) {
+pub(super) fn fails(issuance: &Issuance, trouble: Trouble, told: Option<i64>) {
     let (shared, snapshot) = (issuance.shared.clone(), issuance.shared.reloader.published().load_full());
     let account = snapshot.gateway.acme.accounts[0].clone();
     let start = Start { name: name(SHOES), account, kind: Kind::New, goal: Goal::Fresh };
@@ -97,6 +98,18 @@ fn a_wait_that_the_ca_asked_for_is_not_ended_by_a_person() {
 }
 
 #[test]
+fn a_ca_that_wants_to_be_left_alone_until_now_or_before_has_a_rest() {
+    let dir = tempfile::tempdir().unwrap();
+    let issuance = open(dir.path(), &[("shoes", &[SHOES.to_owned()])]);
+    for told in [now_ms(), now_ms() - HOUR_MS] {
+        let began_ms = now_ms();
+        fails(&issuance, Trouble::RateLimited("busy".to_owned()), Some(told));
+        let until = issuance.shared.book.with(|memory| memory.budgets.paused_until("default", "", began_ms));
+        assert!(until >= began_ms + 5 * SECOND_MS, "{}", until - began_ms);
+    }
+}
+
+#[test]
 fn an_account_that_was_mended_is_tried_at_once() {
     let dir = tempfile::tempdir().unwrap();
     let issuance = open(dir.path(), &[("shoes", &[SHOES.to_owned()])]);
@@ -116,6 +129,19 @@ fn an_account_that_was_mended_is_tried_at_once() {
     let work = Work::new(issuance.shared.clone(), before.gateway.clone(), start, &NameState::default());
     work.settle(Err(Trouble::Account(Fault::ExternalAccount, "no contract".to_owned())), None, now_ms());
     assert_eq!(paused_until(&issuance), None);
+}
+
+#[test]
+fn trouble_of_an_account_that_nobody_needs_any_more_is_told_for_some_hours() {
+    let (ca, mut budgets) = (account("a"), Budgets::default());
+    let told = Told { reason: "no contract".to_owned(), remedy: "mend it".to_owned() };
+    let until = budgets.unreachable(&ca.name, NOW_MS);
+    budgets.blames.tell(&ca.name, told, NOW_MS);
+    let is_told = |budgets: &Budgets, at_ms| budgets.told(&ca, at_ms).is_some();
+    assert!(is_told(&budgets, NOW_MS) && is_told(&budgets, until + 5 * HOUR_MS));
+    assert!(!is_told(&budgets, until + 6 * HOUR_MS), "another account took over");
+    budgets.pause(&ca.name, "", NOW_MS + 12 * HOUR_MS, NOW_MS);
+    assert!(is_told(&budgets, NOW_MS + 11 * HOUR_MS) && !is_told(&budgets, NOW_MS + 12 * HOUR_MS));
 }
 
 #[test]
@@ -265,7 +291,7 @@ fn nothing_is_kept_of_accounts_and_names_that_are_gone_and_an_inactive_name_keep
     reload(&issuance);
     fails(&issuance, Trouble::Validation("404".to_owned()), None);
     shared.book.with(|memory| {
-        memory.looked_up.insert(name(hats), now_ms());
+        super::service::looked_up(memory, &issuance.shared.reloader.published().load().gateway, &name(hats), now_ms());
         memory.dns_answers(&name(hats), false);
     });
     let path = dir.path().join("pixelgate.toml");
