@@ -19,7 +19,7 @@ use wasmtime::component::Component;
 
 use super::StartError;
 
-/// Bytes of code that are kept, and of what is in use any number; the longest unused goes first.
+/// Bytes of code that are kept. What is in use counts and stays, be it more; of the rest the longest unused goes first.
 const BYTES_MAX: u64 = 4 << 30;
 /// Bytes of new code after which it is looked at again whether there is too much: to look at many files takes a while.
 const GROWTH_MAX: u64 = 256 << 20;
@@ -31,7 +31,7 @@ pub(super) struct Cache {
     dir: PathBuf,
     /// Of all settings of the engine that code depends on.
     engine_hash: u64,
-    /// Bytes written since it was last looked at whether there is too much.
+    /// Bytes written since it was last looked at whether there is too much. Begins at `growth_max`: nobody knows what is there.
     grown: AtomicU64,
     pub(super) bytes_max: u64,
     pub(super) growth_max: u64,
@@ -59,15 +59,13 @@ impl Cache {
         }
         let mut hasher = DefaultHasher::new();
         engine.precompile_compatibility_hash().hash(&mut hasher);
-        let cache = Self {
+        Ok(Self {
             dir: dir.to_owned(),
             engine_hash: hasher.finish(),
-            grown: AtomicU64::new(0),
+            grown: AtomicU64::new(GROWTH_MAX),
             bytes_max: BYTES_MAX,
             growth_max: GROWTH_MAX,
-        };
-        cache.prune(&HashSet::new());
-        Ok(cache)
+        })
     }
 
     /// Whether so much was written since the last time that it is worth a look; who is told so looks.
