@@ -86,7 +86,7 @@ fn an_account_is_not_forgotten_while_its_last_event_becomes_a_dead_letter() {
                 }
             });
         }
-        for _ in 0..1_000 {
+        for _ in 0..300 {
             outbox.append_now(events(&shoes(), 0..1)).unwrap();
             outbox.lease_all(&shoes()).unwrap().bury("refused", "Invalid parameter", NOW_MS);
             let mut letters = Vec::new();
