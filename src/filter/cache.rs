@@ -328,7 +328,7 @@ mod tests {
                     let _ = cache.replace(&path, &[0]);
                 }
             });
-            let tidied: Vec<_> = (0..2_000).map(|_| cache.remove_unused(&HashSet::new())).collect();
+            let tidied: Vec<_> = (0..6_000).map(|_| cache.remove_unused(&HashSet::new())).collect();
             done.store(true, Ordering::Relaxed);
             assert!(tidied.iter().all(Result::is_ok), "{:?}", tidied.iter().find(|tidied| tidied.is_err()));
         });
