@@ -15,6 +15,7 @@ pub mod event;
 pub mod telemetry;
 
 mod parallel;
+mod sqlite;
 mod threads;
 
 pub mod clock;

@@ -19,10 +19,12 @@ use wasmtime::component::Component;
 
 use super::StartError;
 
-/// Bytes of code that are kept, and of what is in use any number; the longest unused goes first.
+/// Bytes of code that are kept. What is in use counts and stays, be it more; of the rest the longest unused goes first.
 const BYTES_MAX: u64 = 4 << 30;
 /// Bytes of new code after which it is looked at again whether there is too much: to look at many files takes a while.
 const GROWTH_MAX: u64 = 256 << 20;
+/// Of a file of code.
+const CODE_EXTENSION: &str = "cwasm";
 /// Of the file beside the code that has its SHA-256.
 const DIGEST_EXTENSION: &str = "sha256";
 
@@ -31,7 +33,7 @@ pub(super) struct Cache {
     dir: PathBuf,
     /// Of all settings of the engine that code depends on.
     engine_hash: u64,
-    /// Bytes written since it was last looked at whether there is too much.
+    /// Bytes written since it was last looked at whether there is too much. Begins at `growth_max`: nobody knows what is there.
     grown: AtomicU64,
     pub(super) bytes_max: u64,
     pub(super) growth_max: u64,
@@ -59,15 +61,13 @@ impl Cache {
         }
         let mut hasher = DefaultHasher::new();
         engine.precompile_compatibility_hash().hash(&mut hasher);
-        let cache = Self {
+        Ok(Self {
             dir: dir.to_owned(),
             engine_hash: hasher.finish(),
-            grown: AtomicU64::new(0),
+            grown: AtomicU64::new(GROWTH_MAX),
             bytes_max: BYTES_MAX,
             growth_max: GROWTH_MAX,
-        };
-        cache.prune(&HashSet::new());
-        Ok(cache)
+        })
     }
 
     /// Whether so much was written since the last time that it is worth a look; who is told so looks.
@@ -124,7 +124,7 @@ impl Cache {
     }
 
     fn path(&self, hash: &ContentHash) -> PathBuf {
-        self.dir.join(format!("{}-{:016x}.cwasm", hex::encode(hash), self.engine_hash))
+        self.dir.join(format!("{}-{:016x}.{CODE_EXTENSION}", hex::encode(hash), self.engine_hash))
     }
 
     fn write(&self, hash: &ContentHash, code: &[u8]) -> io::Result<()> {
@@ -136,7 +136,7 @@ impl Cache {
     }
 
     fn replace(&self, path: &Path, bytes: &[u8]) -> io::Result<()> {
-        let temporary = path.with_added_extension(format!("{}.tmp", std::process::id()));
+        let temporary = path.with_added_extension(temporary_extension());
         let written = File::options()
             .write(true)
             .create(true)
@@ -155,7 +155,9 @@ impl Cache {
         let mut files = Vec::new();
         for entry in fs::read_dir(&self.dir)? {
             let entry = entry?;
-            let (path, metadata) = (entry.path(), entry.metadata()?);
+            // Another thread's temporary file may have its name by now.
+            let Some(metadata) = unless_gone(entry.metadata())? else { continue };
+            let path = entry.path();
             if path.extension().is_none_or(|extension| extension != DIGEST_EXTENSION) {
                 files.push((metadata.modified()?, metadata.len(), path));
             }
@@ -166,14 +168,25 @@ impl Cache {
             if kept <= self.bytes_max {
                 break;
             }
-            if hash_of(&path).is_some_and(|hash| used.contains(&hash)) {
+            if self.hash_of(&path).is_some_and(|hash| used.contains(&hash)) {
                 continue;
             }
             let _ = fs::remove_file(digest_path(&path));
-            fs::remove_file(path)?;
-            kept -= bytes;
+            if unless_gone(fs::remove_file(path))?.is_some() {
+                kept -= bytes;
+            }
         }
         Ok(())
+    }
+
+    /// Of which component a file is, if this engine loads it or this process is writing it.
+    fn hash_of(&self, path: &Path) -> Option<ContentHash> {
+        let (hash, rest) = path.file_name()?.to_str()?.split_once('-')?;
+        let extension = rest.strip_prefix(&format!("{:016x}.", self.engine_hash))?;
+        let is_alive = extension == CODE_EXTENSION || extension.ends_with(&format!(".{}", temporary_extension()));
+        let mut bytes = ContentHash::default();
+        hex::decode_to_slice(hash, &mut bytes).ok().filter(|()| is_alive)?;
+        Some(bytes)
     }
 }
 
@@ -187,12 +200,17 @@ pub(super) fn load_fresh(engine: &Engine, code: &[u8]) -> wasmtime::Result<Compo
     }
 }
 
-/// Of which component a file is, whole or still being written.
-fn hash_of(path: &Path) -> Option<ContentHash> {
-    let (hash, _) = path.file_name()?.to_str()?.split_once('-')?;
-    let mut bytes = ContentHash::default();
-    hex::decode_to_slice(hash, &mut bytes).ok()?;
-    Some(bytes)
+/// What came of a file; `None` if it is there no more.
+fn unless_gone<T>(done: io::Result<T>) -> io::Result<Option<T>> {
+    match done {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        done => done.map(Some),
+    }
+}
+
+/// Of a file that this process is writing, behind the name that it will have.
+fn temporary_extension() -> String {
+    format!("{}.tmp", std::process::id())
 }
 
 fn digest_path(path: &Path) -> PathBuf {
@@ -277,6 +295,43 @@ mod tests {
         fixture.cache.bytes_max = fs::metadata(&path).unwrap().len() + 100;
         fixture.cache.prune(&HashSet::new());
         assert!(!old.exists() && fixture.loads());
+    }
+
+    #[test]
+    fn in_use_is_only_what_this_engine_loads_or_this_process_writes() {
+        let mut fixture = Fixture::new();
+        let path = fixture.store();
+        let (folder, name) = (path.parent().unwrap(), path.file_name().unwrap().to_str().unwrap());
+        let hash = hex::encode(content_hash(&fixture.component));
+        let own = std::process::id();
+        let stay = [name.to_owned(), format!("{name}.{own}.tmp")];
+        let go = [format!("{hash}-0123456789abcdef.cwasm"), format!("{name}.{}.tmp", own + 1)];
+        for file in stay.iter().skip(1).chain(&go) {
+            fs::write(folder.join(file), [0; 9]).unwrap();
+        }
+        fixture.cache.bytes_max = 0;
+        fixture.cache.prune(&HashSet::from([content_hash(&fixture.component)]));
+        assert!(stay.iter().all(|file| folder.join(file).exists()));
+        assert!(!go.iter().any(|file| folder.join(file).exists()), "another engine's, and what a killed process left");
+    }
+
+    #[test]
+    fn files_that_others_finish_meanwhile_end_no_tidying() {
+        let mut fixture = Fixture::new();
+        fixture.cache.bytes_max = 0;
+        let (cache, path) = (&fixture.cache, fixture.cache.dir.join("other.cwasm"));
+        let done = std::sync::atomic::AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                while !done.load(Ordering::Relaxed) {
+                    // What it wrote may be gone before it has its name.
+                    let _ = cache.replace(&path, &[0]);
+                }
+            });
+            let tidied: Vec<_> = (0..6_000).map(|_| cache.remove_unused(&HashSet::new())).collect();
+            done.store(true, Ordering::Relaxed);
+            assert!(tidied.iter().all(Result::is_ok), "{:?}", tidied.iter().find(|tidied| tidied.is_err()));
+        });
     }
 
     #[test]

@@ -113,6 +113,12 @@ impl FilterHost {
         }
         if errors.is_empty() { Ok(Chain::new(account.clone(), loaded, self.shared.clone())) } else { Err(errors) }
     }
+
+    /// Removes compiled code that nobody uses, if there is too much of it. To be called once all accounts are compiled: what of
+    /// them is not loaded yet counts as unused. Blocks while the folder is read.
+    pub fn tidy(&self) {
+        self.shared.library.tidy();
+    }
 }
 
 impl Drop for FilterHost {

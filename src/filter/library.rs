@@ -206,18 +206,15 @@ impl Library {
         }
         let code = compiled?;
         let keep = || self.cache.as_ref()?.store(&self.engine, hash, &code);
-        let component = match keep() {
+        match keep() {
             Some(component) => Ok(component),
             None => load_fresh(&self.engine, &code).map_err(LoadError::invalid),
-        };
-        self.tidy();
-        component
+        }
     }
 
-    /// Has old code removed from the folder if much came in, here where it does: reloads without a restart would fill the
-    /// disk. What somebody uses or compiles stays; what another thread takes from the folder at this very moment may go, and
-    /// is compiled again then.
-    fn tidy(&self) {
+    /// Has old code removed from the folder if much came in, and at the first call. What somebody uses or compiles stays; what
+    /// another thread takes from the folder at this very moment may go, and is compiled again then.
+    pub(super) fn tidy(&self) {
         let Some(cache) = self.cache.as_ref().filter(|cache| cache.has_grown()) else {
             return;
         };
@@ -267,25 +264,39 @@ mod tests {
     use crate::filter::testing::{guest_with, options};
 
     #[test]
-    fn the_folder_of_code_is_tidied_while_it_grows_and_what_is_in_use_stays() {
+    fn the_folder_of_code_is_tidied_when_it_has_grown_and_what_is_in_use_stays() {
         let dir = tempfile::tempdir().unwrap();
         let engine = engine::running(64, 16 << 20).unwrap();
-        let mut library = Library::new(&engine, &options(dir.path())).unwrap();
-        let cache = library.cache.as_mut().unwrap();
-        (cache.bytes_max, cache.growth_max) = (0, 1);
+        let started = || {
+            let mut library = Library::new(&engine, &options(dir.path())).unwrap();
+            let cache = library.cache.as_mut().unwrap();
+            (cache.bytes_max, cache.growth_max) = (0, 1);
+            library
+        };
+        let library = started();
         let component = |n: u32| Program::Component(guest_with(&format!("(global i32 (i32.const {n}))")).into());
-        let code = |n| library.code(&component(n), &mut library.account_time()).unwrap();
+        let code_of = |library: &Library, n| library.code(&component(n), &mut library.account_time()).unwrap();
+        let code = |n| code_of(&library, n);
         let is_kept = |n| {
             let Program::Component(bytes) = component(n) else { return false };
             library.kept(&content_hash(&bytes)).is_some()
         };
         let (first, second) = (code(1), code(2));
-        assert!(is_kept(1) && is_kept(2), "one is in use, and one is just being compiled");
+        library.tidy();
+        assert!(is_kept(1) && is_kept(2), "both are in use");
         drop(first);
+        library.tidy();
+        assert!(is_kept(1), "nothing came in");
         let third = code(3);
+        assert!(is_kept(1), "not all is loaded that will be used");
+        library.tidy();
         assert!(!is_kept(1), "nobody uses it any more");
         assert!(is_kept(2) && is_kept(3));
         drop((second, third));
-        assert!(is_kept(2), "nothing came in");
+        let library = started();
+        assert!(is_kept(2) && is_kept(3), "a start does not know yet what is used");
+        let _second = code_of(&library, 2);
+        library.tidy();
+        assert!(is_kept(2) && !is_kept(3), "what nobody used since the start goes, though nothing came in");
     }
 }

@@ -7,6 +7,7 @@ use rusqlite::{Connection, Row, params};
 use crate::account::ServerName;
 use crate::issuance::budget::{Key, Limit};
 use crate::issuance::state::{NameState, OpenOrder, Proof, Renewal};
+use crate::sqlite;
 
 /// The open file.
 pub(super) struct StateFile {
@@ -99,21 +100,7 @@ const FROM_2: &str = "
 impl From<rusqlite::Error> for OpenError {
     /// A full disk, or a file that is another's, is not mended by putting the file aside.
     fn from(error: rusqlite::Error) -> Self {
-        use rusqlite::ErrorCode as Code;
-        let outside = matches!(
-            error.sqlite_error_code(),
-            Some(
-                Code::CannotOpen
-                    | Code::PermissionDenied
-                    | Code::ReadOnly
-                    | Code::DiskFull
-                    | Code::SystemIoFailure
-                    | Code::DatabaseBusy
-                    | Code::DatabaseLocked
-                    | Code::OutOfMemory
-            )
-        );
-        if outside { Self::Unusable(error) } else { Self::Damaged(error) }
+        if sqlite::refusal(&error).is_some() { Self::Unusable(error) } else { Self::Damaged(error) }
     }
 }
 
@@ -334,6 +321,11 @@ mod tests {
         std::fs::remove_file(&path).unwrap();
         std::fs::create_dir(&path).unwrap();
         assert!(matches!(StateFile::open(&path), Err(OpenError::Unusable(_))));
+        // Others that write or take locks at this moment.
+        for code in [rusqlite::ffi::SQLITE_BUSY, rusqlite::ffi::SQLITE_PROTOCOL] {
+            let error = rusqlite::Error::SqliteFailure(rusqlite::ffi::Error::new(code), None);
+            assert!(matches!(error.into(), OpenError::Unusable(_)));
+        }
     }
 
     #[test]

@@ -18,10 +18,10 @@ impl Outbox {
         // Who knows that is asked while nobody waits for the lock.
         gone.retain(is_gone);
         if !gone.is_empty() {
-            for lane in shared.dead.counts().keys() {
-                gone.remove(&lane.account);
-            }
-            locked(&shared.index).forget_accounts(gone);
+            let mut index = locked(&shared.index);
+            // Under the lock: a letter is stored before the event that it was is settled.
+            gone.retain(|account| !shared.dead.has_letters(account));
+            index.forget_accounts(gone);
         }
     }
 

@@ -8,7 +8,6 @@ use std::sync::{Arc, Mutex, mpsc};
 use std::thread;
 use std::time::Duration;
 
-use rusqlite::ErrorCode;
 use tokio::sync::Notify;
 
 use super::dead::DeadLetters;
@@ -21,6 +20,7 @@ use super::shared::{Limits, Shared};
 use super::state::StateFile;
 use super::writer::Writer;
 use super::{Inner, Options, Outbox, Threads};
+use crate::sqlite;
 
 /// What a start found, for the log.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -50,7 +50,7 @@ pub enum OpenError {
         /// Its format.
         version: u32,
     },
-    /// The disk refused.
+    /// The disk refused, or another program that has the file open.
     #[error("{}: {source}", path.display())]
     Io {
         /// The file or folder.
@@ -183,22 +183,15 @@ fn load(log: &LogDir, index: &mut Index) -> Result<Report, OpenError> {
 // === impl OpenError ===
 
 impl OpenError {
-    /// What SQLite says of the state: a disk that refuses is no damage, for which the file would have to go.
+    /// What SQLite says of the state: what refuses the file is no damage, for which it would have to go.
     pub(super) fn of_state(path: PathBuf, source: rusqlite::Error) -> Self {
-        let refused =
-            |kind| Self::Io { path: path.clone(), source: io::Error::new(kind, sqlite_words(&path, &source)) };
-        match (&source, source.sqlite_error_code()) {
+        match (&source, sqlite::refusal(&source)) {
             // As `StateFile::open` tells a newer format.
             (rusqlite::Error::IntegralValueOutOfRange(0, version), _) if *version > 0 => {
                 Self::NewerFormat { version: u32::try_from(*version).unwrap_or(u32::MAX), path }
             }
-            (_, Some(ErrorCode::CannotOpen | ErrorCode::ReadOnly | ErrorCode::PermissionDenied)) => {
-                refused(io::ErrorKind::PermissionDenied)
-            }
-            (_, Some(ErrorCode::DiskFull)) => refused(io::ErrorKind::StorageFull),
-            // A failing disk, or a file that may be read only.
-            (_, Some(ErrorCode::SystemIoFailure)) => refused(io::ErrorKind::Other),
-            _ => Self::State { source, path },
+            (_, Some(kind)) => Self::Io { source: io::Error::new(kind, sqlite_words(&path, &source)), path },
+            (_, None) => Self::State { source, path },
         }
     }
 }

@@ -129,6 +129,9 @@ fn remedy_for_outbox(path: &Path, error: &OpenError) -> String {
         OpenError::State { .. } => {
             "restore it from a backup, or move it away to start without pauses and counters; no event is in it".to_owned()
         }
+        OpenError::Io { path: file, source } if source.kind() == ErrorKind::ResourceBusy => {
+            format!("another program has it open, `fuser -v {}` as root says which: end that one", file.display())
+        }
         OpenError::Io { source, .. } if matches!(source.kind(), ErrorKind::PermissionDenied | ErrorKind::Other) => format!(
             "all in there must belong to the user who runs the gateway, also what a start as another user left: `chown -R \
              {} {}`, as root; if it does, see what the kernel says of that disk: `dmesg`",
@@ -147,6 +150,7 @@ fn remedy(error: &std::io::Error) -> String {
              ReadWritePaths="
         }
         ErrorKind::StorageFull | ErrorKind::QuotaExceeded => "free some space there",
+        ErrorKind::OutOfMemory => "this machine, or the unit (MemoryMax=), has too little memory left: free some",
         ErrorKind::AlreadyExists | ErrorKind::NotADirectory | ErrorKind::IsADirectory => {
             "something of another kind has a name that is needed: move it away"
         }
@@ -233,5 +237,7 @@ mod tests {
         assert!(
             told.contains("[host] data_dir /data: /data/outbox/lock: permission denied\n") && told.contains("chown -R")
         );
+        assert!(inside(ErrorKind::ResourceBusy).contains("`fuser -v /data/outbox/lock`"));
+        assert!(inside(ErrorKind::OutOfMemory).contains("memory"));
     }
 }

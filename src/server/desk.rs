@@ -13,9 +13,10 @@ use crate::issuance::{AccountView, Issuance, IssuanceError, NameView, NextAction
 use crate::reload::Reloader;
 
 /// What to do where issuance could not be started.
-const CLOSED_REMEDY: &str = "if it may not be opened or written, give it to the gateway's user (`chown -R`); if it is damaged, restore it \
-                             from a backup, or move it away to begin anew; then restart the gateway. Meanwhile events are taken, and \
-                             the certificates that are there are served";
+const CLOSED_REMEDY: &str = "if it may not be opened or written, give it to the gateway's user (`chown -R`); if it is locked, end the \
+                             program that has it open (`fuser -v`, with the file, says which); if it is damaged, restore it from a \
+                             backup, or move it away to begin anew; then restart the gateway. Meanwhile events are taken, and the \
+                             certificates that are there are served";
 
 /// What the console learns of certificates.
 pub(super) struct Desk {

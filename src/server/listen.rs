@@ -131,7 +131,8 @@ pub(super) fn control(path: &Path) -> Result<tokio::net::UnixListener, ListenErr
 /// What to do where an address cannot be had.
 fn remedy(address: SocketAddr, error: &std::io::Error) -> String {
     let port = address.port();
-    let is_family_missing = Errno::from_io_error(error) == Some(Errno::AFNOSUPPORT);
+    let has_no_ipv6 = Errno::from_io_error(error) == Some(Errno::AFNOSUPPORT)
+        || (error.kind() == ErrorKind::AddrNotAvailable && address.ip().is_unspecified());
     match error.kind() {
         ErrorKind::AddrInUse => format!(
             "another program listens there, `ss -ltnp 'sport = :{port}'` as root says which: stop it, or write another \
@@ -143,7 +144,7 @@ fn remedy(address: SocketAddr, error: &std::io::Error) -> String {
                 .to_owned()
         }
         ErrorKind::PermissionDenied => "see what forbids it: RestrictAddressFamilies= of the unit, or SELinux".to_owned(),
-        _ if address.is_ipv6() && (is_family_missing || address.ip().is_unspecified()) => {
+        _ if address.is_ipv6() && has_no_ipv6 => {
             "this machine has no IPv6: write the key without this address".to_owned()
         }
         ErrorKind::AddrNotAvailable => {
@@ -184,5 +185,7 @@ mod tests {
         assert!(of("[::]:443", ErrorKind::AddrNotAvailable).contains("no IPv6"));
         let no_family = std::io::Error::from(Errno::AFNOSUPPORT);
         assert!(remedy("[::1]:443".parse().unwrap(), &no_family).contains("no IPv6"));
+        let no_descriptor = std::io::Error::from(Errno::MFILE);
+        assert!(!remedy("[::]:443".parse().unwrap(), &no_descriptor).contains("no IPv6"));
     }
 }

@@ -139,6 +139,8 @@ fn settle<'a>(
         }
     };
     problems.extend(further_problems(reading, &accounts, &refused, filters));
+    // Before this a start has not loaded all that is used.
+    filters.tidy();
     problems.sort();
     problems.dedup();
     Settled { accounts, making, problems }

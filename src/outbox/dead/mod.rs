@@ -106,6 +106,11 @@ impl DeadLetters {
         Ok((Self { disk, dir, letters_max, bytes_max, index: Mutex::new(index) }, damaged))
     }
 
+    /// Whether an account has any.
+    pub(crate) fn has_letters(&self, account: &AccountId) -> bool {
+        locked(&self.index).accounts.contains_key(account)
+    }
+
     /// Whether an account may have no more.
     pub(crate) fn is_full(&self, account: &AccountId) -> bool {
         self.is_full_with(account, (0, 0))

@@ -304,6 +304,10 @@ fn a_state_that_the_disk_refuses_is_not_told_as_damaged() {
     refused(rusqlite::ffi::SQLITE_READONLY, ErrorKind::PermissionDenied);
     refused(rusqlite::ffi::SQLITE_FULL, ErrorKind::StorageFull);
     refused(rusqlite::ffi::SQLITE_IOERR, ErrorKind::Other);
+    refused(rusqlite::ffi::SQLITE_BUSY, ErrorKind::ResourceBusy);
+    refused(rusqlite::ffi::SQLITE_LOCKED, ErrorKind::ResourceBusy);
+    refused(rusqlite::ffi::SQLITE_PROTOCOL, ErrorKind::ResourceBusy);
+    refused(rusqlite::ffi::SQLITE_NOMEM, ErrorKind::OutOfMemory);
     assert!(matches!(told(rusqlite::ffi::SQLITE_NOTADB), OpenError::State { .. }));
     let newer = rusqlite::Error::IntegralValueOutOfRange(0, 9);
     assert!(matches!(OpenError::of_state("/s".into(), newer), OpenError::NewerFormat { version: 9, .. }));

@@ -1,8 +1,18 @@
 //! Accounts that are gone, and what is left of them.
 
 use std::collections::BTreeSet;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::*;
+
+/// Says that a test is over, also one that fails.
+struct Done<'a>(&'a AtomicBool);
+
+impl Drop for Done<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
 
 fn forget_all(outbox: &Outbox) {
     outbox.forget_accounts(|_| true);
@@ -61,6 +71,34 @@ fn whatever_is_left_of_an_account_keeps_it() {
     wait(outbox.resume_account(&shoes().account)).unwrap();
     forget_all(&outbox);
     assert!(outbox.lanes().is_empty());
+}
+
+#[test]
+fn an_account_is_not_forgotten_while_its_last_event_becomes_a_dead_letter() {
+    let outbox = Rig::new().open();
+    let done = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let _done = Done(&done);
+        for _ in 0..2 {
+            scope.spawn(|| {
+                while !done.load(Ordering::Relaxed) {
+                    forget_all(&outbox);
+                }
+            });
+        }
+        for _ in 0..300 {
+            outbox.append_now(events(&shoes(), 0..1)).unwrap();
+            outbox.lease_all(&shoes()).unwrap().bury("refused", "Invalid parameter", NOW_MS);
+            let mut letters = Vec::new();
+            until("the letter is there", || {
+                letters = outbox.dead_letter_ids(None);
+                !letters.is_empty()
+            });
+            outbox.tick();
+            assert!(outbox.has_lane(&shoes()), "forgotten with a letter left");
+            wait(outbox.drop_dead_letters(&letters)).unwrap();
+        }
+    });
 }
 
 #[test]

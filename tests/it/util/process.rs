@@ -16,7 +16,12 @@ impl Process {
     pub(crate) fn start(command: &mut Command, log: &Path) -> Self {
         let file = std::fs::OpenOptions::new().create(true).append(true).open(log).expect("a log file");
         let errors = file.try_clone().expect("a log file");
-        command.stdin(Stdio::null()).stdout(file).stderr(errors);
+        Self::spawn(command.stdout(file).stderr(errors), log)
+    }
+
+    /// Starts it with the output that the command says; what of that is in a file is in `log`.
+    pub(crate) fn spawn(command: &mut Command, log: &Path) -> Self {
+        command.stdin(Stdio::null());
         let child = command.spawn().unwrap_or_else(|error| panic!("{command:?}: {error}"));
         Self { child, log: log.to_owned() }
     }
