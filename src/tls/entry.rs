@@ -91,7 +91,8 @@ impl Entry {
         let (mut choice, mut told) = (None, None);
         for (origin, folder) in folders(&exact, wildcard) {
             let (served, fault) = folder.judge(name, now);
-            // The first folder is what its owner meant: its problem is the one to tell.
+            // The first folder is what its owner meant: its problem is the one to tell. Of one that is gone nothing is meant.
+            let fault = fault.filter(|_| !folder.is_gone());
             told = told.or(fault.map(|(part, fault)| Told { origin, part, fault }));
             choice = Served::of(served).map(|served| (origin, served));
             if choice.is_some() {

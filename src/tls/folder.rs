@@ -193,6 +193,11 @@ impl Folder {
         outlasts.then(|| (Ok(facts.clone()), built))
     }
 
+    /// Whether it stands for one that was there until now.
+    pub(super) fn is_gone(&self) -> bool {
+        self.stamp == Stamp::NONE && !self.settled
+    }
+
     /// Whether files with the same stamp are what is known of them. What could not be read may be read another time.
     pub(super) fn is_believed(&self) -> bool {
         self.settled && self.was_read() && self.stamp != Stamp::NONE && !self.is_distrusted()

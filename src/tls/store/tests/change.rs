@@ -113,7 +113,7 @@ fn a_visitor_who_comes_while_files_are_replaced_harms_nobody_for_long() {
 
     std::fs::remove_dir_all(&folder).unwrap();
     let gone = visit(&first);
-    assert_eq!(only_problem(&gone).fault, CertificateFault::Missing);
+    assert_eq!(only_problem(&gone).fault, CertificateFault::Nothing);
     assert!(gone.is_due(clock()));
     assert!(!gone.tended(clock()).is_due(clock()), "looked at once");
     next.write(site.operator(), "a.example");
