@@ -158,7 +158,7 @@ impl Folder {
     }
 
     /// What is known of a folder that cannot be looked at: what was known before, if that was good.
-    fn unreadable(trouble: FolderError, known: Option<&Arc<Self>>) -> Arc<Self> {
+    pub(super) fn unreadable(trouble: FolderError, known: Option<&Arc<Self>>) -> Arc<Self> {
         if let Some(known) = known
             .filter(|known| known.trouble == Some(trouble) || known.stamp == Stamp::NONE && known.facts == Err(trouble))
         {

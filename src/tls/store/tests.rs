@@ -9,6 +9,7 @@ use crate::tls::credential::CredentialError;
 use crate::tls::problem::CertificateFault;
 use crate::tls::testing::Issued;
 
+mod away;
 mod change;
 mod many;
 mod odd;
