@@ -146,6 +146,11 @@ impl Entry {
         self.choice.is_some_and(|(origin, _)| origin.is_wildcard())
     }
 
+    /// Whether something serves it.
+    pub(super) fn is_served(&self) -> bool {
+        self.choice.is_some()
+    }
+
     /// Until when what serves it can.
     pub(super) fn served_until(&self, wildcard: Option<&ByOwner>) -> Option<i64> {
         let (_, folder, served) = self.serving(wildcard)?;

@@ -18,7 +18,7 @@ use crate::tls::native::Pool;
 use crate::tls::places::{CertFolders, DirectoryProblem, Identity, Listing, Origin, parent};
 use crate::tls::problem::{CertificateProblem, Meanwhile, Summary};
 use crate::tls::reader::{Reader, own_name};
-use crate::tls::shards::{Shards, wildcard_of};
+use crate::tls::shards::{Shard, Shards, wildcard_of};
 use crate::tls::wildcards::Wildcards;
 
 /// Folders of one piece of work.
@@ -206,6 +206,21 @@ impl CertStore {
     pub fn problem_of(&self, name: &ServerName) -> Option<CertificateProblem> {
         let entry = self.names.get(name.as_str())?;
         Some(self.problem(name, entry, entry.told?))
+    }
+
+    /// The names that `before` served, and that nothing serves since what served them ended, in no order.
+    pub fn ended_since(&self, before: &CertStore, now: i64) -> Vec<ServerName> {
+        let ended = |name: &ServerName| {
+            let entry = before.names.get(name.as_str())?;
+            entry.served_until(before.wildcard(name.as_str())).filter(|until| *until < now)
+        };
+        let known = before.names.all();
+        let is_other =
+            |at: usize, shard: &Shard| known.get(at).is_none_or(|known| !Arc::ptr_eq(&known.names, &shard.names));
+        let shards =
+            self.names.all().iter().enumerate().filter(|(at, shard)| is_other(*at, shard)).map(|(_, shard)| shard);
+        let unserved = shards.flat_map(|shard| shard.names.iter()).filter(|(_, entry)| !entry.is_served());
+        unserved.filter(|(name, _)| ended(name).is_some()).map(|(name, _)| name.clone()).collect()
     }
 
     /// What is wrong with whole directories.
