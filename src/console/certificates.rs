@@ -21,7 +21,7 @@ use crate::snapshot::{Route, Snapshot};
 use crate::tls::chain::{Chain, rfc3339};
 use crate::tls::keep::{FILES, IMPORTED};
 use crate::tls::probe::over_loopback;
-use crate::tls::{CertificateProblem, CertificateState, Lookup, Origin, Summary};
+use crate::tls::{CertificateState, Lookup, Origin, Summary};
 
 /// Names that one line of the log names.
 const LOGGED: usize = 10;
@@ -286,7 +286,7 @@ pub fn view(snapshot: &Snapshot, name: &ServerName, now_ms: i64) -> Option<Certi
         next_action_reason: None,
         last_error: None,
         problem: problem.as_ref().map(|problem| format!("{}: {problem}", problem.file.display())),
-        remedy: problem.as_ref().map(CertificateProblem::remedy),
+        remedy: problem.as_ref().map(|problem| problem.remedy(snapshot.gateway.acme.enabled)),
     })
 }
 

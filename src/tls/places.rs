@@ -108,6 +108,11 @@ impl Origin {
         matches!(self, Origin::Issued | Origin::IssuedWildcard)
     }
 
+    /// Whether ACME renews it, where it is enabled: it orders no wildcards.
+    pub(super) fn is_renewed(self) -> bool {
+        self == Origin::Issued
+    }
+
     /// What stands for a server name in the folder's name: the name, or for a wildcard the name above it.
     pub(super) fn key(self, name: &str) -> Option<&str> {
         if self.is_wildcard() { parent(name) } else { Some(name) }

@@ -284,6 +284,7 @@ impl CertStore {
         CertificateProblem {
             name: name.clone(),
             file: path(told.origin).join(told.part.file()),
+            origin: told.origin,
             fault: told.fault,
             not_after: folder.and_then(|folder| folder.facts_of(told.part)).map(|facts| facts.not_after),
             meanwhile,

@@ -56,7 +56,7 @@ impl Site {
         assert!(matches!(store.lookup(name), Lookup::Unknown));
         assert_eq!((store.summary().names(), store.summary().problems), (1, 1));
         let problem = only_problem(&store);
-        assert!(problem.to_string().contains(name) && !problem.remedy().is_empty());
+        assert!(problem.to_string().contains(name) && !problem.remedy(false).is_empty());
         problem.fault
     }
 }
