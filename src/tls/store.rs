@@ -75,8 +75,8 @@ pub struct CertificateState {
     pub origin: Origin,
     /// Where it lies.
     pub folder: PathBuf,
-    /// Whether it serves the name now.
-    pub served: bool,
+    /// Which of the two pairs there serve the name now: the first, and its RSA twin.
+    pub served: [bool; 2],
 }
 
 // === impl CertStore ===
@@ -182,7 +182,7 @@ impl CertStore {
             not_after: facts.map_or(0, |facts| facts.not_after),
             origin,
             folder: self.folders.path(origin, origin.key(name.as_str()).unwrap_or_default()),
-            served: served.is_some(),
+            served: served.unwrap_or_default(),
         })
     }
 

@@ -165,7 +165,7 @@ fn a_good_one_stands_in_and_the_problem_is_told_all_the_same() {
     assert_eq!(only_problem(&store).fault, CertificateFault::Expired);
     assert_eq!(store.summary().valid, 1);
     let state = store.state(&"a.example.org".parse().unwrap()).unwrap();
-    assert_eq!((state.origin, state.served), (Origin::OperatorWildcard, true));
+    assert_eq!((state.origin, state.served), (Origin::OperatorWildcard, [true, false]));
 }
 
 #[test]
