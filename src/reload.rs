@@ -13,6 +13,7 @@
 //! A reload may take minutes, while filters compile; it holds up the next reload and nothing else. Certificates are
 //! published meanwhile ([`Reloader::refresh_certificates`]), and what the reload publishes has them.
 
+mod ended;
 mod restart;
 #[cfg(test)]
 mod tests;
@@ -25,6 +26,7 @@ use serde::{Deserialize, Serialize};
 use crate::account::ServerName;
 use crate::config::{GatewayConfig, LastGood, Problem, Reading, Source};
 use crate::filter::FilterHost;
+use crate::reload::ended::ended;
 use crate::reload::restart::{held, restart_needed};
 use crate::snapshot::{self, Before, Changes, Compiled, Inputs, Published, Snapshot};
 use crate::telemetry::Metrics;
@@ -173,8 +175,7 @@ impl Reloader {
         let mut meanwhile = lock(&self.publishing);
         let before = self.published.load();
         let refreshed = before.with_certificates(before.certificates.refreshed(names, now_ms / 1_000));
-        tell(&self.metrics, &refreshed, self.beyond());
-        self.published.store(Arc::new(refreshed));
+        self.put_in_force(&before, Arc::new(refreshed), now_ms);
         meanwhile.add(names);
     }
 
@@ -191,9 +192,7 @@ impl Reloader {
         let _publishing = lock(&self.publishing);
         let meanwhile = self.published.load_full();
         let tended = if Arc::ptr_eq(&before, &meanwhile) { tended } else { meanwhile.certificates.tended(now) };
-        let tended = meanwhile.with_certificates(tended);
-        tell(&self.metrics, &tended, self.beyond());
-        self.published.store(Arc::new(tended));
+        self.put_in_force(&meanwhile, Arc::new(meanwhile.with_certificates(tended)), now_ms);
     }
 
     /// Looks at the certificates of all names again, and publishes what it finds with all else as it is. Blocks while files
@@ -256,10 +255,18 @@ impl Reloader {
         } else {
             snapshot.with_certificates(snapshot.certificates.refreshed(&names, now_ms / 1_000))
         };
-        tell(&self.metrics, &snapshot, self.beyond());
         let snapshot = Arc::new(snapshot);
-        self.published.store(snapshot.clone());
+        self.put_in_force(&self.published.load(), snapshot.clone(), now_ms);
         snapshot
+    }
+
+    /// The one step in which a snapshot takes the place of another. What time took out of service is said in the log.
+    fn put_in_force(&self, before: &Snapshot, snapshot: Arc<Snapshot>, now_ms: i64) {
+        if let Some(ended) = ended(&before.certificates, &snapshot.certificates, now_ms / 1_000) {
+            tracing::warn!("{ended}");
+        }
+        tell(&self.metrics, &snapshot, self.beyond());
+        self.published.store(snapshot);
     }
 
     /// Compiles what is on disk now; all that is wrong if that changes nothing.

@@ -1,4 +1,7 @@
-//! Certificates over the control socket: each name's state, what comes next, and taking up what was imported.
+//! Certificates over the control socket: each name's state, what comes next, and taking up what was imported. `folder` reads
+//! what the store does not know.
+
+mod folder;
 
 use std::collections::{HashMap, HashSet};
 use std::fmt;
@@ -18,10 +21,9 @@ use crate::console::desk::{CaAccountStatus, DeskError, Ordered};
 use crate::console::peer::Peer;
 use crate::console::status::ExpiringName;
 use crate::snapshot::{Route, Snapshot};
-use crate::tls::chain::{Chain, rfc3339};
-use crate::tls::keep::{FILES, IMPORTED};
+use crate::tls::chain::rfc3339;
 use crate::tls::probe::over_loopback;
-use crate::tls::{CertificateProblem, CertificateState, Lookup, Origin, Summary};
+use crate::tls::{CertificateState, Lookup, Origin, Summary};
 
 /// Names that one line of the log names.
 const LOGGED: usize = 10;
@@ -43,7 +45,8 @@ pub struct CertificateView {
     pub state: String,
     /// Who issued it.
     pub issuer: Option<String>,
-    /// The kinds of its keys, the first pair's first, as in `ECDSA P-256` and `RSA 2048`.
+    /// The kinds of its keys, the first pair's first, as in `ECDSA P-256` and `RSA 2048`: of the pairs that serve the name, of
+    /// all that are there where none does.
     #[serde(default)]
     pub keys: Vec<String>,
     /// Last second of its validity, RFC 3339.
@@ -158,7 +161,8 @@ async fn listed(
         });
         views.sort_by_cached_key(CertificateView::need);
         views.truncate(limit);
-        views.iter_mut().for_each(CertificateView::read_folder);
+        let snapshot = console.reloader.published().load_full();
+        views.iter_mut().for_each(|view| view.read_folder(&snapshot));
         Ok(Json(views))
     })
     .await?
@@ -172,10 +176,11 @@ pub(super) async fn show(
         let name = known(&console, &name)?;
         let found = console.desk.find(&name);
         let mut certificate = found.ok_or_else(|| unknown(name))?;
-        certificate.read_folder();
-        let proxy_protocol = console.reloader.published().load().gateway.listen.proxy_protocol.clone();
+        let snapshot = console.reloader.published().load_full();
+        certificate.read_folder(&snapshot);
+        let proxy_protocol = &snapshot.gateway.listen.proxy_protocol;
         let doors = |listeners: &[SocketAddr]| -> Vec<Door> {
-            let over = listeners.iter().map(|listener| over_loopback(*listener, &proxy_protocol));
+            let over = listeners.iter().map(|listener| over_loopback(*listener, proxy_protocol));
             over.map(|(address, proxy_header)| Door { address, proxy_header }).collect()
         };
         Ok(Json(CertificateDetail {
@@ -199,12 +204,13 @@ pub(super) async fn refresh(
         console.reloader.refresh_certificates(&changed.names, now_ms());
         let snapshot = console.reloader.published().load_full();
         let mut views: Vec<_> = changed.names.iter().filter_map(|name| view(&snapshot, name, now_ms())).collect();
-        if views.iter().any(|view| view.state == "missing") {
+        if snapshot.gateway.acme.waits_for_visitors() && views.iter().any(|view| view.state == "missing") {
             // What they wait for, only who orders it knows.
             let mut all: HashMap<_, _> =
                 console.desk.list().into_iter().map(|view| (view.name.clone(), view)).collect();
             views.iter_mut().for_each(|view| all.remove(&view.name).into_iter().for_each(|known| *view = known));
         }
+        views.iter_mut().for_each(|view| view.read_folder(&snapshot));
         views
     })
     .await;
@@ -286,7 +292,7 @@ pub fn view(snapshot: &Snapshot, name: &ServerName, now_ms: i64) -> Option<Certi
         next_action_reason: None,
         last_error: None,
         problem: problem.as_ref().map(|problem| format!("{}: {problem}", problem.file.display())),
-        remedy: problem.as_ref().map(CertificateProblem::remedy),
+        remedy: problem.as_ref().map(|problem| problem.remedy(snapshot.gateway.acme.enabled)),
     })
 }
 
@@ -377,21 +383,5 @@ impl CertificateView {
     /// Whether it is served, or is to be once a visitor comes.
     pub fn is_as_meant(&self) -> bool {
         ["valid", "waiting"].contains(&self.state.as_str())
-    }
-
-    fn read_folder(&mut self) {
-        let Some(folder) = &self.folder else { return };
-        let leaf = |[chain, _]: [&str; 2]| {
-            let path = folder.join(chain);
-            // A pipe would have to be waited for.
-            let bytes = path.metadata().ok()?.is_file().then(|| std::fs::read(path))?;
-            Chain::from_pem(&bytes.ok()?)?.leaf()
-        };
-        let leaves: Vec<_> = FILES.into_iter().filter_map(leaf).collect();
-        self.keys = leaves.iter().map(|leaf| leaf.key.clone()).collect();
-        self.issuer = self.issuer.take().or(leaves.into_iter().next().map(|leaf| leaf.issuer));
-        if self.origin.as_deref() == Some("issued") && folder.join(IMPORTED).exists() {
-            self.origin = Some("imported".to_owned());
-        }
     }
 }

@@ -64,8 +64,10 @@ impl Snapshot {
 
     /// All that is wrong, in order: with the files, and with the certificate of each name.
     pub fn problems(&self) -> Vec<Problem> {
+        let acme = self.gateway.acme.enabled;
         let warning = |problem: CertificateProblem| {
-            let made = Problem::warning(&problem.file, problem.name.as_str(), problem.to_string(), problem.remedy());
+            let remedy = problem.remedy(acme);
+            let made = Problem::warning(&problem.file, problem.name.as_str(), problem.to_string(), remedy);
             match self.names.get(&problem.name) {
                 Some(tenant) => made.of_account(&tenant.config.id),
                 None => made,

@@ -91,7 +91,8 @@ impl Entry {
         let (mut choice, mut told) = (None, None);
         for (origin, folder) in folders(&exact, wildcard) {
             let (served, fault) = folder.judge(name, now);
-            // The first folder is what its owner meant: its problem is the one to tell.
+            // The first folder is what its owner meant: its problem is the one to tell. Of one that is gone nothing is meant.
+            let fault = fault.filter(|_| !folder.is_gone());
             told = told.or(fault.map(|(part, fault)| Told { origin, part, fault }));
             choice = Served::of(served).map(|served| (origin, served));
             if choice.is_some() {
@@ -143,6 +144,11 @@ impl Entry {
 
     pub(super) fn is_served_by_wildcard(&self) -> bool {
         self.choice.is_some_and(|(origin, _)| origin.is_wildcard())
+    }
+
+    /// Whether something serves it.
+    pub(super) fn is_served(&self) -> bool {
+        self.choice.is_some()
     }
 
     /// Until when what serves it can.

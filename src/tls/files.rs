@@ -87,8 +87,9 @@ impl Part {
 impl Cause {
     /// Whether it stays until somebody mends the file; of anything else the system may be short for a moment.
     pub(super) fn is_lasting(self) -> bool {
-        use ErrorKind::{FileTooLarge, IsADirectory, PermissionDenied, Unsupported};
-        matches!(self, Cause::Io(FileTooLarge | IsADirectory | PermissionDenied | Unsupported))
+        use ErrorKind::{FileTooLarge, IsADirectory, NotFound, PermissionDenied, Unsupported};
+        // What is not found is so with the whole directory that it was in: else it is absent.
+        matches!(self, Cause::Io(FileTooLarge | IsADirectory | NotFound | PermissionDenied | Unsupported))
     }
 }
 

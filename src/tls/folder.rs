@@ -158,7 +158,7 @@ impl Folder {
     }
 
     /// What is known of a folder that cannot be looked at: what was known before, if that was good.
-    fn unreadable(trouble: FolderError, known: Option<&Arc<Self>>) -> Arc<Self> {
+    pub(super) fn unreadable(trouble: FolderError, known: Option<&Arc<Self>>) -> Arc<Self> {
         if let Some(known) = known
             .filter(|known| known.trouble == Some(trouble) || known.stamp == Stamp::NONE && known.facts == Err(trouble))
         {
@@ -191,6 +191,11 @@ impl Folder {
         let built = self.credential().and_then(|credential| credential.alone(key == Part::RsaKey));
         let outlasts = matches!(cause, Cause::Io(_)) && self.outlasts(cause) && (built.is_some() || !other_is_good);
         outlasts.then(|| (Ok(facts.clone()), built))
+    }
+
+    /// Whether it stands for one that was there until now.
+    pub(super) fn is_gone(&self) -> bool {
+        self.stamp == Stamp::NONE && !self.settled
     }
 
     /// Whether files with the same stamp are what is known of them. What could not be read may be read another time.

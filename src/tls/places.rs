@@ -4,6 +4,7 @@ use std::collections::{BTreeSet, HashSet};
 use std::fmt;
 use std::io::{self, ErrorKind};
 use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 /// Where certificates lie.
@@ -19,6 +20,10 @@ pub struct CertFolders {
 
 /// What a wildcard's folder begins with, in the place of `*.`.
 const WILDCARD: &str = "_.";
+
+/// What becomes of names while the directory of their certificates is not to be had.
+const SERVED_ON: &str = "names with a certificate in it are served on where somebody visited them since the start of the \
+                         gateway, the others not until it is back, whatever is listed for them";
 
 /// Whose certificate it is, in the order in which they are preferred.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -42,9 +47,18 @@ pub(super) struct Listing {
 /// The names in a directory, or why they cannot be had.
 type Names = Result<Entries, DirectoryProblem>;
 
+/// Which directory it is, whatever is in it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Identity {
+    device: u64,
+    inode: u64,
+}
+
 /// What is in a directory.
 #[derive(Default)]
 struct Entries {
+    /// `None` = it is not there.
+    identity: Option<Identity>,
     names: HashSet<Box<str>>,
     /// Folders that are called like a server name, and as the gateway writes none.
     nameless: BTreeSet<Box<str>>,
@@ -64,6 +78,10 @@ pub struct DirectoryProblem {
 pub enum DirectoryFault {
     /// It cannot be read: the certificates below it stay what they were.
     Unlisted(ErrorKind),
+    /// Names were served from it, and it is not there any more: the same.
+    Absent,
+    /// Names were served from the directory that was there before, and this one is empty: the same.
+    Replaced,
     /// Folders in it can never serve a name, for what they are called.
     Nameless {
         /// One of them.
@@ -88,6 +106,11 @@ impl Origin {
     /// Whether it lies in the folder of what was issued here.
     pub fn is_issued(self) -> bool {
         matches!(self, Origin::Issued | Origin::IssuedWildcard)
+    }
+
+    /// Whether ACME renews it, where it is enabled: it orders no wildcards.
+    pub(super) fn is_renewed(self) -> bool {
+        self == Origin::Issued
     }
 
     /// What stands for a server name in the folder's name: the name, or for a wildcard the name above it.
@@ -121,8 +144,35 @@ impl CertFolders {
         if origin.is_issued() { &self.issued_dir } else { &self.certs_dir }
     }
 
-    pub(super) fn list(&self) -> Listing {
-        Listing { operator: names_in(&self.certs_dir), issued: names_in(&self.issued_dir) }
+    /// What there is. `home` is the operator's directory that names are served from.
+    pub(super) fn list(&self, home: Option<Identity>) -> Listing {
+        Listing { operator: self.list_operators(home), issued: names_in(&self.issued_dir) }
+    }
+
+    /// Whether the operator's directory that names are served from is away. Cheap while it is there.
+    pub(super) fn is_away(&self, home: Option<Identity>) -> bool {
+        let is_other = home.is_some() && home != Identity::of(&self.certs_dir);
+        is_other && self.list_operators(home).is_err_and(|problem| problem.is_away())
+    }
+
+    /// Where a volume is not mounted there is no directory, or an empty one in its place.
+    fn list_operators(&self, home: Option<Identity>) -> Names {
+        let entries = names_in(&self.certs_dir)?;
+        if home.is_none() || home == entries.identity || !entries.names.is_empty() {
+            return Ok(entries);
+        }
+        let fault = entries.identity.map_or(DirectoryFault::Absent, |_| DirectoryFault::Replaced);
+        Err(DirectoryProblem { directory: self.certs_dir.clone(), fault })
+    }
+}
+
+// === impl Identity ===
+
+impl Identity {
+    /// That of a directory; `None` if it cannot be looked at.
+    pub(super) fn of(directory: &Path) -> Option<Self> {
+        let metadata = std::fs::metadata(directory).ok()?;
+        Some(Self { device: metadata.dev(), inode: metadata.ino() })
     }
 }
 
@@ -138,8 +188,9 @@ fn names_in(directory: &Path) -> Names {
 }
 
 fn read_names(directory: &Path) -> io::Result<Entries> {
-    let mut entries = Entries::default();
-    for entry in std::fs::read_dir(directory)? {
+    let listed = std::fs::read_dir(directory)?;
+    let mut entries = Entries { identity: Identity::of(directory), ..Entries::default() };
+    for entry in listed {
         let entry = entry?;
         let file_name = entry.file_name();
         // What is no UTF-8 is no server name.
@@ -173,6 +224,11 @@ impl Listing {
         Some(names.contains(key))
     }
 
+    /// Whether it is known what is in the operator's directory.
+    pub(super) fn has_operators(&self) -> bool {
+        self.operator.is_ok()
+    }
+
     /// The keys of a wildcard origin's folders.
     pub(super) fn wildcards(&self, origin: Origin) -> impl Iterator<Item = &str> {
         let names = self.entries(origin).iter().flat_map(|entries| &entries.names);
@@ -198,9 +254,13 @@ impl Listing {
 // === impl DirectoryProblem ===
 
 impl DirectoryProblem {
-    /// Whether it cannot be read.
+    /// Whether it is not known what is in it: it is looked at again.
     pub(super) fn is_unlisted(&self) -> bool {
-        matches!(self.fault, DirectoryFault::Unlisted(_))
+        matches!(self.fault, DirectoryFault::Unlisted(_)) || self.is_away()
+    }
+
+    fn is_away(&self) -> bool {
+        matches!(self.fault, DirectoryFault::Absent | DirectoryFault::Replaced)
     }
 
     /// What to do about it.
@@ -210,6 +270,10 @@ impl DirectoryProblem {
                 "let the gateway's user list the directory, then `pixelgate cert reload`"
             }
             DirectoryFault::Unlisted(_) => "see that the directory can be read, then `pixelgate cert reload`",
+            DirectoryFault::Absent | DirectoryFault::Replaced => {
+                "mount it or put it back, or mend the path in certs_dir, then `pixelgate cert reload` (it is also looked at each \
+                 minute); if none of the certificates in it is to be served any more, restart the gateway"
+            }
             DirectoryFault::Nameless { .. } => {
                 "call it as `pixelgate cert list` shows the name: small letters, no dot at the end, other letters than a to z as \
                  A-labels (xn--…), _.shop.example for the wildcard *.shop.example; or keep it elsewhere; then `pixelgate cert reload`"
@@ -222,7 +286,14 @@ impl fmt::Display for DirectoryProblem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.fault {
             DirectoryFault::Unlisted(kind) => {
-                write!(f, "the certificates in it cannot be listed: {kind}; those known before are served on")
+                write!(f, "the certificates in it cannot be listed: {kind}; {SERVED_ON}")
+            }
+            DirectoryFault::Absent => write!(f, "names were served from it, and it is not there now; {SERVED_ON}"),
+            DirectoryFault::Replaced => {
+                write!(
+                    f,
+                    "names were served from the directory that was here, and this is another one, and empty; {SERVED_ON}"
+                )
             }
             DirectoryFault::Nameless { first, folders: 1 } => {
                 write!(f, "the folder {first} in it serves nothing: no name is written so")

@@ -8,6 +8,7 @@ use crate::account::ServerName;
 use crate::clock::rfc3339;
 use crate::tls::credential::CredentialError;
 use crate::tls::files::{Cause, Part};
+use crate::tls::places::Origin;
 
 /// The names of a store by the state of their certificate.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -43,6 +44,8 @@ pub struct CertificateProblem {
     pub name: ServerName,
     /// The file to look at.
     pub file: PathBuf,
+    /// Whose certificate it is.
+    pub origin: Origin,
     /// What is wrong with it.
     pub fault: CertificateFault,
     /// Last second of its validity, Unix time, where it could be read.
@@ -160,9 +163,28 @@ impl Summary {
 // === impl CertificateProblem ===
 
 impl CertificateProblem {
-    /// What to do about it.
-    pub fn remedy(&self) -> String {
+    /// What to do about it, and before that what is done by itself; `acme` = certificates are ordered here.
+    pub fn remedy(&self, acme: bool) -> String {
         let what = match self.fault {
+            CertificateFault::Nothing if acme => {
+                return format!(
+                    "ACME orders one by itself: `pixelgate cert list {0}` says when, or what keeps it; or put your own chain (leaf \
+                     first) and its key there, both PEM, then `pixelgate cert reload {0}`",
+                    self.name
+                );
+            }
+            CertificateFault::Expired if acme && self.origin.is_renewed() => {
+                return format!(
+                    "ACME renews it by itself: `pixelgate cert list {}` says when, or what keeps it; or get a renewed one \
+                     elsewhere and `pixelgate cert import` it",
+                    self.name
+                );
+            }
+            CertificateFault::Expired if self.origin.is_issued() => {
+                return "get a renewed certificate and `pixelgate cert import` it with its key (nothing renews it by itself: \
+                        [acme] is not enabled, or it is a wildcard)"
+                    .to_owned();
+            }
             CertificateFault::NotYetValid => {
                 return "check the machine's clock; it is served once it is valid".to_owned();
             }
@@ -171,8 +193,7 @@ impl CertificateProblem {
             }
             CertificateFault::Missing => "put the chain that belongs to the key there, leaf first, as PEM",
             CertificateFault::Nothing => {
-                "put the chain (leaf first) and its key there, both PEM (where [acme] is enabled it is ordered by itself, and \
-                 `pixelgate cert list` says when)"
+                "put the chain (leaf first) and its key there, both PEM (or enable [acme], which orders it by itself)"
             }
             CertificateFault::Unreadable(io::ErrorKind::PermissionDenied) => {
                 "let the gateway's user read the file, and enter the folders above it (chown or chmod)"
@@ -349,11 +370,12 @@ mod tests {
             let problem = CertificateProblem {
                 name: "events.shoes.example".parse().unwrap(),
                 file: PathBuf::from("certs/events.shoes.example").join(file),
+                origin: Origin::Operator,
                 fault,
                 not_after: None,
                 meanwhile: Meanwhile::Nothing,
             };
-            (problem.to_string(), problem.remedy())
+            (problem.to_string(), problem.remedy(false))
         };
         for (key, which) in [("key.pem", "certificate"), ("key.rsa.pem", "RSA certificate")] {
             let (reason, remedy) = told(key, CertificateFault::Missing);
@@ -374,5 +396,32 @@ mod tests {
             (told("chain.pem", CertificateFault::Nothing).0, told("chain.pem", CertificateFault::Missing).0);
         assert!(none.starts_with("there is no certificate for events.shoes.example"), "{none}");
         assert!(chain.starts_with("the chain of the certificate for events.shoes.example is missing"), "{chain}");
+    }
+    #[test]
+    fn what_acme_does_by_itself_comes_before_what_a_person_can() {
+        let remedy = |origin: Origin, fault: CertificateFault, acme: bool| {
+            let problem = CertificateProblem {
+                name: "events.shoes.example".parse().unwrap(),
+                file: PathBuf::from("certs/events.shoes.example/chain.pem"),
+                origin,
+                fault,
+                not_after: None,
+                meanwhile: Meanwhile::Nothing,
+            };
+            problem.remedy(acme)
+        };
+        let (nothing, expired) = (CertificateFault::Nothing, CertificateFault::Expired);
+        let cases = [
+            (Origin::Operator, nothing, true, "ACME orders one by itself: `pixelgate cert list events.shoes.example`"),
+            (Origin::Operator, nothing, false, "put the chain (leaf first) and its key there"),
+            (Origin::Issued, expired, true, "ACME renews it by itself: `pixelgate cert list events.shoes.example`"),
+            (Origin::Issued, expired, false, "get a renewed certificate and `pixelgate cert import` it"),
+            (Origin::IssuedWildcard, expired, true, "get a renewed certificate and `pixelgate cert import` it"),
+            (Origin::Operator, expired, true, "put a renewed certificate and its key there"),
+        ];
+        for (origin, fault, acme, begin) in cases {
+            let remedy = remedy(origin, fault, acme);
+            assert!(remedy.starts_with(begin), "{origin:?} {acme}: {remedy}");
+        }
     }
 }

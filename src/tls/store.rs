@@ -15,10 +15,10 @@ use crate::tls::entry::{ByOwner, Entry, Standing, Told, Window};
 use crate::tls::folder::{Cold, Folder};
 use crate::tls::index::{self, Folders};
 use crate::tls::native::Pool;
-use crate::tls::places::{CertFolders, DirectoryProblem, Listing, Origin, parent};
+use crate::tls::places::{CertFolders, DirectoryProblem, Identity, Listing, Origin, parent};
 use crate::tls::problem::{CertificateProblem, Meanwhile, Summary};
 use crate::tls::reader::{Reader, own_name};
-use crate::tls::shards::{Shards, wildcard_of};
+use crate::tls::shards::{Shard, Shards, wildcard_of};
 use crate::tls::wildcards::Wildcards;
 
 /// Folders of one piece of work.
@@ -35,6 +35,8 @@ pub struct CertStore {
     names: Shards,
     wildcards: Wildcards,
     directories: Arc<[DirectoryProblem]>,
+    /// The operator's directory that names are served from; `None` = none is.
+    home: Option<Identity>,
     pool: Option<Arc<Pool>>,
     learnt: Arc<Learnt>,
     /// While it lasts, what could not be read is left alone.
@@ -73,8 +75,8 @@ pub struct CertificateState {
     pub origin: Origin,
     /// Where it lies.
     pub folder: PathBuf,
-    /// Whether it serves the name now.
-    pub served: bool,
+    /// Which of the two pairs there serve the name now: the first, and its RSA twin.
+    pub served: [bool; 2],
 }
 
 // === impl CertStore ===
@@ -82,7 +84,8 @@ pub struct CertificateState {
 impl CertStore {
     /// Judges the certificates of `names` as of `now` (Unix seconds). What did not change since `previous` was loaded, or
     /// since the index was written where there is no `previous`, is not read again, but judged again; names of whose
-    /// certificates nothing changed are shared with it. Blocks, on all cores.
+    /// certificates nothing changed are shared with it. Another `certs_dir` than that of `previous` takes its place unless it
+    /// is away. Blocks, on all cores.
     pub fn load<'a>(
         folders: &CertFolders,
         names: impl IntoIterator<Item = &'a ServerName>,
@@ -90,15 +93,16 @@ impl CertStore {
         now: i64,
     ) -> Self {
         let names: Vec<&ServerName> = names.into_iter().collect();
-        let previous = previous.filter(|store| *store.folders == *folders);
+        let previous = previous.filter(|store| store.folders.issued_dir == folders.issued_dir);
+        let home = previous.and_then(|store| store.home);
         let kept = if previous.is_none() { index::read(folders) } else { Folders::default() };
         let known = |origin: Origin, key: &str| match previous {
             Some(store) => store.folder(origin, key),
             None => kept.get(origin, key),
         };
         let pool = previous.map_or_else(|| Pool::new().map(Arc::new), |store| store.pool.clone());
-        let reader = Reader::new(folders, pool.as_deref(), now);
-        let listing = folders.list();
+        let reader = Reader::new(folders, home, pool.as_deref(), now);
+        let listing = folders.list(home);
         // What cannot be listed is as it was.
         let find = |origin: Origin, key: &str| match listing.has(origin, key) {
             Some(true) => reader.read(origin, key, known(origin, key)),
@@ -132,6 +136,7 @@ impl CertStore {
             names: layout.with(shards),
             wildcards,
             directories: listing.problems(folders).into(),
+            home: home.filter(|_| !listing.has_operators()),
             pool: pool.clone(),
             learnt: previous.map_or_else(Arc::default, |store| store.learnt.clone()),
             rest: rest(now),
@@ -177,7 +182,7 @@ impl CertStore {
             not_after: facts.map_or(0, |facts| facts.not_after),
             origin,
             folder: self.folders.path(origin, origin.key(name.as_str()).unwrap_or_default()),
-            served: served.is_some(),
+            served: served.unwrap_or_default(),
         })
     }
 
@@ -201,6 +206,21 @@ impl CertStore {
     pub fn problem_of(&self, name: &ServerName) -> Option<CertificateProblem> {
         let entry = self.names.get(name.as_str())?;
         Some(self.problem(name, entry, entry.told?))
+    }
+
+    /// The names that `before` served, and that nothing serves since what served them ended, in no order.
+    pub fn ended_since(&self, before: &CertStore, now: i64) -> Vec<ServerName> {
+        let ended = |name: &ServerName| {
+            let entry = before.names.get(name.as_str())?;
+            entry.served_until(before.wildcard(name.as_str())).filter(|until| *until < now)
+        };
+        let known = before.names.all();
+        let is_other =
+            |at: usize, shard: &Shard| known.get(at).is_none_or(|known| !Arc::ptr_eq(&known.names, &shard.names));
+        let shards =
+            self.names.all().iter().enumerate().filter(|(at, shard)| is_other(*at, shard)).map(|(_, shard)| shard);
+        let unserved = shards.flat_map(|shard| shard.names.iter()).filter(|(_, entry)| !entry.is_served());
+        unserved.filter(|(name, _)| ended(name).is_some()).map(|(name, _)| name.clone()).collect()
     }
 
     /// What is wrong with whole directories.
@@ -231,8 +251,9 @@ impl CertStore {
         Ok(())
     }
 
-    /// Notes what was parsed for it.
+    /// Notes what was read and parsed for it.
     fn learn(&mut self, reader: &Reader<'_>) {
+        self.home = reader.home().or(self.home);
         let parsed = reader.parsed.load(Ordering::Relaxed);
         if parsed > 0 {
             self.knows = self.learnt.parsed.fetch_add(parsed, Ordering::Relaxed) + parsed;
@@ -263,6 +284,7 @@ impl CertStore {
         CertificateProblem {
             name: name.clone(),
             file: path(told.origin).join(told.part.file()),
+            origin: told.origin,
             fault: told.fault,
             not_after: folder.and_then(|folder| folder.facts_of(told.part)).map(|facts| facts.not_after),
             meanwhile,

@@ -317,6 +317,12 @@ async fn what_is_imported_without_a_gateway_is_served_by_the_next_one() {
     let text = String::from_utf8(check.stdout).unwrap();
     assert!(text.contains("chain.rsa.pem: for events.shoes.example, RSA 2048"), "{text}");
     assert!(text.contains("that knows RSA only gets 1 certificate,"), "{text}");
+    let reloaded = || gateway.json(&["cert", "reload", "--json", NAME])["certificates"][0].clone();
+    let both = reloaded();
+    assert_eq!((&both["origin"], &both["keys"]), (&json!("imported"), &keys), "as `cert list` says it");
+    assert!(both["issuer"].is_string(), "{both}");
+    std::fs::write(live.join("key.rsa.pem"), "no key").unwrap();
+    assert_eq!(reloaded()["keys"], json!(["ECDSA P-256"]), "a twin that is broken serves nobody");
 
     let nothing = tempfile::tempdir().unwrap();
     std::fs::write(

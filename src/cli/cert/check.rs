@@ -184,7 +184,7 @@ impl Findings {
 
     fn files(&mut self, configured: &Configured) -> anyhow::Result<Leaves> {
         let store = configured.store(&self.name);
-        let waits = configured.gateway.acme.waits_for_visitors();
+        let (acme, waits) = (configured.gateway.acme.enabled, configured.gateway.acme.waits_for_visitors());
         for problem in store.problems() {
             let text = format!("{}: {problem}", problem.file.display());
             match problem.fault {
@@ -195,8 +195,8 @@ impl Findings {
                 }
                 // The line of the chain says more of it.
                 CertificateFault::Alone | CertificateFault::Disordered => {}
-                fault if fault.is_served() => self.warning("certificate", text, problem.remedy()),
-                _ => self.error("certificate", text, problem.remedy()),
+                fault if fault.is_served() => self.warning("certificate", text, problem.remedy(acme)),
+                _ => self.error("certificate", text, problem.remedy(acme)),
             }
         }
         let Some(state) = store.state(&self.name) else { return Ok(Leaves::default()) };

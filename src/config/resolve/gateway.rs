@@ -1,6 +1,7 @@
 //! `pixelgate.toml`
 
 use std::collections::HashMap;
+use std::io::ErrorKind;
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -163,10 +164,20 @@ fn tls(table: &mut Table<'_>) -> TlsConfig {
     let versions = [("1.2", TlsVersion::Tls12), ("1.3", TlsVersion::Tls13)];
     let folder = table.place.file().parent().unwrap_or(Path::new(""));
     TlsConfig {
-        certs_dir: table.path("certs_dir").unwrap_or_else(|| folder.join("certs")),
+        certs_dir: table.value("certs_dir").and_then(|value| certs_dir(&value)).unwrap_or_else(|| folder.join("certs")),
         min_version: table.choice("min_version", TlsVersion::Tls12, &versions),
         ticket_rotation: table.duration("ticket_rotation", DAY, MINUTE..=7 * DAY),
     }
+}
+
+/// A folder that is written down is meant to be there.
+fn certs_dir(value: &Value<'_>) -> Option<PathBuf> {
+    let path = value.path()?;
+    if std::fs::metadata(&path).is_err_and(|error| error.kind() == ErrorKind::NotFound) {
+        let reason = format!("{} is not there: no certificate comes from it", tidy(&path).display());
+        value.place.warning(reason, "mend the path, mount the volume or make the folder, then `pixelgate reload`");
+    }
+    Some(path)
 }
 
 fn outbox(table: &mut Table<'_>, data_dir: &Path) -> OutboxConfig {

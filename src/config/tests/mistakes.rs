@@ -353,3 +353,17 @@ proptest::proptest! {
         }
     }
 }
+
+#[test]
+fn a_folder_of_certificates_that_is_written_and_not_there_is_a_warning() {
+    let folder = Folder::new();
+    assert_eq!(folder.problems(), [""; 0], "the default need not be there");
+    folder.write("pixelgate.toml", format!("{GATEWAY}[tls]\ncerts_dir = \"nope\"\n"));
+    let told = folder.problems();
+    assert_eq!(told.len(), 1, "{told:#?}");
+    let expected = "warning pixelgate.toml:4 tls.certs_dir: nope is not there: no certificate comes from it";
+    assert!(told[0].replace(&format!("{}/", folder.dir.path().display()), "").starts_with(expected), "{told:#?}");
+    assert!(folder.read().gateway.is_some(), "it keeps nothing from starting");
+    fs::create_dir(folder.path("nope")).unwrap();
+    assert_eq!(folder.problems(), [""; 0]);
+}

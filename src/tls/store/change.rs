@@ -64,7 +64,7 @@ impl CertStore {
     /// read while it was being written is looked at once more, and what could not be read is each minute.
     pub fn tended(&self, now: i64) -> Self {
         let again = self.tries_again(now);
-        if again && self.folders.list().problems(&self.folders) != *self.directories {
+        if again && self.folders.list(self.home).problems(&self.folders) != *self.directories {
             return self.looked_through(now);
         }
         let shards = self.names.all().iter().filter(|shard| shard.unsettled || again && shard.unread);
@@ -88,7 +88,7 @@ impl CertStore {
     /// The same store, with the files of these names, and of the wildcards for the names below these, looked at again.
     fn looked_at(&self, names: &[&ServerName], parents: &BTreeSet<&str>, now: i64) -> Self {
         let mut next = self.clone();
-        let reader = Reader::new(&self.folders, self.pool.as_deref(), now);
+        let reader = Reader::new(&self.folders, self.home, self.pool.as_deref(), now);
         let look = |origin: Origin, key: &str| reader.read_again(origin, key, self.folder(origin, key));
         let mut changed = HashSet::new();
         for origin in [Origin::OperatorWildcard, Origin::IssuedWildcard] {

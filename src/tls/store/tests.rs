@@ -9,6 +9,7 @@ use crate::tls::credential::CredentialError;
 use crate::tls::problem::CertificateFault;
 use crate::tls::testing::Issued;
 
+mod away;
 mod change;
 mod many;
 mod odd;
@@ -55,7 +56,7 @@ impl Site {
         assert!(matches!(store.lookup(name), Lookup::Unknown));
         assert_eq!((store.summary().names(), store.summary().problems), (1, 1));
         let problem = only_problem(&store);
-        assert!(problem.to_string().contains(name) && !problem.remedy().is_empty());
+        assert!(problem.to_string().contains(name) && !problem.remedy(false).is_empty());
         problem.fault
     }
 }
@@ -164,7 +165,7 @@ fn a_good_one_stands_in_and_the_problem_is_told_all_the_same() {
     assert_eq!(only_problem(&store).fault, CertificateFault::Expired);
     assert_eq!(store.summary().valid, 1);
     let state = store.state(&"a.example.org".parse().unwrap()).unwrap();
-    assert_eq!((state.origin, state.served), (Origin::OperatorWildcard, true));
+    assert_eq!((state.origin, state.served), (Origin::OperatorWildcard, [true, false]));
 }
 
 #[test]

@@ -16,7 +16,7 @@ fn time_alone_ends_and_begins_what_is_served() {
     assert!(!store.is_due(NOW) && !store.is_due(NOW + YEAR - 86_400));
     let origin = |store: &CertStore, name: &str| {
         let state = store.state(&name.parse().unwrap()).unwrap();
-        state.served.then_some(state.origin)
+        state.served.contains(&true).then_some(state.origin)
     };
     assert_eq!(origin(&store, "c.example"), None);
     let ends = year(2027).unwrap();
@@ -113,7 +113,7 @@ fn a_visitor_who_comes_while_files_are_replaced_harms_nobody_for_long() {
 
     std::fs::remove_dir_all(&folder).unwrap();
     let gone = visit(&first);
-    assert_eq!(only_problem(&gone).fault, CertificateFault::Missing);
+    assert_eq!(only_problem(&gone).fault, CertificateFault::Nothing);
     assert!(gone.is_due(clock()));
     assert!(!gone.tended(clock()).is_due(clock()), "looked at once");
     next.write(site.operator(), "a.example");
