@@ -256,7 +256,7 @@ impl Pile {
     pub fn bundles(&self) -> Vec<Bundle> {
         let bundle = |certificate: &X509| {
             let (key, facts) = (self.key_of(certificate)?, facts(certificate)?);
-            Some(Bundle { chain: self.chain_from(certificate), key: key.clone(), facts })
+            Some(Bundle { chain: self.extended(vec![certificate.clone()]), key: key.clone(), facts })
         };
         self.certificates.iter().filter_map(bundle).collect()
     }
@@ -281,8 +281,13 @@ impl Pile {
         self.keys.get(&public_half(certificate)?)
     }
 
-    fn chain_from(&self, leaf: &X509) -> Chain {
-        let mut chain = vec![leaf.clone()];
+    /// A chain that ends too early, with those of its issuers after it that are here; `None` = none is.
+    pub fn completed(&self, chain: &Chain) -> Option<Chain> {
+        let completed = self.extended(chain.0.clone());
+        (completed.0.len() > chain.0.len()).then_some(completed)
+    }
+
+    fn extended(&self, mut chain: Vec<X509>) -> Chain {
         while chain.len() < CHAIN_MAX {
             let Some(last) = chain.last() else { break };
             match self.issuer_of(last) {

@@ -5,7 +5,10 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use boring::pkey::Id;
 use boring::x509::X509;
-use rcgen::{KeyPair, PKCS_ED25519, PKCS_RSA_SHA256, RsaKeySize};
+use rcgen::{
+    BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair, PKCS_ED25519, PKCS_RSA_SHA256, RsaKeySize,
+    date_time_ymd,
+};
 use serde_json::{Value, json};
 
 use crate::util::gateway::pixelgate;
@@ -124,6 +127,40 @@ fn one_kind_of_key_leaves_the_other_in_place() {
     assert!(notes.contains("valid longer"), "{notes}");
     assert_eq!(import.one(&renewed, &["--force"]).1, "imported");
     assert_eq!(import.kinds(), [Id::RSA], "just what was given");
+}
+
+#[test]
+fn a_leaf_alone_keeps_the_issuers_of_the_chain_in_place() {
+    let import = Import::new();
+    let authority = || {
+        let mut params = CertificateParams::default();
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        params
+    };
+    let root = CertifiedIssuer::self_signed(authority(), ecdsa()).unwrap();
+    let mut params = authority();
+    params.distinguished_name.push(rcgen::DnType::CommonName, "Intermediate");
+    let intermediate = CertifiedIssuer::signed_by(params, ecdsa(), &root).unwrap();
+    let file = |until: i32, issuers: &str| {
+        let (key, mut params) = (ecdsa(), CertificateParams::new(vec![NAME.to_owned()]).unwrap());
+        (params.not_before, params.not_after) = (date_time_ymd(2020, 1, 1), date_time_ymd(until, 1, 1));
+        let leaf = params.signed_by(&key, &intermediate).unwrap();
+        let path = import.folder.path().join(format!("{until}.pem"));
+        std::fs::write(&path, leaf.pem() + issuers + &key.serialize_pem()).unwrap();
+        path.to_str().unwrap().to_owned()
+    };
+    let in_place = || {
+        let chain = X509::stack_from_pem(&std::fs::read(import.live().join("chain.pem")).unwrap()).unwrap();
+        chain.iter().map(|certificate| certificate.to_der().unwrap()).collect::<Vec<_>>()
+    };
+    assert_eq!(import.one(&file(2090, &intermediate.pem()), &[]).1, "imported");
+    let before = in_place();
+    let alone = file(2091, "");
+    let (code, result, notes) = import.one(&alone, &[]);
+    assert!(code == Some(0) && result == "imported" && notes.contains("are added from the chain in"), "{notes}");
+    let now = in_place();
+    assert!(now.len() == 2 && now[0] != before[0] && now[1] == before[1], "{}", now.len());
+    assert_eq!(import.one(&alone, &[]).1, "unchanged");
 }
 
 #[test]

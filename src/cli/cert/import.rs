@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::io::ErrorKind;
 use std::os::unix::fs::MetadataExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use anyhow::Context;
 use serde::Serialize;
@@ -14,13 +14,14 @@ use serde_json::json;
 
 use super::files::Configured;
 use super::found::{Choice, Found, Names};
+use super::whole::{Places, whole};
 use super::{Ended, GatewayArgs, ImportArgs, client, days, say, say_json, tell};
 use crate::account::ServerName;
 use crate::cli::client::CallError;
 use crate::clock::now_ms;
 use crate::console::CertificateView;
 use crate::tls::Credential;
-use crate::tls::chain::{Bundle, Chain, ChainFault, LeafFacts, Roots, rfc3339};
+use crate::tls::chain::{Bundle, Chain, LeafFacts, Roots, rfc3339};
 use crate::tls::keep::{self, FILES, IMPORTED, LIVE};
 
 /// Names that the gateway looks at in one request, whose body is at most 2 MiB.
@@ -174,7 +175,9 @@ fn try_put(
         Ok(in_place) => in_place,
         Err(error) => return Ok(Some(result.failed(&issued_dir, "read", &error))),
     };
-    let (mut pairs, mut imported, mut kept) = (Vec::new(), None, None);
+    let (live, operators) = (issued_dir.join(folder).join(LIVE), configured.gateway.tls.certs_dir.join(folder));
+    let places = Places { live: (&live, &in_place), operators: &operators };
+    let (mut pairs, mut imported, mut kept, mut of_chains) = (Vec::new(), None, None, Vec::new());
     for (bundle, live) in chosen.into_iter().zip(in_place_by_kind(&in_place, folder)) {
         // `--force` puts just that there which was found.
         match (bundle, live.filter(|_| !args.force)) {
@@ -187,12 +190,18 @@ fn try_put(
                 pairs.push(live.texts);
             }
             (Some(bundle), _) => {
-                let chain = bundle.chain.to_pem().context("the chain cannot be written as PEM")?;
+                let (completed, notes) = whole(&bundle.chain, roots, &places);
+                let chain = completed
+                    .as_ref()
+                    .unwrap_or(&bundle.chain)
+                    .to_pem()
+                    .context("the chain cannot be written as PEM")?;
                 let key = bundle.key_pem().context("the key cannot be written as PEM")?;
                 if let Err(error) = Credential::parse(&chain, &key) {
                     result.notes.push(format!("it cannot be served: {error}; its key is {}", bundle.facts.key));
                     return Ok(Some(result));
                 }
+                of_chains.extend(notes);
                 imported = imported.or(Some(bundle));
                 pairs.push([chain, key]);
             }
@@ -213,7 +222,10 @@ fn try_put(
         result.result = "unchanged";
         return Ok(Some(result));
     }
-    result.notes.extend(notes(configured, roots, folder, imported));
+    // Of two kinds of key there may be the same to say.
+    of_chains.dedup();
+    result.notes.extend(of_chains);
+    result.notes.extend(notes(&operators, imported));
     if args.dry_run {
         result.result = "would_import";
         return Ok(Some(result));
@@ -246,20 +258,9 @@ fn in_place_by_kind(files: &BTreeMap<&str, Vec<u8>>, folder: &str) -> [Option<In
     [ecdsa, rsa]
 }
 
-/// What a person should know of a certificate that goes into place.
-fn notes(configured: &Configured, roots: &Roots, folder: &str, bundle: &Bundle) -> Vec<String> {
+/// What a person should know of a certificate that goes into place, beside what there is to say of its chain.
+fn notes(operators: &Path, bundle: &Bundle) -> Vec<String> {
     let mut notes = Vec::new();
-    match bundle.chain.judge(roots, now_ms() / 1_000) {
-        Ok(()) => {}
-        Err(fault @ (ChainFault::LeafOnly(_) | ChainFault::Unanchored(_))) => {
-            notes.push(format!(
-                "{fault}: put the CA's intermediate certificate beside it (certbot: fullchain.pem has both), or name a \
-                 private CA's root in [acme] ca_file"
-            ));
-        }
-        Err(fault) => notes.push(fault.to_string()),
-    }
-    let operators: PathBuf = configured.gateway.tls.certs_dir.join(folder);
     if operators.join("chain.pem").exists() {
         notes.push(format!("{} has one too, and wins: remove it to have this one served", operators.display()));
     }

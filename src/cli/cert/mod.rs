@@ -6,6 +6,7 @@ mod found;
 mod import;
 mod outside;
 mod reload;
+mod whole;
 
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
