@@ -11,6 +11,7 @@ use rcgen::{
 };
 use serde_json::{Value, json};
 
+use crate::util::certificates::ShortKey;
 use crate::util::gateway::pixelgate;
 use crate::util::{Account, Gateway, Site};
 
@@ -186,8 +187,43 @@ fn a_file_that_is_too_long_is_told() {
     std::fs::write(import.folder.path().join("archive.tar"), vec![0; 300_000]).unwrap();
     let (code, report) = import.run(&[import.folder.path().to_str().unwrap()]);
     assert_eq!((code, &report["results"]), (Some(1), &json!([])));
-    let [note] = report["notes"].as_array().unwrap().as_slice() else { panic!("{report}") };
-    assert!(note.as_str().unwrap().contains("long.pem: left out: it is longer than 256 KiB"), "{note}");
+    let notes: Vec<&str> = report["notes"].as_array().unwrap().iter().map(|note| note.as_str().unwrap()).collect();
+    assert!(
+        notes.len() == 2 && notes.iter().all(|note| note.contains(": left out: it is longer than 256 KiB")),
+        "{notes:?}"
+    );
+    assert!(notes[0].contains("archive.tar") && notes[1].contains("long.pem"), "{notes:?}");
+}
+
+#[test]
+fn a_file_that_cannot_be_read_is_a_failure_beside_what_is_imported() {
+    let import = Import::new();
+    import.bundle(&ecdsa(), 60);
+    let (code, report) = import.run(&[import.folder.path().to_str().unwrap()]);
+    assert_eq!((code, &report["failed"]), (Some(0), &json!([])), "{report}");
+    std::os::unix::fs::symlink("nowhere.pem", import.folder.path().join("rsa.pem")).unwrap();
+    let (code, report) = import.run(&[import.folder.path().to_str().unwrap()]);
+    assert_eq!((code, &report["results"][0]["result"]), (Some(1), &json!("unchanged")), "{report}");
+    let [failed] = report["failed"].as_array().unwrap().as_slice() else { panic!("{report}") };
+    assert!(failed.as_str().unwrap().contains("rsa.pem: No such file"), "{failed}");
+}
+
+#[test]
+fn an_rsa_key_that_clients_refuse_is_refused() {
+    let import = Import::new();
+    let short = ShortKey::new();
+    let file = import.folder.path().join("short.pem");
+    std::fs::write(&file, import.site.authority.sign(&[NAME], &short, 1, 90) + &short.pem).unwrap();
+    let (code, result, notes) = import.one(file.to_str().unwrap(), &[]);
+    assert_eq!((code, result.as_str()), (Some(1), "refused"), "{notes}");
+    assert!(notes.contains("its key is RSA 1024, and clients refuse RSA keys of fewer than 2048 bits"), "{notes}");
+    assert!(!import.live().exists());
+    // Put there by hand it is served, and no reason against a good one that ends earlier.
+    std::fs::create_dir_all(import.live()).unwrap();
+    for name in ["chain.pem", "key.pem"] {
+        std::fs::copy(&file, import.live().join(name)).unwrap();
+    }
+    assert_eq!(import.one(&import.bundle(&rsa(), 60), &[]).1, "imported");
 }
 
 #[test]

@@ -93,7 +93,7 @@ pub(super) fn run(gateway: &GatewayArgs, args: &ImportArgs) -> anyhow::Result<En
     report(args, &found, &folder, &results, &taken_up)?;
     let good = results.iter().all(|result| result.is_in_place() || result.result == "would_import");
     let refused = matches!(taken_up, TakenUp::Refused(_));
-    Ok(if good && !results.is_empty() && !refused { Ended::Fine } else { Ended::Bad })
+    Ok(if good && !results.is_empty() && found.failed.is_empty() && !refused { Ended::Fine } else { Ended::Bad })
 }
 
 /// Why this user (by number) can put nothing below the data directory, or nothing that the gateway could use.
@@ -197,8 +197,12 @@ fn try_put(
                     .to_pem()
                     .context("the chain cannot be written as PEM")?;
                 let key = bundle.key_pem().context("the key cannot be written as PEM")?;
-                if let Err(error) = Credential::parse(&chain, &key) {
-                    result.notes.push(format!("it cannot be served: {error}; its key is {}", bundle.facts.key));
+                let refusal = match Credential::parse(&chain, &key) {
+                    Ok(_) => bundle.facts.weakness(),
+                    Err(error) => Some(format!("it cannot be served: {error}; its key is {}", bundle.facts.key)),
+                };
+                if let Some(refusal) = refusal {
+                    result.notes.push(refusal);
                     return Ok(Some(result));
                 }
                 of_chains.extend(notes);
@@ -240,7 +244,7 @@ fn try_put(
     })
 }
 
-/// What in place can be served now for what the folder stands for, with an ECDSA key and with an RSA key.
+/// What in place can be served now, and is not refused by clients, for what the folder stands for, with an ECDSA key and with an RSA key.
 fn in_place_by_kind(files: &BTreeMap<&str, Vec<u8>>, folder: &str) -> [Option<InPlace>; 2] {
     let own = folder.strip_prefix("_.").map_or_else(|| folder.to_owned(), |above| format!("*.{above}"));
     let pair = |names: [&str; 2]| {
@@ -248,7 +252,8 @@ fn in_place_by_kind(files: &BTreeMap<&str, Vec<u8>>, folder: &str) -> [Option<In
         Credential::parse(chain, key).ok()?;
         let leaf = Chain::from_pem(chain)?.leaf()?;
         let is_valid = (leaf.not_before..=leaf.not_after).contains(&(now_ms() / 1_000));
-        (is_valid && leaf.covers(&own)).then(|| InPlace { texts: [chain.clone(), key.clone()], leaf })
+        (is_valid && leaf.covers(&own) && leaf.weakness().is_none())
+            .then(|| InPlace { texts: [chain.clone(), key.clone()], leaf })
     };
     let (mut ecdsa, mut rsa) = (None, None);
     for pair in FILES.into_iter().filter_map(pair) {
@@ -352,6 +357,7 @@ fn report(
         let running = (!matches!(taken_up, TakenUp::Unasked)).then_some(matches!(taken_up, TakenUp::By(_)));
         return say_json(&json!({
             "gateway": running, "gateway_error": refusal, "folder": folder, "results": results, "unknown": found.unknown, "notes": found.notes,
+            "failed": found.failed,
         }));
     }
     for result in results {
@@ -365,6 +371,7 @@ fn report(
         result.notes.iter().try_for_each(|note| say(format_args!("    {note}")))?;
     }
     found.notes.iter().try_for_each(say)?;
+    found.failed.iter().try_for_each(|failed| say(format_args!("failed: {failed}")))?;
     if !found.unknown.is_empty() {
         let names = found.unknown.iter().map(String::as_str).collect::<Vec<_>>().join(", ");
         say(format_args!("left out, for no account has these names in its domains: {names}"))?;

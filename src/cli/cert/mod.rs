@@ -4,6 +4,7 @@ mod check;
 mod files;
 mod found;
 mod import;
+mod judged;
 mod outside;
 mod reload;
 mod whole;
