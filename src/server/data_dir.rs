@@ -7,8 +7,8 @@ use std::path::{Path, PathBuf};
 
 use crate::outbox::OpenError;
 
-/// What only a gateway makes there; other folders have a `certs` as well.
-const OURS: [&str; 4] = ["outbox", "last-good", "certificates.index", "ticket.keys"];
+/// What only a gateway makes there; others' folders have a `certs` or an `outbox` as well.
+const OURS: [&str; 4] = ["outbox/lock", "last-good", "certificates.index", "ticket.keys"];
 
 /// Whose a folder is by what lies in it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -244,9 +244,9 @@ mod tests {
     fn what_may_be_anothers_is_not_given_away() {
         let dir = tempfile::tempdir().unwrap();
         assert_eq!(content(dir.path()), Content::Ours, "it is empty");
-        std::fs::create_dir(dir.path().join("certs")).unwrap();
-        assert_eq!(content(dir.path()), Content::Others);
         std::fs::create_dir(dir.path().join("outbox")).unwrap();
+        assert_eq!(content(dir.path()), Content::Others);
+        std::fs::write(dir.path().join("outbox/lock"), "").unwrap();
         assert_eq!(content(dir.path()), Content::Ours);
         assert_eq!(content(&dir.path().join("none")), Content::Hidden);
         let remedy = |content, user| remedy_for_others(Path::new("/srv/shop"), content, "shop", user);

@@ -219,7 +219,8 @@ fn an_rsa_key_that_clients_refuse_is_refused() {
     assert!(notes.contains("its key is RSA 1024, and clients refuse RSA keys of fewer than 2048 bits"), "{notes}");
     assert!(!import.live().exists());
     // Put there by hand it is served, and no reason against a good one that ends earlier.
-    std::fs::create_dir_all(import.live()).unwrap();
+    std::fs::create_dir_all(import.live().with_file_name("mine")).unwrap();
+    std::os::unix::fs::symlink("mine", import.live()).unwrap();
     for name in ["chain.pem", "key.pem"] {
         std::fs::copy(&file, import.live().join(name)).unwrap();
     }
