@@ -68,6 +68,11 @@ pub(super) fn run(gateway: &GatewayArgs, command: Command) -> anyhow::Result<End
         }
         Command::Show { .. } => print_account(&serde_json::from_value(answer)?)?,
         Command::Pause { account, .. } => say(format_args!("{account}: paused; its events are kept"))?,
+        Command::Resume { account, .. } if answer.get("was_paused") == Some(&false.into()) => {
+            say(format_args!(
+                "{account}: nothing was paused that can be resumed; `pixelgate accounts show {account}` says more"
+            ))?;
+        }
         Command::Resume { account, .. } => say(format_args!("{account}: resumed"))?,
     }
     Ok(Ended::Fine)
@@ -76,7 +81,11 @@ pub(super) fn run(gateway: &GatewayArgs, command: Command) -> anyhow::Result<End
 /// All of an account in a line: its pixels added up, in the words that `pixelgate status` has for each of them.
 fn print_line(account: &AccountStatus) -> std::io::Result<()> {
     let sum = |count: fn(&PixelStatus) -> u64| account.pixels.iter().map(count).sum::<u64>();
-    let names = if account.domains.is_empty() { "on the host's domain".to_owned() } else { account.domains.join(", ") };
+    let names = match account.domains.as_slice() {
+        [] if account.gone => "not in the configuration".to_owned(),
+        [] => "on the host's domain".to_owned(),
+        names => names.join(", "),
+    };
     say(format_args!(
         "{:<24} {:<9} {} · events: {} pending, {} in flight · since the first start: {} delivered, {} dead · dead letters \
          now: {} · {names}",
@@ -114,8 +123,9 @@ fn paused(account: &AccountStatus) -> usize {
 /// One account with all that is known of it, a line for each thing.
 fn print_account(account: &AccountStatus) -> std::io::Result<()> {
     let list = |what: &[String], none: &str| if what.is_empty() { none.to_owned() } else { what.join(", ") };
-    say(format_args!("{} ({}): {}", account.id, account.name, state(account)))?;
-    say(format_args!("  names    {}", list(&account.domains, "none; reached on the host's domain")))?;
+    say(format_args!("{}: {}", account.title(), state(account)))?;
+    let nameless = if account.gone { "none" } else { "none; reached on the host's domain" };
+    say(format_args!("  names    {}", list(&account.domains, nameless)))?;
     say(format_args!("  filters  {}", list(&account.filters, "none")))?;
     for pixel in &account.pixels {
         say(format_args!("  pixel    {}", pixel.summary()))?;

@@ -57,7 +57,7 @@ fn print(status: &Status) -> anyhow::Result<()> {
         say(format_args!("{warning}CA account {}", account.summary()))?;
     }
     for account in &status.accounts {
-        say(format_args!("\n{} ({}){}", account.id, account.name, if account.active { "" } else { " inactive" }))?;
+        say(format_args!("\n{}{}", account.title(), if account.active { "" } else { " inactive" }))?;
         for pixel in &account.pixels {
             say(format_args!("  {}", pixel.summary()))?;
         }

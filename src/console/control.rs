@@ -14,6 +14,7 @@ use serde_json::json;
 use crate::account::{AccountId, PixelId};
 use crate::console::peer::Peer;
 use crate::console::{Console, certificates, dead_letters, status};
+use crate::outbox::LaneStatus;
 use crate::reload::Report;
 
 /// Why something was not done; the command line prints it.
@@ -135,14 +136,19 @@ async fn resume(
     peer: Peer,
 ) -> Result<Json<serde_json::Value>, Refused> {
     let done = resume_account(&console, &id).await;
-    peer.log("accounts resume", &id, &done, |()| "resumed".to_owned());
-    done.map(|()| Json(json!({ "account": id, "paused": false })))
+    peer.log("accounts resume", &id, &done, |was| if *was { "resumed" } else { "nothing was paused" }.to_owned());
+    done.map(|was_paused| Json(json!({ "account": id, "paused": false, "was_paused": was_paused })))
 }
 
-async fn resume_account(console: &Console, id: &str) -> Result<(), Refused> {
+/// Says whether the account or a lane of it was paused.
+async fn resume_account(console: &Console, id: &str) -> Result<bool, Refused> {
     let (account, _) = account_of(console, id)?;
+    let is_paused = |lane: &LaneStatus| lane.lane.account == account && lane.paused.is_some();
+    let was_paused =
+        console.outbox.held_accounts().contains_key(&account) || console.outbox.lanes().iter().any(is_paused);
     let resume = console.outbox.resume_account(&account);
-    resume.await.map_err(|error| Refused(StatusCode::SERVICE_UNAVAILABLE, error.to_string()))
+    resume.await.map_err(|error| Refused(StatusCode::SERVICE_UNAVAILABLE, error.to_string()))?;
+    Ok(was_paused)
 }
 
 /// An account and its pixels; one that left the configuration is known as long as there are lanes of it.

@@ -92,6 +92,9 @@ pub struct AccountStatus {
     pub name: String,
     /// Whether it is switched on.
     pub active: bool,
+    /// Whether it left the configuration, and something of it waits.
+    #[serde(default)]
+    pub gone: bool,
     /// Its first-party names.
     pub domains: Vec<String>,
     /// Its filters' names, in order.
@@ -249,6 +252,7 @@ pub(super) fn accounts(console: &Console) -> Vec<AccountStatus> {
                 id: lane.account.clone(),
                 name: String::new(),
                 active: false,
+                gone: true,
                 domains: Vec::new(),
                 filters: Vec::new(),
                 pixels: vec![pixel],
@@ -267,9 +271,19 @@ fn account(tenant: &Tenant, lanes: &Lanes, held: Option<&Pause>) -> AccountStatu
         id: config.id.clone(),
         name: config.name.clone(),
         active: config.active,
+        gone: false,
         domains: config.domains.iter().map(ToString::to_string).collect(),
         filters: config.filters.iter().map(|filter| filter.name.clone()).collect(),
         pixels: pixels.collect(),
+    }
+}
+
+// === impl AccountStatus ===
+
+impl AccountStatus {
+    /// Its id and what it is called, or that nothing says so any more.
+    pub fn title(&self) -> String {
+        format!("{} ({})", self.id, if self.gone { "not in the configuration" } else { &self.name })
     }
 }
 

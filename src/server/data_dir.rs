@@ -7,6 +7,20 @@ use std::path::{Path, PathBuf};
 
 use crate::outbox::OpenError;
 
+/// What only a gateway makes there; others' folders have a `certs` or an `outbox` as well.
+const OURS: [&str; 4] = ["outbox/lock", "last-good", "certificates.index", "ticket.keys"];
+
+/// Whose a folder is by what lies in it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Content {
+    /// A gateway's, or nobody's: it is empty.
+    Ours,
+    /// It has things in it, and none that a gateway makes.
+    Others,
+    /// This user may not look.
+    Hidden,
+}
+
 /// Why nothing can be kept in the data directory.
 #[derive(Debug, thiserror::Error)]
 pub enum DataDirError {
@@ -14,7 +28,7 @@ pub enum DataDirError {
     #[error(
         "[host] data_dir {}: it belongs to user {owner}, and the gateway was started as user {user}\n  → {}",
         path.display(),
-        remedy_for_others(path, owner, user)
+        remedy_for_others(path, *content, owner, user)
     )]
     Others {
         /// The data directory.
@@ -23,6 +37,8 @@ pub enum DataDirError {
         owner: String,
         /// Who runs this process.
         user: String,
+        /// Whose it is by what lies in it.
+        content: Content,
     },
     /// Something else has its name.
     #[error(
@@ -74,9 +90,19 @@ fn judge(path: &Path, found: &Metadata) -> Result<(), DataDirError> {
     }
     let us = rustix::process::geteuid().as_raw();
     if found.uid() != us {
-        return Err(DataDirError::Others { path, owner: user(found.uid()), user: user(us) });
+        let content = content(&path);
+        return Err(DataDirError::Others { path, owner: user(found.uid()), user: user(us), content });
     }
     Ok(())
+}
+
+fn content(path: &Path) -> Content {
+    let Ok(mut entries) = std::fs::read_dir(path) else { return Content::Hidden };
+    if entries.next().is_none() || OURS.iter().any(|name| path.join(name).exists()) {
+        Content::Ours
+    } else {
+        Content::Others
+    }
 }
 
 fn make_private(path: &Path) -> std::io::Result<()> {
@@ -93,10 +119,21 @@ fn sync_folder(path: &Path) -> std::io::Result<()> {
     File::open(path)?.sync_all()
 }
 
-fn remedy_for_others(path: &Path, owner: &str, user: &str) -> String {
+/// Only what is a gateway's is given away with all that is in it.
+fn remedy_for_others(path: &Path, content: Content, owner: &str, user: &str) -> String {
+    const ELSE: &str = "name a folder of its own in pixelgate.toml, such as \"/var/lib/pixelgate\"";
     let path = path.display();
+    if content == Content::Others {
+        return format!("what lies in it is no gateway's: {ELSE}");
+    }
     if user != "root" {
-        return format!("give it to the user who runs the gateway, as root: `chown -R {user} {path}`");
+        let give = format!("give it to the user who runs the gateway, as root: `chown -R {user} {path}`");
+        return match content {
+            Content::Hidden => {
+                format!("if `ls -A {path}` as root shows nothing that is not the gateway's, {give}; else {ELSE}")
+            }
+            Content::Ours | Content::Others => give,
+        };
     }
     let sudo = if owner.starts_with(|c: char| c.is_ascii_digit()) { format!("'#{owner}'") } else { owner.to_owned() };
     format!(
@@ -190,6 +227,7 @@ mod tests {
             path: "/var/lib/pixelgate".into(),
             owner: owner.into(),
             user: user.into(),
+            content: Content::Ours,
         };
         let told = others("pixelgate", "root").to_string();
         assert!(told.contains(
@@ -200,6 +238,24 @@ mod tests {
         assert!(others("998", "root").to_string().contains("sudo -u '#998' "));
         let told = others("root", "pixelgate").to_string();
         assert!(told.contains("`chown -R pixelgate /var/lib/pixelgate`") && !told.contains("sudo"), "{told}");
+    }
+
+    #[test]
+    fn what_may_be_anothers_is_not_given_away() {
+        let dir = tempfile::tempdir().unwrap();
+        assert_eq!(content(dir.path()), Content::Ours, "it is empty");
+        std::fs::create_dir(dir.path().join("outbox")).unwrap();
+        assert_eq!(content(dir.path()), Content::Others);
+        std::fs::write(dir.path().join("outbox/lock"), "").unwrap();
+        assert_eq!(content(dir.path()), Content::Ours);
+        assert_eq!(content(&dir.path().join("none")), Content::Hidden);
+        let remedy = |content, user| remedy_for_others(Path::new("/srv/shop"), content, "shop", user);
+        for user in ["root", "pixelgate"] {
+            let told = remedy(Content::Others, user);
+            assert!(!told.contains("chown") && told.contains("a folder of its own"), "{told}");
+        }
+        let told = remedy(Content::Hidden, "pixelgate");
+        assert!(told.starts_with("if `ls -A /srv/shop`") && told.ends_with("such as \"/var/lib/pixelgate\""), "{told}");
     }
 
     #[test]

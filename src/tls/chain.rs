@@ -18,6 +18,8 @@ use crate::tls::sni;
 
 /// Certificates in a chain; real ones have two to four.
 const CHAIN_MAX: usize = 10;
+/// Bits of an RSA key that clients take (CA/Browser Forum's Baseline Requirements, 6.1.5).
+const RSA_BITS_MIN: u32 = 2_048;
 const BEGIN: &str = "-----BEGIN ";
 
 /// A chain as it was read or sent, leaf first if it is right.
@@ -38,6 +40,8 @@ pub struct LeafFacts {
     pub not_after: i64,
     /// Its key, as in `ECDSA P-256` or `RSA 2048`.
     pub key: String,
+    /// Bits of the key.
+    bits: u32,
 }
 
 /// What is wrong with a chain.
@@ -202,6 +206,13 @@ impl LeafFacts {
     pub fn is_rsa(&self) -> bool {
         self.key.starts_with("RSA")
     }
+
+    /// Why clients refuse its key although it can be served, if they do.
+    pub fn weakness(&self) -> Option<String> {
+        let is_weak = self.is_rsa() && self.bits < RSA_BITS_MIN;
+        is_weak
+            .then(|| format!("its key is {}, and clients refuse RSA keys of fewer than {RSA_BITS_MIN} bits", self.key))
+    }
 }
 
 // === impl Pile ===
@@ -256,7 +267,7 @@ impl Pile {
     pub fn bundles(&self) -> Vec<Bundle> {
         let bundle = |certificate: &X509| {
             let (key, facts) = (self.key_of(certificate)?, facts(certificate)?);
-            Some(Bundle { chain: self.chain_from(certificate), key: key.clone(), facts })
+            Some(Bundle { chain: self.extended(vec![certificate.clone()]), key: key.clone(), facts })
         };
         self.certificates.iter().filter_map(bundle).collect()
     }
@@ -281,8 +292,13 @@ impl Pile {
         self.keys.get(&public_half(certificate)?)
     }
 
-    fn chain_from(&self, leaf: &X509) -> Chain {
-        let mut chain = vec![leaf.clone()];
+    /// A chain that ends too early, with those of its issuers after it that are here; `None` = none is.
+    pub fn completed(&self, chain: &Chain) -> Option<Chain> {
+        let completed = self.extended(chain.0.clone());
+        (completed.0.len() > chain.0.len()).then_some(completed)
+    }
+
+    fn extended(&self, mut chain: Vec<X509>) -> Chain {
         while chain.len() < CHAIN_MAX {
             let Some(last) = chain.last() else { break };
             match self.issuer_of(last) {
@@ -317,6 +333,7 @@ fn public_half(certificate: &X509Ref) -> Option<Vec<u8>> {
 
 /// What a certificate says; `None` = it has no key or validity that can be read.
 fn facts(certificate: &X509Ref) -> Option<LeafFacts> {
+    let key = certificate.public_key().ok()?;
     let names = certificate.subject_alt_names().into_iter().flatten();
     Some(LeafFacts {
         serial: certificate.serial_number().to_bn().ok()?.to_hex_str().ok()?.to_lowercase(),
@@ -324,7 +341,8 @@ fn facts(certificate: &X509Ref) -> Option<LeafFacts> {
         names: names.filter_map(|name| name.dnsname().map(str::to_ascii_lowercase)).collect(),
         not_before: unix_seconds(certificate.not_before()).ok()?,
         not_after: unix_seconds(certificate.not_after()).ok()?,
-        key: key_kind(&*certificate.public_key().ok()?),
+        key: key_kind(&key),
+        bits: key.bits(),
     })
 }
 

@@ -3,6 +3,7 @@ use base64::engine::general_purpose::STANDARD;
 use serde_json::Value;
 
 use crate::certificates::empty_dns;
+use crate::util::certificates::ShortKey;
 use crate::util::gateway::pixelgate;
 use crate::util::{Account, Site};
 
@@ -56,6 +57,51 @@ async fn a_key_that_is_damaged_or_anothers_is_an_error() {
     assert_eq!(check.line("key"), None);
     site.write(&file, site.authority.credential(NAME, 60).1);
     Check::of(&site).await.assert("certificate", "error", "the key does not belong to the first certificate");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_rsa_key_that_clients_refuse_is_an_error() {
+    let site = Site::new("http://127.0.0.1:9").account(Account::new("shoes", 7001).domain(NAME));
+    let short = ShortKey::new();
+    site.write(&format!("certs/{NAME}/chain.pem"), site.authority.sign(&[NAME], &short, 1, 60));
+    site.write(&format!("certs/{NAME}/key.pem"), &short.pem);
+    let check = Check::of(&site).await;
+    check.assert("key", "ok", "belongs to the certificate");
+    let told =
+        |line: &Value| line["level"] == "error" && line["text"].as_str().unwrap().contains("its key is RSA 1024");
+    assert!(check.lines.iter().any(told), "{:#?}", check.lines);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_renews_an_ended_certificate_depends_on_whether_the_gateway_does() {
+    let site = Site::new("http://127.0.0.1:9").account(Account::new("shoes", 7001).domain(NAME));
+    site.authority.issue_for(&site.path("certs"), NAME, -60);
+    let remedy = async || {
+        let check = Check::of(&site).await;
+        check.assert("expiry", "error", "ended at");
+        check.lines.iter().find(|line| line["about"] == "expiry").unwrap()["remedy"].to_string()
+    };
+    let told = remedy().await;
+    assert!(told.contains("`pixelgate cert import`") && !told.contains("cert issue"), "{told}");
+    let file = std::fs::read_to_string(site.path("pixelgate.toml")).unwrap();
+    let acme = "\n[acme]\nenabled = true\nterms_agreed = true\nemail = \"ops@agency.example\"\n";
+    site.write("pixelgate.toml", file + acme);
+    let told = remedy().await;
+    assert!(told.contains("`pixelgate cert issue`"), "{told}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_a_configuration_nobody_is_asked_who_is_not_named() {
+    let site = Site::new("http://127.0.0.1:9").account(Account::new("shoes", 7001).domain(NAME));
+    site.write("pixelgate.toml", "[host]\n");
+    let output = pixelgate(site.dir(), &["cert", "check", NAME, "--json"]);
+    let report: Value = serde_json::from_slice(&output.stdout).unwrap();
+    let check = Check { lines: report["lines"].as_array().unwrap().clone() };
+    check.assert("configuration", "error", "pixelgate.toml cannot be used");
+    check.assert("dns", "skipped", "pixelgate.toml says which DNS server to ask");
+    assert_eq!(check.lines.iter().filter(|line| line["level"] == "error").count(), 1, "{:#?}", check.lines);
+    // Who is named is asked.
+    Check::of(&site).await.assert("dns", "info", "at no address");
 }
 
 #[tokio::test(flavor = "multi_thread")]

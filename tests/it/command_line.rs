@@ -363,10 +363,14 @@ async fn what_changes_something_answers_programs_too() {
     let site = Site::new(&standin.url).account(Account::new("shoes", PIXEL).domain(NAME));
     let gateway = Gateway::start(&site).await;
     assert_eq!(gateway.json(&["accounts", "pause", "shoes", "--json"]), json!({ "account": "shoes", "paused": true }));
-    assert_eq!(
-        gateway.json(&["accounts", "resume", "shoes", "--json"]),
-        json!({ "account": "shoes", "paused": false })
-    );
+    for was_paused in [true, false] {
+        assert_eq!(
+            gateway.json(&["accounts", "resume", "shoes", "--json"]),
+            json!({ "account": "shoes", "paused": false, "was_paused": was_paused })
+        );
+    }
+    let again = gateway.command(&["accounts", "resume", "shoes"]);
+    assert!(String::from_utf8_lossy(&again.stdout).contains("nothing was paused that can be resumed"), "{again:?}");
     assert_eq!(gateway.json(&["dead-letters", "drop", "--all", "--json"])["dropped"], 0);
     for command in ["list", "drop", "replay"] {
         let unknown = gateway.command(&["dead-letters", command, "--account", "nobody"]);

@@ -5,9 +5,13 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use boring::pkey::Id;
 use boring::x509::X509;
-use rcgen::{KeyPair, PKCS_ED25519, PKCS_RSA_SHA256, RsaKeySize};
+use rcgen::{
+    BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair, PKCS_ED25519, PKCS_RSA_SHA256, RsaKeySize,
+    date_time_ymd,
+};
 use serde_json::{Value, json};
 
+use crate::util::certificates::ShortKey;
 use crate::util::gateway::pixelgate;
 use crate::util::{Account, Gateway, Site};
 
@@ -127,6 +131,40 @@ fn one_kind_of_key_leaves_the_other_in_place() {
 }
 
 #[test]
+fn a_leaf_alone_keeps_the_issuers_of_the_chain_in_place() {
+    let import = Import::new();
+    let authority = || {
+        let mut params = CertificateParams::default();
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        params
+    };
+    let root = CertifiedIssuer::self_signed(authority(), ecdsa()).unwrap();
+    let mut params = authority();
+    params.distinguished_name.push(rcgen::DnType::CommonName, "Intermediate");
+    let intermediate = CertifiedIssuer::signed_by(params, ecdsa(), &root).unwrap();
+    let file = |until: i32, issuers: &str| {
+        let (key, mut params) = (ecdsa(), CertificateParams::new(vec![NAME.to_owned()]).unwrap());
+        (params.not_before, params.not_after) = (date_time_ymd(2020, 1, 1), date_time_ymd(until, 1, 1));
+        let leaf = params.signed_by(&key, &intermediate).unwrap();
+        let path = import.folder.path().join(format!("{until}.pem"));
+        std::fs::write(&path, leaf.pem() + issuers + &key.serialize_pem()).unwrap();
+        path.to_str().unwrap().to_owned()
+    };
+    let in_place = || {
+        let chain = X509::stack_from_pem(&std::fs::read(import.live().join("chain.pem")).unwrap()).unwrap();
+        chain.iter().map(|certificate| certificate.to_der().unwrap()).collect::<Vec<_>>()
+    };
+    assert_eq!(import.one(&file(2090, &intermediate.pem()), &[]).1, "imported");
+    let before = in_place();
+    let alone = file(2091, "");
+    let (code, result, notes) = import.one(&alone, &[]);
+    assert!(code == Some(0) && result == "imported" && notes.contains("are added from the chain in"), "{notes}");
+    let now = in_place();
+    assert!(now.len() == 2 && now[0] != before[0] && now[1] == before[1], "{}", now.len());
+    assert_eq!(import.one(&alone, &[]).1, "unchanged");
+}
+
+#[test]
 fn a_private_ca_that_is_named_is_trusted() {
     let import = Import::new();
     let (code, result, notes) = import.one(&import.bundle(&ecdsa(), 60), &["--dry-run"]);
@@ -149,8 +187,44 @@ fn a_file_that_is_too_long_is_told() {
     std::fs::write(import.folder.path().join("archive.tar"), vec![0; 300_000]).unwrap();
     let (code, report) = import.run(&[import.folder.path().to_str().unwrap()]);
     assert_eq!((code, &report["results"]), (Some(1), &json!([])));
-    let [note] = report["notes"].as_array().unwrap().as_slice() else { panic!("{report}") };
-    assert!(note.as_str().unwrap().contains("long.pem: left out: it is longer than 256 KiB"), "{note}");
+    let notes: Vec<&str> = report["notes"].as_array().unwrap().iter().map(|note| note.as_str().unwrap()).collect();
+    assert!(
+        notes.len() == 2 && notes.iter().all(|note| note.contains(": left out: it is longer than 256 KiB")),
+        "{notes:?}"
+    );
+    assert!(notes[0].contains("archive.tar") && notes[1].contains("long.pem"), "{notes:?}");
+}
+
+#[test]
+fn a_file_that_cannot_be_read_is_a_failure_beside_what_is_imported() {
+    let import = Import::new();
+    import.bundle(&ecdsa(), 60);
+    let (code, report) = import.run(&[import.folder.path().to_str().unwrap()]);
+    assert_eq!((code, &report["failed"]), (Some(0), &json!([])), "{report}");
+    std::os::unix::fs::symlink("nowhere.pem", import.folder.path().join("rsa.pem")).unwrap();
+    let (code, report) = import.run(&[import.folder.path().to_str().unwrap()]);
+    assert_eq!((code, &report["results"][0]["result"]), (Some(1), &json!("unchanged")), "{report}");
+    let [failed] = report["failed"].as_array().unwrap().as_slice() else { panic!("{report}") };
+    assert!(failed.as_str().unwrap().contains("rsa.pem: No such file"), "{failed}");
+}
+
+#[test]
+fn an_rsa_key_that_clients_refuse_is_refused() {
+    let import = Import::new();
+    let short = ShortKey::new();
+    let file = import.folder.path().join("short.pem");
+    std::fs::write(&file, import.site.authority.sign(&[NAME], &short, 1, 90) + &short.pem).unwrap();
+    let (code, result, notes) = import.one(file.to_str().unwrap(), &[]);
+    assert_eq!((code, result.as_str()), (Some(1), "refused"), "{notes}");
+    assert!(notes.contains("its key is RSA 1024, and clients refuse RSA keys of fewer than 2048 bits"), "{notes}");
+    assert!(!import.live().exists());
+    // Put there by hand it is served, and no reason against a good one that ends earlier.
+    std::fs::create_dir_all(import.live().with_file_name("mine")).unwrap();
+    std::os::unix::fs::symlink("mine", import.live()).unwrap();
+    for name in ["chain.pem", "key.pem"] {
+        std::fs::copy(&file, import.live().join(name)).unwrap();
+    }
+    assert_eq!(import.one(&import.bundle(&rsa(), 60), &[]).1, "imported");
 }
 
 #[test]

@@ -254,6 +254,10 @@ async fn a_letter_stays_one_while_its_account_or_its_pixel_is_gone() {
     };
     std::fs::remove_file(site.path("accounts/shoes.toml")).unwrap();
     assert_eq!((replayed(), letters()), ((0, 1), 1), "without the account");
+    let shown = String::from_utf8(gateway.command(&["accounts", "show", "shoes"]).stdout).unwrap();
+    assert!(shown.starts_with("shoes (not in the configuration): inactive\n  names    none\n"), "{shown}");
+    let listed = String::from_utf8(gateway.command(&["accounts", "list"]).stdout).unwrap();
+    assert!(listed.trim_end().ends_with("· not in the configuration"), "{listed}");
     site.write_account(&Account::new("shoes", 6020).domain(NAME));
     assert_eq!((replayed(), letters()), ((0, 1), 1), "without the pixel");
     site.write_account(&shoes());

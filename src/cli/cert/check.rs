@@ -2,20 +2,16 @@
 
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
-use std::path::Path;
 
 use http::StatusCode;
 use serde::Serialize;
 
 use super::files::Configured;
-use super::{CheckArgs, Ended, GatewayArgs, client, count, days, say, say_json};
+use super::{CheckArgs, Ended, GatewayArgs, client, count, say, say_json};
 use crate::account::ServerName;
 use crate::cli::client::CallError;
-use crate::clock::now_ms;
 use crate::console::{CertificateDetail, CertificateView};
-use crate::tls::chain::{Chain, ChainFault, LeafFacts, Roots, rfc3339};
-use crate::tls::keep::FILES;
-use crate::tls::{CertificateFault, Lookup};
+use crate::issuance::DnsReport;
 
 /// The state of a name whose certificate is ordered when a visitor comes.
 const WAITING: &str = "waiting";
@@ -78,7 +74,17 @@ pub(super) fn run(gateway: &GatewayArgs, args: &CheckArgs) -> anyhow::Result<End
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
         let known = written.map_or(&args.name, |config| &config.host.domain);
-        let report = findings.dns(resolver, known, &here, &identities).await;
+        // Whom the gateway asks is in the file; somebody else may know another world.
+        let report = if written.is_none() && resolver.is_none() {
+            findings.prevented(
+                "dns",
+                "where the name leads: pixelgate.toml says which DNS server to ask",
+                "mend it, or name the DNS server with --resolver",
+            );
+            DnsReport::default()
+        } else {
+            findings.dns(resolver, known, &here, &identities).await
+        };
         match &running {
             Some(detail) => {
                 let at =
@@ -182,107 +188,6 @@ impl Findings {
         self.files(configured)
     }
 
-    fn files(&mut self, configured: &Configured) -> anyhow::Result<Leaves> {
-        let store = configured.store(&self.name);
-        let (acme, waits) = (configured.gateway.acme.enabled, configured.gateway.acme.waits_for_visitors());
-        for problem in store.problems() {
-            let text = format!("{}: {problem}", problem.file.display());
-            match problem.fault {
-                CertificateFault::Nothing if waits => {
-                    let text = "there is none, as for every name that waits for its first visitor ([acme] on_demand); the line \
-                                `gateway` says whether this one does";
-                    self.info("certificate", text);
-                }
-                // The line of the chain says more of it.
-                CertificateFault::Alone | CertificateFault::Disordered => {}
-                fault if fault.is_served() => self.warning("certificate", text, problem.remedy(acme)),
-                _ => self.error("certificate", text, problem.remedy(acme)),
-            }
-        }
-        let Some(state) = store.state(&self.name) else { return Ok(Leaves::default()) };
-        if matches!(store.lookup(self.name.as_str()), Lookup::Ready(_)) {
-            self.ok("key", format!("{}: belongs to the certificate", state.folder.display()));
-        }
-        let roots = configured.roots()?;
-        let [[first, _], [twin, _]] = FILES.map(|files| files.map(|file| state.folder.join(file)));
-        let rsa = twin.exists().then(|| self.file(&twin, &roots)).flatten();
-        Ok(Leaves { first: self.file(&first, &roots), rsa })
-    }
-
-    fn file(&mut self, file: &Path, roots: &Roots) -> Option<Vec<u8>> {
-        let pem = match std::fs::read(file) {
-            Ok(pem) => pem,
-            Err(error) => {
-                let text = format!("{}: {error}", file.display());
-                self.error("certificate", text, "run this command as root or as the gateway's user");
-                return None;
-            }
-        };
-        let chain = Chain::from_pem(&pem)?;
-        let leaf = chain.leaf()?;
-        let names = if leaf.names.is_empty() { "no name at all".to_owned() } else { leaf.names.join(", ") };
-        let text = format!("{}: for {names}, {} by {}", file.display(), leaf.key, leaf.issuer);
-        if leaf.names.is_empty() {
-            let remedy = "it begins with an issuer's certificate: write the leaf first; certbot's fullchain.pem has both, \
-                          its chain.pem has no leaf";
-            self.error("certificate", text, remedy);
-        } else {
-            self.ok("certificate", text);
-        }
-        self.chain(&chain, roots);
-        self.expiry(&leaf);
-        chain.to_der()?.into_iter().next()
-    }
-
-    fn expiry(&mut self, leaf: &LeafFacts) {
-        let until = rfc3339(leaf.not_after);
-        let left = leaf.not_after - now_ms() / 1_000;
-        if left < 0 {
-            self.error(
-                "expiry",
-                format!("ended at {until}"),
-                "renew it; `pixelgate cert issue`, or `pixelgate cert import`",
-            );
-        } else if left < (leaf.not_after - leaf.not_before) / 4 {
-            let text = format!("ends at {until}, in {}", days(left));
-            self.warning("expiry", text, "see that it is renewed: `pixelgate cert list` shows what comes next");
-        } else {
-            self.ok("expiry", format!("valid until {until}, {}", days(left)));
-        }
-    }
-
-    fn chain(&mut self, chain: &Chain, roots: &Roots) {
-        let about = "chain";
-        match chain.judge(roots, now_ms() / 1_000) {
-            Ok(()) => self.ok(about, "in order, and complete to a root that this machine or [acme] ca_file trusts"),
-            Err(fault @ ChainFault::Order(..)) => {
-                let remedy = "put the leaf first and each issuer after what it issued, nothing else: certbot's fullchain.pem is \
-                              in order, and `pixelgate cert import` puts in order what it finds";
-                self.error(about, fault.to_string(), remedy);
-            }
-            Err(fault @ ChainFault::LeafOnly(_)) => {
-                let remedy = "add the intermediate certificate that your CA publishes (certbot: fullchain.pem instead of \
-                              cert.pem), or browsers refuse it; fine only if that issuer is the root of a private CA that all \
-                              clients trust";
-                self.warning(about, fault.to_string(), remedy);
-            }
-            Err(fault @ ChainFault::Unanchored(_)) => {
-                let remedy = "add the next intermediate certificate that your CA publishes (certbot: fullchain.pem); of a private \
-                              CA name the root in [acme] ca_file, or put it at the end of a chain in certs_dir";
-                self.warning(about, fault.to_string(), remedy);
-            }
-            // Whoever put a private CA's root there knows that it is one.
-            Err(fault @ ChainFault::UnknownRoot(_)) if !chain.is_single() => {
-                self.info(about, format!("{fault}: fine for a private CA, and browsers that do not know it refuse it"));
-            }
-            Err(fault @ ChainFault::UnknownRoot(_)) => {
-                let remedy = "it issued itself: get one from a CA, unless all clients were told to trust just this one";
-                self.warning(about, fault.to_string(), remedy);
-            }
-            Err(fault) => self.error(about, fault.to_string(), "get another certificate"),
-        }
-    }
-
     /// What the running gateway knows of the name, and of the accounts at which it orders.
     fn known(&mut self, detail: &CertificateDetail) {
         self.state(&detail.certificate);
@@ -314,8 +219,11 @@ impl Findings {
                 format!("the files are good now: `pixelgate cert reload {}` makes it look at them again", view.name)
             }
             Some(remedy) if view.state != "missing" || view.next_action.is_none() => remedy.clone(),
+            _ if view.next_action.is_some() && view.last_error.is_some() => {
+                "it is ordered by itself; its last error, or a line after this one, says what keeps it".to_owned()
+            }
             _ if view.next_action.is_some() => {
-                "it is ordered by itself; the lines after this one say what keeps it".to_owned()
+                "it is ordered by itself; where something keeps it, a line after this one says so".to_owned()
             }
             _ => "nothing is ordered for it: [acme] is not enabled, its account is not active, or `pixelgate status` says why"
                 .to_owned(),
@@ -435,7 +343,7 @@ mod tests {
             json!({ "problem": "none", "remedy": "put one there", "next_action": "retry", "last_error": "no DNS" });
         let (level, text, remedy) = told(false, "missing", ordered);
         assert!(level == Level::Error && text.ends_with("next: retry; last error: no DNS"), "{text}");
-        assert!(remedy.contains("the lines after this one"), "{remedy}");
+        assert!(remedy.contains("its last error, or a line after this one"), "{remedy}");
         // On demand that there is none is no problem, but of an account that is not active nothing is ordered either.
         let (level, _, remedy) = told(false, "missing", json!({}));
         assert!(level == Level::Error && remedy.contains("nothing is ordered for it"), "{remedy}");

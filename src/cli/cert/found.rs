@@ -24,6 +24,8 @@ pub(super) struct Found {
     bundles: Vec<(PathBuf, Bundle)>,
     /// What could not be used, and why.
     pub(super) notes: Vec<String>,
+    /// What could not be read, and why: nobody knows what is in it.
+    pub(super) failed: Vec<String>,
     /// What is written where it can be used, but is not for names of this gateway.
     pub(super) unknown: BTreeSet<String>,
 }
@@ -51,9 +53,8 @@ impl Found {
     pub(super) fn read(&mut self, path: &Path, depth: usize) -> std::io::Result<()> {
         let mut pile = Pile::default();
         if std::fs::metadata(path)?.is_file() {
-            if let Err(error) = add_file(&mut pile, path) {
-                self.notes.push(format!("{}: {error}", path.display()));
-            }
+            let added = add_file(&mut pile, path);
+            self.tell(path, added);
             self.take(path, &pile);
             return Ok(());
         }
@@ -64,17 +65,24 @@ impl Found {
             // Of a link that leads nowhere nothing can be said but that.
             let kind = std::fs::metadata(&path);
             let read = match kind {
-                Ok(kind) if kind.is_dir() && depth < DEPTH_MAX => self.read(&path, depth + 1),
+                Ok(kind) if kind.is_dir() && depth < DEPTH_MAX => self.read(&path, depth + 1).map(|()| None),
                 Ok(kind) if kind.is_file() => add_file(&mut pile, &path),
-                Ok(_) => Ok(()),
+                Ok(_) => Ok(None),
                 Err(error) => Err(error),
             };
-            if let Err(error) = read {
-                self.notes.push(format!("{}: {error}", path.display()));
-            }
+            self.tell(&path, read);
         }
         self.take(path, &pile);
         Ok(())
+    }
+
+    /// Notes why something was left out, if it was, or could not be read.
+    fn tell(&mut self, path: &Path, read: io::Result<Option<String>>) {
+        match read {
+            Ok(None) => {}
+            Ok(Some(reason)) => self.notes.push(format!("{}: left out: {reason}", path.display())),
+            Err(error) => self.failed.push(format!("{}: {error}", path.display())),
+        }
     }
 
     /// Takes what one folder or file holds, and says why the rest of it is of no use.
@@ -218,32 +226,27 @@ impl Names {
     }
 }
 
-/// What is too long, or in another format, is passed over, and told if it looks like certificates or keys.
-fn add_file(pile: &mut Pile, path: &Path) -> io::Result<()> {
+/// Adds what a file holds, or says why it is left out: it is too long, or certificates or keys in another format.
+fn add_file(pile: &mut Pile, path: &Path) -> io::Result<Option<String>> {
     let mut begin = Vec::new();
     let bytes = std::fs::File::open(path)?.take(FILE_BYTES_MAX + 1).read_to_end(&mut begin)?;
-    let has_pem = begin.windows(PEM.len()).any(|window| window == PEM);
-    let left_out = if u64::try_from(bytes).is_ok_and(|bytes| bytes > FILE_BYTES_MAX) {
-        has_pem.then(|| {
-            format!(
-                "it is longer than {} KiB; write each certificate, with its key and its issuers, into a file or folder of its \
-                 own",
-                FILE_BYTES_MAX / 1_024
-            )
-        })
-    } else {
-        if has_pem {
-            pile.add(&begin);
-        }
-        other_format(&begin).map(|(what, command)| {
-            format!(
-                "it is {what}, and only certificates and keys in PEM are read; write it so (`openssl {command} -in {} -out \
-                 NEW.pem`)",
-                path.display()
-            )
-        })
-    };
-    left_out.map_or(Ok(()), |reason| Err(io::Error::other(format!("left out: {reason}"))))
+    if u64::try_from(bytes).is_ok_and(|bytes| bytes > FILE_BYTES_MAX) {
+        return Ok(Some(format!(
+            "it is longer than {} KiB; if certificates are in it, write each, with its key and its issuers, into a file or \
+             folder of its own",
+            FILE_BYTES_MAX / 1_024
+        )));
+    }
+    if begin.windows(PEM.len()).any(|window| window == PEM) {
+        pile.add(&begin);
+    }
+    Ok(other_format(&begin).map(|(what, command)| {
+        format!(
+            "it is {what}, and only certificates and keys in PEM are read; write it so (`openssl {command} -in {} -out \
+             NEW.pem`)",
+            path.display()
+        )
+    }))
 }
 
 /// What certificates and keys are that are not written in PEM one by one, and the command of openssl that writes them so.

@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::io::ErrorKind;
 use std::os::unix::fs::MetadataExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use anyhow::Context;
 use serde::Serialize;
@@ -14,13 +14,14 @@ use serde_json::json;
 
 use super::files::Configured;
 use super::found::{Choice, Found, Names};
+use super::whole::{Places, whole};
 use super::{Ended, GatewayArgs, ImportArgs, client, days, say, say_json, tell};
 use crate::account::ServerName;
 use crate::cli::client::CallError;
 use crate::clock::now_ms;
 use crate::console::CertificateView;
 use crate::tls::Credential;
-use crate::tls::chain::{Bundle, Chain, ChainFault, LeafFacts, Roots, rfc3339};
+use crate::tls::chain::{Bundle, Chain, LeafFacts, Roots, rfc3339};
 use crate::tls::keep::{self, FILES, IMPORTED, LIVE};
 
 /// Names that the gateway looks at in one request, whose body is at most 2 MiB.
@@ -92,7 +93,7 @@ pub(super) fn run(gateway: &GatewayArgs, args: &ImportArgs) -> anyhow::Result<En
     report(args, &found, &folder, &results, &taken_up)?;
     let good = results.iter().all(|result| result.is_in_place() || result.result == "would_import");
     let refused = matches!(taken_up, TakenUp::Refused(_));
-    Ok(if good && !results.is_empty() && !refused { Ended::Fine } else { Ended::Bad })
+    Ok(if good && !results.is_empty() && found.failed.is_empty() && !refused { Ended::Fine } else { Ended::Bad })
 }
 
 /// Why this user (by number) can put nothing below the data directory, or nothing that the gateway could use.
@@ -174,7 +175,9 @@ fn try_put(
         Ok(in_place) => in_place,
         Err(error) => return Ok(Some(result.failed(&issued_dir, "read", &error))),
     };
-    let (mut pairs, mut imported, mut kept) = (Vec::new(), None, None);
+    let (live, operators) = (issued_dir.join(folder).join(LIVE), configured.gateway.tls.certs_dir.join(folder));
+    let places = Places { live: (&live, &in_place), operators: &operators };
+    let (mut pairs, mut imported, mut kept, mut of_chains) = (Vec::new(), None, None, Vec::new());
     for (bundle, live) in chosen.into_iter().zip(in_place_by_kind(&in_place, folder)) {
         // `--force` puts just that there which was found.
         match (bundle, live.filter(|_| !args.force)) {
@@ -187,12 +190,22 @@ fn try_put(
                 pairs.push(live.texts);
             }
             (Some(bundle), _) => {
-                let chain = bundle.chain.to_pem().context("the chain cannot be written as PEM")?;
+                let (completed, notes) = whole(&bundle.chain, roots, &places);
+                let chain = completed
+                    .as_ref()
+                    .unwrap_or(&bundle.chain)
+                    .to_pem()
+                    .context("the chain cannot be written as PEM")?;
                 let key = bundle.key_pem().context("the key cannot be written as PEM")?;
-                if let Err(error) = Credential::parse(&chain, &key) {
-                    result.notes.push(format!("it cannot be served: {error}; its key is {}", bundle.facts.key));
+                let refusal = match Credential::parse(&chain, &key) {
+                    Ok(_) => bundle.facts.weakness(),
+                    Err(error) => Some(format!("it cannot be served: {error}; its key is {}", bundle.facts.key)),
+                };
+                if let Some(refusal) = refusal {
+                    result.notes.push(refusal);
                     return Ok(Some(result));
                 }
+                of_chains.extend(notes);
                 imported = imported.or(Some(bundle));
                 pairs.push([chain, key]);
             }
@@ -213,7 +226,10 @@ fn try_put(
         result.result = "unchanged";
         return Ok(Some(result));
     }
-    result.notes.extend(notes(configured, roots, folder, imported));
+    // Of two kinds of key there may be the same to say.
+    of_chains.dedup();
+    result.notes.extend(of_chains);
+    result.notes.extend(notes(&operators, imported));
     if args.dry_run {
         result.result = "would_import";
         return Ok(Some(result));
@@ -228,7 +244,7 @@ fn try_put(
     })
 }
 
-/// What in place can be served now for what the folder stands for, with an ECDSA key and with an RSA key.
+/// What in place can be served now, and is not refused by clients, for what the folder stands for, with an ECDSA key and with an RSA key.
 fn in_place_by_kind(files: &BTreeMap<&str, Vec<u8>>, folder: &str) -> [Option<InPlace>; 2] {
     let own = folder.strip_prefix("_.").map_or_else(|| folder.to_owned(), |above| format!("*.{above}"));
     let pair = |names: [&str; 2]| {
@@ -236,7 +252,8 @@ fn in_place_by_kind(files: &BTreeMap<&str, Vec<u8>>, folder: &str) -> [Option<In
         Credential::parse(chain, key).ok()?;
         let leaf = Chain::from_pem(chain)?.leaf()?;
         let is_valid = (leaf.not_before..=leaf.not_after).contains(&(now_ms() / 1_000));
-        (is_valid && leaf.covers(&own)).then(|| InPlace { texts: [chain.clone(), key.clone()], leaf })
+        (is_valid && leaf.covers(&own) && leaf.weakness().is_none())
+            .then(|| InPlace { texts: [chain.clone(), key.clone()], leaf })
     };
     let (mut ecdsa, mut rsa) = (None, None);
     for pair in FILES.into_iter().filter_map(pair) {
@@ -246,20 +263,9 @@ fn in_place_by_kind(files: &BTreeMap<&str, Vec<u8>>, folder: &str) -> [Option<In
     [ecdsa, rsa]
 }
 
-/// What a person should know of a certificate that goes into place.
-fn notes(configured: &Configured, roots: &Roots, folder: &str, bundle: &Bundle) -> Vec<String> {
+/// What a person should know of a certificate that goes into place, beside what there is to say of its chain.
+fn notes(operators: &Path, bundle: &Bundle) -> Vec<String> {
     let mut notes = Vec::new();
-    match bundle.chain.judge(roots, now_ms() / 1_000) {
-        Ok(()) => {}
-        Err(fault @ (ChainFault::LeafOnly(_) | ChainFault::Unanchored(_))) => {
-            notes.push(format!(
-                "{fault}: put the CA's intermediate certificate beside it (certbot: fullchain.pem has both), or name a \
-                 private CA's root in [acme] ca_file"
-            ));
-        }
-        Err(fault) => notes.push(fault.to_string()),
-    }
-    let operators: PathBuf = configured.gateway.tls.certs_dir.join(folder);
     if operators.join("chain.pem").exists() {
         notes.push(format!("{} has one too, and wins: remove it to have this one served", operators.display()));
     }
@@ -351,6 +357,7 @@ fn report(
         let running = (!matches!(taken_up, TakenUp::Unasked)).then_some(matches!(taken_up, TakenUp::By(_)));
         return say_json(&json!({
             "gateway": running, "gateway_error": refusal, "folder": folder, "results": results, "unknown": found.unknown, "notes": found.notes,
+            "failed": found.failed,
         }));
     }
     for result in results {
@@ -364,6 +371,7 @@ fn report(
         result.notes.iter().try_for_each(|note| say(format_args!("    {note}")))?;
     }
     found.notes.iter().try_for_each(say)?;
+    found.failed.iter().try_for_each(|failed| say(format_args!("failed: {failed}")))?;
     if !found.unknown.is_empty() {
         let names = found.unknown.iter().map(String::as_str).collect::<Vec<_>>().join(", ");
         say(format_args!("left out, for no account has these names in its domains: {names}"))?;

@@ -4,8 +4,10 @@ mod check;
 mod files;
 mod found;
 mod import;
+mod judged;
 mod outside;
 mod reload;
+mod whole;
 
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;

@@ -120,6 +120,8 @@ impl Findings {
         if doors.is_empty() {
             let remedy = "set [listen] http, or be sure that your CA uses TLS-ALPN-01 on port 443";
             self.warning("port 80", "the gateway listens to no plain HTTP: HTTP-01 cannot work", remedy);
+            // Whoever answers at the name's addresses, it is not the gateway.
+            return;
         }
         for address in addresses {
             let url = format!("http://{}{CHALLENGE}… at {}", self.name, address.ip());
@@ -351,6 +353,9 @@ mod tests {
             &[("error", "something else than the gateway"), ("error", "no answer at"), ("warning", "something else")],
         );
         let lines = serde_json::to_value(&findings).unwrap()["lines"].clone();
+        let mut findings = self::findings();
+        findings.port_80(&[], &[nobody], &[]).await;
+        assert_told(&findings, &[("warning", "listens to no plain HTTP")]);
         assert!(lines[0]["remedy"].as_str().unwrap().contains("before an update, restart it"), "{lines}");
     }
 

@@ -19,6 +19,7 @@ use crate::config::model::{
 use crate::config::problem::Problem;
 use crate::config::resolve::acme::acme;
 use crate::config::resolve::address::{GraphUrl, Network};
+use crate::config::resolve::system::is_the_systems;
 use crate::config::resolve::{PROGRAM_BYTES_MAX, Rules, Surroundings};
 
 const KIB: u64 = 1024;
@@ -119,6 +120,13 @@ pub(in crate::config) fn read(table: &mut Table<'_>, surroundings: &Surroundings
 fn host(table: &mut Table<'_>) -> Host {
     let remedy = "write the gateway's own DNS name, such as \"gw.agency.example\"";
     let data_dir = table.path("data_dir").unwrap_or_else(|| PathBuf::from(DATA_DIR));
+    // It is closed to all other users and filled.
+    if is_the_systems(&data_dir) {
+        table.place_of("data_dir").error(
+            format!("{} is a folder of the operating system", tidy(&data_dir).display()),
+            format!("name a folder of its own, such as \"{DATA_DIR}\""),
+        );
+    }
     let control = table.path("control").unwrap_or_else(|| data_dir.join("control.sock"));
     if control.as_os_str().len() > SOCKET_PATH_BYTES_MAX {
         let most = format!("the {SOCKET_PATH_BYTES_MAX} bytes that a socket's path may have");

@@ -3,7 +3,7 @@
 //! by a test.
 //!
 //! [`gateway`] reads `pixelgate.toml`, `acme` its `[acme]` · [`account`] an account's file · `filters`, `secret` parts of it
-//! · `address` what names something on a network.
+//! · `address` what names something on a network · `system` which folders are the operating system's.
 
 mod account;
 mod acme;
@@ -11,6 +11,7 @@ mod address;
 mod filters;
 mod gateway;
 mod secret;
+mod system;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;

@@ -87,6 +87,34 @@ fn what_only_follows_from_a_mistake_is_not_told() {
 }
 
 #[test]
+fn the_systems_own_folders_are_nobodys_data_directory() {
+    let folder = Folder::new();
+    std::os::unix::fs::symlink("/var", folder.path("link")).unwrap();
+    let told = |data_dir: &str| {
+        folder.write("pixelgate.toml", format!("{GATEWAY}data_dir = \"{data_dir}\"\n"));
+        folder.problems()
+    };
+    for (data_dir, shown) in [
+        ("/", "/"),
+        ("/etc/", "/etc"),
+        ("/tmp/.", "/tmp"),
+        ("/var/lib", "/var/lib"),
+        ("/usr/local", "/usr/local"),
+        ("/usr/../var/log", "/var/log"),
+        ("link/tmp", "link/tmp"),
+    ] {
+        let expected = format!(
+            "error pixelgate.toml:3 host.data_dir: {shown} is a folder of the operating system → name a folder of its own, \
+             such as \"/var/lib/pixelgate\""
+        );
+        assert_eq!(told(data_dir), [expected]);
+    }
+    for data_dir in ["/var/lib/pixelgate", "/srv/pixelgate", "/pixelgate", "/var/pixelgate", "data", "etc"] {
+        assert_eq!(told(data_dir), [""; 0], "{data_dir}");
+    }
+}
+
+#[test]
 fn a_thousand_mistakes_are_cut_short() {
     let text: String = (0..1_000).map(|n| format!("key{n} = 1\n")).collect();
     let told = of_account(text);

@@ -3,13 +3,47 @@
 use std::path::Path;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, KeyUsagePurpose};
+use boring::rsa::Rsa;
+use rcgen::{
+    BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, KeyUsagePurpose, PKCS_RSA_SHA256,
+    PublicKeyData, SignatureAlgorithm,
+};
 
 /// Issues certificates that the test's clients trust.
 pub(crate) struct Authority {
     issuer: Issuer<'static, KeyPair>,
     pem: String,
 }
+
+/// An RSA key of 1024 bits, which no library of today makes certificates with.
+pub(crate) struct ShortKey {
+    /// The public half (PKCS #1, DER).
+    public: Vec<u8>,
+    /// The key, PEM.
+    pub(crate) pem: String,
+}
+
+// === impl ShortKey ===
+
+impl ShortKey {
+    pub(crate) fn new() -> Self {
+        let key = Rsa::generate(1_024).expect("a key");
+        let pem = key.private_key_to_pem().expect("PEM");
+        Self { public: key.public_key_to_der_pkcs1().expect("DER"), pem: String::from_utf8(pem).expect("PEM is text") }
+    }
+}
+
+impl PublicKeyData for ShortKey {
+    fn der_bytes(&self) -> &[u8] {
+        &self.public
+    }
+
+    fn algorithm(&self) -> &'static SignatureAlgorithm {
+        &PKCS_RSA_SHA256
+    }
+}
+
+// === impl Authority ===
 
 impl Authority {
     pub(crate) fn new() -> Self {
@@ -52,11 +86,11 @@ impl Authority {
     }
 
     /// A chain for a key, valid since so many days and for so many more.
-    pub(crate) fn sign(&self, names: &[&str], key: &KeyPair, age: u32, days: i64) -> String {
+    pub(crate) fn sign(&self, names: &[&str], key: &impl PublicKeyData, age: u32, days: i64) -> String {
         self.sign_for(names, key, age, if days < 0 { -86_400 } else { days * 86_400 })
     }
 
-    fn sign_for(&self, names: &[&str], key: &KeyPair, age: u32, seconds: i64) -> String {
+    fn sign_for(&self, names: &[&str], key: &impl PublicKeyData, age: u32, seconds: i64) -> String {
         let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
         let mut params = CertificateParams::new(names).expect("DNS names");
         let now = SystemTime::now().duration_since(UNIX_EPOCH).expect("a clock");
