@@ -19,6 +19,7 @@ use crate::account::ServerName;
 use crate::clock::now_ms;
 use crate::config::{AcmeAccount, GatewayConfig, KeyType};
 use crate::issuance::Shared;
+use crate::issuance::book::Memory;
 use crate::issuance::budget::Kind;
 use crate::issuance::cause::is_of_look;
 use crate::issuance::order::{self, Clerk, Request};
@@ -255,6 +256,12 @@ impl Clerk for Work {
         let now_ms = now_ms();
         self.shared.book.with(|memory| memory.pay(&self.start.name, kind, now_ms));
         self.shared.book.keep(now_ms).await.map_err(Trouble::Local)
+    }
+
+    fn has_room(&self, kind: Kind) -> bool {
+        let (start, now_ms) = (&self.start, now_ms());
+        let ready = |memory: &mut Memory| memory.budgets.ready_at(&start.account, start.name.as_str(), kind, now_ms);
+        self.shared.book.with(ready) <= now_ms
     }
 
     async fn remember(&self, url: &str) -> Result<(), Trouble> {

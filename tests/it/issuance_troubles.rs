@@ -219,6 +219,22 @@ async fn a_ca_that_does_not_say_what_an_order_replaces_still_renews() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_ca_that_refuses_what_an_order_replaces_in_whatever_words_still_renews() {
+    let pebble = Pebble::start().await;
+    let gate = Gate::before(&pebble).await;
+    let words = "parsing ARI CertID failed: no known issuer matches the provided Authority Key Identifier";
+    gate.refuse(Refusal { times: usize::MAX, ..refused("\"replaces\"", 400, "malformed", words.to_owned()) });
+    let acme = "renewal_info_interval_max = \"1s\"\nreissue_min = \"1s\"";
+    let site = Site::issuing_at(&gate.directory(), &pebble, acme).account(shoes());
+    let gateway = Gateway::start(&site).await;
+    served(&gateway, &pebble, NAME).await;
+    counted(&gateway, 1).await;
+    renewed(&site, &pebble, NAME).await;
+    counted(&gateway, 2).await;
+    assert_eq!((orders_at(&pebble), ordered(&gateway, "refused").await), (2, 0.0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_window_is_asked_for_without_an_account() {
     let pebble = Pebble::start().await;
     let gate = Gate::before(&pebble).await;
