@@ -67,7 +67,7 @@ pub(super) fn count(
 /// Whether an order of the name is due, or would be had the last one not failed.
 fn is_waiting(subject: &Subject<'_>, config: &AcmeConfig, now_ms: i64) -> bool {
     let is_due = matches!(next(subject, config, now_ms), Next::Order { at_ms, .. } if at_ms <= now_ms);
-    is_due || subject.present == Present::Nothing || subject.state.failures > 0
+    is_due || matches!(subject.present, Present::Nothing | Present::Ended) || subject.state.failures > 0
 }
 
 // === impl Issuance ===

@@ -169,6 +169,17 @@ fn a_name_below_an_imported_wildcard_is_ordered_before_that_ends() {
 }
 
 #[test]
+fn a_name_whose_certificate_ended_waits_for_no_visitor_whoever_had_it_issued() {
+    let dir = tempfile::tempdir().unwrap();
+    let folder = dir.path().join("data/certs").join(SHOES);
+    Issued::valid(&[SHOES], 2020, 2021).write(&folder, "live");
+    let domains = [SHOES, HATS].map(str::to_owned);
+    let issuance = open_with(dir.path(), &[("shoes", &domains)], "on_demand = true");
+    let next = |of: &str| issuance.name(&name(of)).unwrap().next;
+    assert_eq!((next(SHOES), next(HATS)), (NextAction::Order, NextAction::Visitor));
+}
+
+#[test]
 fn a_visitor_of_a_name_that_the_agenda_does_not_know_yet_is_not_lost() {
     let dir = tempfile::tempdir().unwrap();
     let issuance = open(dir.path(), &[("shoes", &[SHOES.to_owned()])]);
