@@ -77,7 +77,7 @@ impl Trouble {
             Self::Slow(text) => format!("the CA did not finish in time: {text}"),
             Self::Lost => "the order that was begun is not at the CA any more".to_owned(),
             Self::Account(_, text) => format!("the account at the CA cannot be used: {text}"),
-            Self::AccountGone => "the CA does not know the account any more; a new one is made".to_owned(),
+            Self::AccountGone => "the CA does not know the account any more; the next order makes a new one".to_owned(),
             Self::Local(text) => format!("the certificate cannot be kept: {text}"),
             Self::NotServed(text) => format!("the certificate was issued, but is not served: {text}"),
         }
@@ -90,6 +90,12 @@ impl Trouble {
             Self::RateLimited(_) => {
                 "wait, or ask the CA for a higher limit; another [[acme.accounts]] takes over meanwhile".to_owned()
             }
+            Self::AccountGone => format!(
+                "nothing if the CA was set up anew, else see that {} is right; the key of the account before is \
+                 account.json.gone in <data_dir>/acme/{}-…",
+                written(account, "directory", &account.directory),
+                account.name
+            ),
             _ => format!(
                 "see that this machine reaches the CA, and that {} is right; it is tried again by itself, at once by `pixelgate cert \
                  issue NAME` for one of the names",

@@ -62,7 +62,12 @@ impl Work {
     /// Gets the certificate, and writes down what came of it.
     pub(super) async fn run(self) {
         let (result, told) = hearing(self.issue()).await;
-        let result = result.map_err(|trouble| trouble.of_order(self.start.name.as_str()));
+        let mut result = result.map_err(|trouble| trouble.of_order(self.start.name.as_str()));
+        if result == Err(Trouble::AccountGone)
+            && let Err(trouble) = self.forget_account().await
+        {
+            result = Err(trouble.of_account());
+        }
         match &result {
             Ok(()) => tracing::info!(name = %self.start.name, account = self.start.account.name, "certificate issued"),
             Err(trouble) => tracing::warn!(
@@ -71,9 +76,6 @@ impl Work {
             ),
         }
         self.shared.observer.ordered(result.as_ref().map_or_else(Trouble::label, |()| "issued"));
-        if let Err(Trouble::AccountGone) = &result {
-            self.forget_account().await;
-        }
         self.settle(result, told, now_ms());
         if let Err(error) = self.shared.book.keep(now_ms()).await {
             tracing::error!(%error, "what came of an order cannot be written down");
@@ -243,11 +245,9 @@ impl Work {
         self.begun.as_ref().is_some_and(|order| !order.url.is_empty())
     }
 
-    async fn forget_account(&self) {
+    async fn forget_account(&self) -> Result<(), Trouble> {
         let id = self.account_id.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        if let Err(trouble) = self.shared.accounts.forget(&self.start.account, id.as_deref()).await {
-            tracing::error!(reason = trouble.reason(), "the key of an account that is gone cannot be put aside");
-        }
+        self.shared.accounts.forget(&self.start.account, id.as_deref()).await
     }
 }
 

@@ -235,6 +235,22 @@ async fn a_ca_that_refuses_what_an_order_replaces_in_whatever_words_still_renews
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn of_a_ca_that_forgot_the_account_the_next_order_makes_a_new_one() {
+    let pebble = Pebble::start().await;
+    let gate = Gate::before(&pebble).await;
+    gate.refuse(refused(NAME, 400, "accountDoesNotExist", "it was set up anew".to_owned()));
+    let site = Site::issuing_at(&gate.directory(), &pebble, "").account(shoes());
+    let gateway = Gateway::start(&site).await;
+    served(&gateway, &pebble, NAME).await;
+    counted(&gateway, 1).await;
+    assert_eq!((orders_at(&pebble), ordered(&gateway, "account").await), (1, 1.0));
+    let folder = std::fs::read_dir(site.path("data/acme")).unwrap().map(|entry| entry.unwrap().path());
+    let folder = folder.filter(|path| path.is_dir()).next().expect("the account's");
+    assert!(["account.json", "account.json.gone"].iter().all(|file| folder.join(file).exists()));
+    assert_eq!(warnings(&gateway, "acme").await, Vec::<String>::new());
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_window_is_asked_for_without_an_account() {
     let pebble = Pebble::start().await;
     let gate = Gate::before(&pebble).await;

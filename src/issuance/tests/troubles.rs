@@ -80,6 +80,30 @@ fn trouble_of_an_account_is_told_once_with_its_end_and_a_person_ends_it() {
 }
 
 #[test]
+fn an_account_that_is_gone_is_made_anew_at_once_and_if_that_one_goes_too_it_waits() {
+    let dir = tempfile::tempdir().unwrap();
+    let issuance = open(dir.path(), &[("shoes", &[SHOES.to_owned()])]);
+    // The CA was away before.
+    fails(&issuance, Trouble::Unreachable("no route".to_owned()), None);
+    assert!(paused_until(&issuance).is_some());
+    fails(&issuance, Trouble::AccountGone, None);
+    assert_eq!(paused_until(&issuance), None);
+    let told = problem(&issuance, "acme");
+    for words in ["is tried again: the CA does not know", "nothing if the CA was set up anew", "[acme] directory = \""] {
+        assert!(told.contains(words), "{words}: {told}");
+    }
+    fails(&issuance, Trouble::AccountGone, None);
+    assert!(paused_until(&issuance).is_some());
+    // It was of use in between.
+    issuance.shared.book.with(|memory| {
+        memory.budgets.blames.reached("default");
+        memory.budgets.blames.lift("default");
+    });
+    fails(&issuance, Trouble::AccountGone, None);
+    assert_eq!(paused_until(&issuance), None);
+}
+
+#[test]
 fn a_wait_that_the_ca_asked_for_is_not_ended_by_a_person() {
     let dir = tempfile::tempdir().unwrap();
     let issuance = open(dir.path(), &[("shoes", &[SHOES.to_owned()])]);
