@@ -132,9 +132,16 @@ pub enum Refusal {
     UnknownName,
     /// `certs_dir` has a good certificate for the name, which is served whatever else there is.
     #[error(
-        "certs_dir has a certificate for the name, which is served before any that is ordered; remove it there first"
+        "certs_dir has a certificate for {name}, which is served before any that is ordered; to go over without a gap, keep it served \
+         by `pixelgate cert import {folder}`, move that folder away, and then `pixelgate cert reload {name}` and \
+         `pixelgate cert issue {name}`"
     )]
-    Operators,
+    Operators {
+        /// The name.
+        name: ServerName,
+        /// Where the certificate lies.
+        folder: PathBuf,
+    },
     /// It cannot be written down.
     #[error("the order cannot be written down: {0}")]
     State(#[from] rusqlite::Error),
@@ -243,8 +250,8 @@ impl Issuance {
             return Err(Refusal::Disabled);
         }
         let found = find(&snapshot, name).ok_or(Refusal::UnknownName)?;
-        if snapshot.certificates.standing(name).serving == Some(Origin::Operator) {
-            return Err(Refusal::Operators);
+        if let Some(own) = snapshot.certificates.state(name).filter(|state| state.served && state.origin == Origin::Operator) {
+            return Err(Refusal::Operators { name: name.clone(), folder: own.folder });
         }
         let under_way = self.shared.book.with(|memory| {
             let state = memory.change(name);

@@ -201,6 +201,17 @@ async fn a_faulty_folder_of_the_operators_brings_one_order_and_no_more() {
     let refused = gateway.command(&["cert", "issue", NAME]);
     let said = String::from_utf8_lossy(&refused.stderr).into_owned();
     assert!(!refused.status.success() && said.contains("certs_dir"), "{said}");
+
+    // What is said to do leaves the name served all along.
+    let folder = site.path("certs").join(NAME);
+    let import = format!("pixelgate cert import {}`", folder.display());
+    assert!(said.contains(&import), "{said}");
+    gateway.command(&["cert", "import", &folder.to_string_lossy()]);
+    std::fs::rename(&folder, site.path("moved")).unwrap();
+    gateway.command(&["cert", "reload", NAME]);
+    assert_eq!(view(&gateway, NAME).unwrap()["state"], "valid");
+    assert!(gateway.command(&["cert", "issue", NAME]).status.success());
+    served(&gateway, &pebble, NAME).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
