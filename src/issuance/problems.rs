@@ -12,7 +12,8 @@ use crate::issuance::names::present;
 use crate::issuance::resolver::{Silence, called};
 use crate::issuance::schedule::{Load, Subject, choose};
 use crate::issuance::state::NameState;
-use crate::snapshot::Route;
+use crate::issuance::waiting::Late;
+use crate::snapshot::{Route, Snapshot};
 
 // === impl Issuance ===
 
@@ -30,25 +31,15 @@ impl Issuance {
             let failing = failing.map(|(name, state)| (name.clone(), state.clone())).collect();
             (failing, memory.silence.clone(), memory.budgets.clone())
         });
-        let owner = |name: &ServerName| match snapshot.route(name.as_str()) {
-            Some(Route::Tenant(tenant)) => Some(tenant),
-            _ => None,
-        };
         let problem = |(name, state): (ServerName, NameState)| {
             let present = present(&snapshot, &name, now_ms);
             let subject = Subject { name: &name, rank: 0, present, state: &state, busy: false };
             let at_ms = tried_again_at(&subject, acme, &budgets, now_ms);
             let error = state.error.as_deref().unwrap_or_default();
-            let tenant = owner(&name);
-            let file = tenant.as_ref().map_or(&snapshot.gateway.file, |tenant| &tenant.config.file);
-            let reason = format!("no certificate was issued: {error}");
-            let problem = Problem::warning(file, name.as_str(), reason, remedy(&name, at_ms));
-            match tenant {
-                Some(tenant) => problem.of_account(&tenant.config.id),
-                None => problem,
-            }
+            of_name(&snapshot, &name, format!("no certificate was issued: {error}"), remedy(&name, at_ms))
         };
         let mut problems: Vec<_> = failing.into_iter().map(problem).collect();
+        problems.extend(self.late(&snapshot).iter().map(|late| of_late(&snapshot, late)));
         problems.extend(of_accounts(&snapshot.gateway, &budgets, now_ms));
         problems.extend(of_resolver(&snapshot.gateway, &silence, now_ms));
         problems.sort();
@@ -60,6 +51,30 @@ impl Issuance {
         let is_enabled = self.shared.reloader.published().load().gateway.acme.enabled;
         is_enabled && self.shared.book.with(|memory| memory.silence.told(now_ms()).is_some())
     }
+}
+
+/// A warning at a name, in its account's file.
+fn of_name(snapshot: &Snapshot, name: &ServerName, reason: String, remedy: String) -> Problem {
+    match snapshot.route(name.as_str()) {
+        Some(Route::Tenant(tenant)) => {
+            let file = &tenant.config.file;
+            Problem::warning(file, name.as_str(), reason, remedy).of_account(&tenant.config.id)
+        }
+        _ => Problem::warning(&snapshot.gateway.file, name.as_str(), reason, remedy),
+    }
+}
+
+/// Of a certificate that ends before its renewal begins.
+fn of_late(snapshot: &Snapshot, late: &Late) -> Problem {
+    let Late { name, not_after, at_ms, why } = late;
+    let (until, at) = (rfc3339(not_after.saturating_mul(1_000)), rfc3339(*at_ms));
+    let why = why.as_ref().map_or_else(String::new, |why| format!(": {why}"));
+    let reason = format!("its certificate is valid until {until}, and its renewal begins after that, {at}{why}");
+    let remedy = format!(
+        "`pixelgate cert issue {name}` does not wait for [acme] reissue_min; where a limit of the CA holds it back, name another CA in \
+         [[acme.accounts]], or import a certificate"
+    );
+    of_name(snapshot, name, reason, remedy)
 }
 
 /// Of a DNS server that does not answer: it is the host's, and no name's fault.

@@ -120,6 +120,13 @@ pub(super) fn next(subject: &Subject<'_>, config: &AcmeConfig, now_ms: i64) -> N
     }
 }
 
+/// Whether all that an order waits for is the shortest time between two certificates of its name.
+pub(super) fn is_at_rest(subject: &Subject<'_>, config: &AcmeConfig, now_ms: i64) -> bool {
+    let Next::Order { at_ms, .. } = next(subject, config, now_ms) else { return false };
+    let rests = subject.state.rests_until(config.reissue_min, now_ms);
+    at_ms > now_ms && at_ms == rests && renewal_at(subject, config).is_none_or(|at| at < rests)
+}
+
 /// The account at which a name that is due is ordered, or when there will be one.
 pub(super) fn choose(
     subject: &Subject<'_>,

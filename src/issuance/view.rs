@@ -14,7 +14,7 @@ use crate::issuance::looks::waits_for_answer;
 use crate::issuance::names::{Listed, find, listed, present};
 use crate::issuance::outlook::{Outlook, Wait, competes, foresee};
 use crate::issuance::resolver::called;
-use crate::issuance::schedule::{Next, Present, Subject, next};
+use crate::issuance::schedule::{Next, Present, Subject, is_at_rest, next};
 use crate::issuance::state::NameState;
 use crate::issuance::waiting::Waiting;
 use crate::snapshot::Snapshot;
@@ -172,7 +172,7 @@ impl Issuance {
                 next_at_ms: if unanswered.is_some() { Some(answer_ms) } else { at_ms },
                 next_why: match unanswered {
                     Some(why) => Some(format!("{} does not answer: {why}", called(config.resolver))),
-                    None => outlook.and_then(|outlook| why(subject, &outlook, &budgets, now_ms)),
+                    None => outlook.and_then(|outlook| why(subject, &outlook, config, &budgets, now_ms)),
                 },
                 issued_by: state.issued_by.as_deref().map(str::to_owned),
                 failures: state.failures,
@@ -226,7 +226,13 @@ fn action(subject: &Subject<'_>, config: &AcmeConfig, now_ms: i64) -> NextAction
 }
 
 /// Why an order waits until then.
-fn why(subject: &Subject<'_>, outlook: &Outlook<'_>, budgets: &Budgets, now_ms: i64) -> Option<String> {
+pub(super) fn why(
+    subject: &Subject<'_>,
+    outlook: &Outlook<'_>,
+    config: &AcmeConfig,
+    budgets: &Budgets,
+    now_ms: i64,
+) -> Option<String> {
     let Some(Wait { until_ms, account, limit, subject: of }) = &outlook.wait else {
         let renewal = subject.state.renewal.as_ref().is_some_and(|renewal| renewal.offered);
         return match subject.present {
@@ -234,6 +240,10 @@ fn why(subject: &Subject<'_>, outlook: &Outlook<'_>, budgets: &Budgets, now_ms: 
             _ if subject.state.forced && !subject.state.is_tried_again() => None,
             _ if subject.state.failures == 1 => Some("it failed once".to_owned()),
             _ if subject.state.failures > 1 => Some(format!("it failed {} times in a row", subject.state.failures)),
+            _ if is_at_rest(subject, config, now_ms) => Some(format!(
+                "between two certificates of a name lies {} at least ([acme] reissue_min)",
+                span(config.reissue_min)
+            )),
             Present::Issued { .. } if renewal => Some("the CA wants it then".to_owned()),
             Present::Wildcard { .. } => {
                 Some("an imported wildcard serves it until it has a certificate of its own".to_owned())

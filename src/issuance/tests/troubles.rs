@@ -3,6 +3,8 @@
 use std::fs;
 use std::path::Path;
 
+use rcgen::{CertificateParams, KeyPair, date_time_ymd};
+
 use super::service::{SHOES, open};
 use super::*;
 use crate::clock::{now_ms, rfc3339};
@@ -101,6 +103,35 @@ fn an_account_that_is_gone_is_made_anew_at_once_and_if_that_one_goes_too_it_wait
     });
     fails(&issuance, Trouble::AccountGone, None);
     assert_eq!(paused_until(&issuance), None);
+}
+
+#[test]
+fn a_certificate_that_ends_before_its_renewal_begins_is_told_with_what_that_waits_for() {
+    let dir = tempfile::tempdir().unwrap();
+    let now = date_time_ymd(1970, 1, 1) + Duration::from_secs((now_ms() / 1_000).unsigned_abs());
+    let mut params = CertificateParams::new([SHOES.to_owned()]).unwrap();
+    (params.not_before, params.not_after) = (now - HOUR, now + Duration::from_secs(600));
+    let key = KeyPair::generate().unwrap();
+    let (root, chain, key) = (String::new(), params.self_signed(&key).unwrap().pem(), key.serialize_pem());
+    Issued { root, chain, key }.write(&dir.path().join("data/certs").join(SHOES), "live");
+    let issuance = open(dir.path(), &[("shoes", &[SHOES.to_owned()])]);
+    let account = issuance.shared.reloader.published().load().gateway.acme.accounts[0].clone();
+    let ends = |words: &str| {
+        let view = issuance.name(&name(SHOES)).unwrap();
+        assert!(view.next_why.as_ref().is_some_and(|told| told.contains(words)), "{words}: {view:?}");
+    };
+    let book = &issuance.shared.book;
+    book.with(|memory| memory.change(&name(SHOES)).issued(&account, None, now_ms()));
+    ends("lies 1h at least ([acme] reissue_min)");
+    let told = problem(&issuance, SHOES);
+    for words in ["its certificate is valid until", "begins after that", "reissue_min", "pixelgate cert issue events."] {
+        assert!(told.contains(words), "{words}: {told}");
+    }
+    book.with(|memory| {
+        memory.change(&name(SHOES)).issued_ms = now_ms() - 2 * HOUR_MS;
+        (0..5).for_each(|_| memory.budgets.take(&account, SHOES, Kind::Renewal, now_ms()));
+    });
+    ends("may have 5 certificates for one name in 7d");
 }
 
 #[test]
