@@ -143,8 +143,16 @@ pub enum Refusal {
         folder: PathBuf,
     },
     /// It cannot be written down.
-    #[error("the order cannot be written down: {0}")]
-    State(#[from] rusqlite::Error),
+    #[error(
+        "the order cannot be written down: {path}: {error}; see that the file belongs to the gateway's user (`chown`) and that the \
+         disk has room"
+    )]
+    State {
+        /// The file.
+        path: PathBuf,
+        /// What SQLite says.
+        error: rusqlite::Error,
+    },
 }
 
 /// What it shares with the other parts.
@@ -250,7 +258,9 @@ impl Issuance {
             return Err(Refusal::Disabled);
         }
         let found = find(&snapshot, name).ok_or(Refusal::UnknownName)?;
-        if let Some(own) = snapshot.certificates.state(name).filter(|state| state.served && state.origin == Origin::Operator) {
+        if let Some(own) =
+            snapshot.certificates.state(name).filter(|state| state.served && state.origin == Origin::Operator)
+        {
             return Err(Refusal::Operators { name: name.clone(), folder: own.folder });
         }
         let under_way = self.shared.book.with(|memory| {
@@ -262,7 +272,8 @@ impl Issuance {
             }
             memory.load().orders.len()
         });
-        self.shared.book.write(now_ms())?;
+        let book = &self.shared.book;
+        book.write(now_ms()).map_err(|error| Refusal::State { path: book.path.clone(), error })?;
         // Nobody goes before it: it stands as if it were alone, but for what is under way.
         let mut view = self.views(&snapshot, &[found]).pop();
         let is_full = under_way >= snapshot.gateway.acme.orders_in_flight_max;

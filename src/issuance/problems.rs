@@ -1,6 +1,8 @@
 //! What is wrong with the ordering of certificates now, as warnings: with names, and, once and not for each name, with what all
 //! of them need.
 
+use std::collections::BTreeMap;
+
 use crate::account::ServerName;
 use crate::clock::{now_ms, rfc3339};
 use crate::config::{AcmeConfig, GatewayConfig, Problem};
@@ -12,6 +14,7 @@ use crate::issuance::names::present;
 use crate::issuance::resolver::{Silence, called};
 use crate::issuance::schedule::{Load, Subject, choose};
 use crate::issuance::state::NameState;
+use crate::issuance::trouble::is_of_files;
 use crate::issuance::waiting::Late;
 use crate::snapshot::{Route, Snapshot};
 
@@ -36,9 +39,21 @@ impl Issuance {
             let subject = Subject { name: &name, rank: 0, present, state: &state, busy: false };
             let at_ms = tried_again_at(&subject, acme, &budgets, now_ms);
             let error = state.error.as_deref().unwrap_or_default();
-            of_name(&snapshot, &name, format!("no certificate was issued: {error}"), remedy(&name, at_ms))
+            let what = if is_of_files(error) { mend_files(&snapshot.gateway) + "; " } else { String::new() };
+            of_name(&snapshot, &name, format!("no certificate was issued: {error}"), what + &remedy(&name, at_ms))
         };
-        let mut problems: Vec<_> = failing.into_iter().map(problem).collect();
+        // Where files cannot be written, it is so for many names together.
+        let mut unkept = BTreeMap::<_, Vec<_>>::new();
+        for (name, state) in &failing {
+            if let Some(error) = state.error.clone().filter(|error| is_of_files(error)) {
+                unkept.entry(error).or_default().push(name.clone());
+            }
+        }
+        let is_alone = |(_, state): &(ServerName, NameState)| {
+            state.error.as_ref().and_then(|error| unkept.get(error)).is_none_or(|names| names.len() == 1)
+        };
+        let mut problems: Vec<_> = failing.into_iter().filter(is_alone).map(problem).collect();
+        problems.extend(unkept.iter().filter_map(|(error, names)| of_files(&snapshot.gateway, error, names)));
         problems.extend(self.late(&snapshot).iter().map(|late| of_late(&snapshot, late)));
         problems.extend(of_accounts(&snapshot.gateway, &budgets, now_ms));
         problems.extend(of_resolver(&snapshot.gateway, &silence, now_ms));
@@ -62,6 +77,19 @@ fn of_name(snapshot: &Snapshot, name: &ServerName, reason: String, remedy: Strin
         }
         _ => Problem::warning(&snapshot.gateway.file, name.as_str(), reason, remedy),
     }
+}
+
+/// Of several names of whose files the same is said: once for all of them.
+fn of_files(gateway: &GatewayConfig, error: &str, names: &[ServerName]) -> Option<Problem> {
+    let (first, others) = names.split_first().filter(|(_, others)| !others.is_empty())?;
+    let reason = format!("no certificates were issued for {first} and {} more: {error}", others.len());
+    let remedy = mend_files(gateway) + "; then it goes on by itself, at once for a name by `pixelgate cert issue NAME`";
+    Some(Problem::warning(&gateway.file, "host.data_dir", reason, remedy))
+}
+
+fn mend_files(gateway: &GatewayConfig) -> String {
+    let dir = gateway.host.data_dir.display();
+    format!("see that all in {dir} belongs to the gateway's user (`chown -R`) and that the disk has room")
 }
 
 /// Of a certificate that ends before its renewal begins.

@@ -9,6 +9,9 @@ use crate::issuance::transport::chain;
 /// Characters of a CA's answer that are kept.
 const TEXT_MAX: usize = 1_000;
 
+/// How it begins what a person reads of files that cannot be written.
+const UNKEPT: &str = "the certificate cannot be kept: ";
+
 /// Why an order came to nothing.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Trouble {
@@ -78,7 +81,7 @@ impl Trouble {
             Self::Lost => "the order that was begun is not at the CA any more".to_owned(),
             Self::Account(_, text) => format!("the account at the CA cannot be used: {text}"),
             Self::AccountGone => "the CA does not know the account any more; the next order makes a new one".to_owned(),
-            Self::Local(text) => format!("the certificate cannot be kept: {text}"),
+            Self::Local(text) => format!("{UNKEPT}{text}"),
             Self::NotServed(text) => format!("the certificate was issued, but is not served: {text}"),
         }
     }
@@ -175,6 +178,11 @@ impl Trouble {
             _ => Self::Validation(told(problem)),
         }
     }
+}
+
+/// Whether a failure, as a person reads it, is of files that cannot be written.
+pub(super) fn is_of_files(reason: &str) -> bool {
+    reason.starts_with(UNKEPT)
 }
 
 /// The kind of problem, without the namespace of RFC 8555.

@@ -218,7 +218,9 @@ fn action(subject: &Subject<'_>, config: &AcmeConfig, now_ms: i64) -> NextAction
         Next::Visitor => NextAction::Visitor,
         Next::Order { .. } if subject.state.failures > 0 => NextAction::Retry,
         Next::Order { kind: Kind::New, .. } => NextAction::Order,
-        Next::Order { .. } if matches!(subject.present, Present::Nothing | Present::Ended | Present::Wildcard { .. }) => {
+        Next::Order { .. }
+            if matches!(subject.present, Present::Nothing | Present::Ended | Present::Wildcard { .. }) =>
+        {
             NextAction::Order
         }
         Next::Order { .. } => NextAction::Renew,

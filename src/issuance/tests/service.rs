@@ -241,6 +241,38 @@ async fn a_renewed_certificate_that_could_not_be_put_in_place_is_put_there_and_n
 }
 
 #[tokio::test]
+async fn a_folder_that_cannot_be_written_is_told_once_for_all_names_and_so_is_what_is_known_of_them() {
+    let dir = tempfile::tempdir().unwrap();
+    let domains = [SHOES, HATS].map(str::to_owned);
+    let issuance = open(dir.path(), &[("shoes", &domains)]);
+    let (shared, certs) = (&issuance.shared, dir.path().join("data/certs"));
+    let snapshot = shared.reloader.published().load_full();
+    let order = async |of: &str| {
+        let account = snapshot.gateway.acme.accounts[0].clone();
+        let start = Start { name: name(of), account, kind: Kind::New, goal: Goal::Fresh };
+        Work::new(shared.clone(), snapshot.gateway.clone(), start, &NameState::default()).run().await;
+        let problems = issuance.problems();
+        assert_eq!(problems.len(), 1, "{problems:?}");
+        (problems[0].key.clone(), problems[0].to_string())
+    };
+    // A file where the folder is to be.
+    fs::write(&certs, "").unwrap();
+    let (key, told) = order(SHOES).await;
+    assert!(key == SHOES && told.contains("`chown -R`") && told.contains("it is tried again"), "{told}");
+    let (key, told) = order(HATS).await;
+    let folder = format!("and 1 more: the certificate cannot be kept: {}: ", certs.display());
+    assert!(key == "host.data_dir" && told.contains("`chown -R`") && told.contains(&folder), "{told}");
+    // Of what is known.
+    let path = dir.path().join("data/acme/state.sqlite");
+    let other = rusqlite::Connection::open(&path).unwrap();
+    other.execute_batch("CREATE TRIGGER full BEFORE INSERT ON names BEGIN SELECT RAISE(ABORT, 'full'); END").unwrap();
+    let refused = issuance.order_now(&name(SHOES)).unwrap_err().to_string();
+    assert!(refused.contains(&format!("{}: full; see that", path.display())), "{refused}");
+    let kept = shared.book.keep(now_ms()).await.unwrap_err();
+    assert!(kept.starts_with(&path.display().to_string()), "{kept}");
+}
+
+#[tokio::test]
 async fn of_a_second_key_it_stays_on_record_when_the_first_ones_chain_came() {
     let dir = tempfile::tempdir().unwrap();
     let issuance = open(dir.path(), &[("shoes", &[SHOES.to_owned()])]);

@@ -91,7 +91,8 @@ fn an_account_that_is_gone_is_made_anew_at_once_and_if_that_one_goes_too_it_wait
     fails(&issuance, Trouble::AccountGone, None);
     assert_eq!(paused_until(&issuance), None);
     let told = problem(&issuance, "acme");
-    for words in ["is tried again: the CA does not know", "nothing if the CA was set up anew", "[acme] directory = \""] {
+    for words in ["is tried again: the CA does not know", "nothing if the CA was set up anew", "[acme] directory = \""]
+    {
         assert!(told.contains(words), "{words}: {told}");
     }
     fails(&issuance, Trouble::AccountGone, None);
@@ -115,23 +116,25 @@ fn a_certificate_that_ends_before_its_renewal_begins_is_told_with_what_that_wait
     let (root, chain, key) = (String::new(), params.self_signed(&key).unwrap().pem(), key.serialize_pem());
     Issued { root, chain, key }.write(&dir.path().join("data/certs").join(SHOES), "live");
     let issuance = open(dir.path(), &[("shoes", &[SHOES.to_owned()])]);
+    issuance.shared.reloader.refresh_certificates(&[name(SHOES)], now_ms());
     let account = issuance.shared.reloader.published().load().gateway.acme.accounts[0].clone();
-    let ends = |words: &str| {
+    let waits_for = |words: &str| {
         let view = issuance.name(&name(SHOES)).unwrap();
         assert!(view.next_why.as_ref().is_some_and(|told| told.contains(words)), "{words}: {view:?}");
     };
     let book = &issuance.shared.book;
     book.with(|memory| memory.change(&name(SHOES)).issued(&account, None, now_ms()));
-    ends("lies 1h at least ([acme] reissue_min)");
+    waits_for("lies 1h at least ([acme] reissue_min)");
     let told = problem(&issuance, SHOES);
-    for words in ["its certificate is valid until", "begins after that", "reissue_min", "pixelgate cert issue events."] {
+    for words in ["its certificate is valid until", "begins after that", "reissue_min", "pixelgate cert issue events."]
+    {
         assert!(told.contains(words), "{words}: {told}");
     }
     book.with(|memory| {
         memory.change(&name(SHOES)).issued_ms = now_ms() - 2 * HOUR_MS;
         (0..5).for_each(|_| memory.budgets.take(&account, SHOES, Kind::Renewal, now_ms()));
     });
-    ends("may have 5 certificates for one name in 7d");
+    waits_for("may have 5 certificates for one name in 7d");
 }
 
 #[test]
