@@ -108,9 +108,10 @@ fn of_late(snapshot: &Snapshot, late: &Late) -> Problem {
 /// Of a DNS server that does not answer: it is the host's, and no name's fault.
 fn of_resolver(gateway: &GatewayConfig, silence: &Silence, now_ms: i64) -> Option<Problem> {
     let (why, server) = (silence.told(now_ms)?, gateway.acme.resolver);
-    let (again, meanwhile) = (rfc3339(silence.free_at(now_ms).max(now_ms)), meanwhile(&gateway.host.addresses));
+    let (at_ms, meanwhile) = (silence.free_at(now_ms), meanwhile(&gateway.host.addresses));
+    let again = if at_ms > now_ms { format!("after {}", rfc3339(at_ms)) } else { "for the next name".to_owned() };
     let reason =
-        format!("{} does not answer: {why}; it is asked again after {again}; until then {meanwhile}", called(server));
+        format!("{} does not answer: {why}; it is asked again {again}; until then {meanwhile}", called(server));
     let remedy = "see that it runs and that this machine reaches it (UDP and TCP), or write another one into [acme] resolver; then \
                   `pixelgate reload`";
     Some(Problem::warning(&gateway.file, "acme.resolver", reason, remedy))

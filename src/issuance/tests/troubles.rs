@@ -227,6 +227,12 @@ fn a_dns_server_that_does_not_answer_is_told_once_and_to_each_name_that_waits_fo
     reload(&issuance);
     assert_eq!((why(), issuance.problems()), (vec![None, None], Vec::new()));
     assert!(!issuance.resolver_is_silent());
+
+    // No time is told that is past.
+    let before_ms = now_ms() - 10 * 60 * SECOND_MS;
+    issuance.shared.book.with(|memory| memory.silence.heard(Some("request timed out"), before_ms));
+    let told = problem(&issuance, "acme.resolver");
+    assert!(told.contains("it is asked again for the next name;"), "{told}");
 }
 
 #[test]
