@@ -213,6 +213,17 @@ impl Memory {
         self.busy.contains_key(name)
     }
 
+    /// Whether an order is under way for a name.
+    pub(super) fn is_ordered(&self, name: &ServerName) -> bool {
+        matches!(self.busy.get(name), Some(Doing::Order(_)))
+    }
+
+    /// Names whose DNS is being asked for.
+    pub(super) fn looks(&self) -> HashSet<ServerName> {
+        let looks = self.busy.iter().filter(|(_, doing)| matches!(doing, Doing::Dns { .. }));
+        looks.map(|(name, _)| name.clone()).collect()
+    }
+
     /// What is under way.
     pub(super) fn load(&self) -> Load {
         let mut load = Load::default();

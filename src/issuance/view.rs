@@ -113,7 +113,7 @@ impl Issuance {
         let found = find(&snapshot, name)?;
         let (config, present) = (&snapshot.gateway.acme, present(&snapshot, name, now_ms()));
         let queues = self.shared.book.with(|memory| {
-            let (nothing, busy) = (NameState::default(), memory.is_busy(name));
+            let (nothing, busy) = (NameState::default(), memory.is_ordered(name));
             let state = memory.names.get(name).unwrap_or(&nothing);
             let subject = Subject { name, rank: found.rank, present, state, busy };
             config.enabled && !busy && competes(&subject, config)
@@ -153,7 +153,7 @@ impl Issuance {
     pub(super) fn views(&self, snapshot: &Snapshot, listed: &[Listed]) -> Vec<NameView> {
         let (config, now_ms) = (&snapshot.gateway.acme, now_ms());
         let (states, budgets) = self.known(listed);
-        let silence = self.shared.book.with(|memory| memory.silence.clone());
+        let (silence, looks) = self.shared.book.with(|memory| (memory.silence.clone(), memory.looks()));
         let subjects = subjects(snapshot, listed, &states, now_ms);
         let outlooks = if config.enabled { foresee(&subjects, config, &budgets, now_ms) } else { Vec::new() };
         let mut outlooks = outlooks.into_iter();
@@ -172,6 +172,7 @@ impl Issuance {
                 next_at_ms: if unanswered.is_some() { Some(answer_ms) } else { at_ms },
                 next_why: match unanswered {
                     Some(why) => Some(format!("{} does not answer: {why}", called(config.resolver))),
+                    None if looks.contains(&listed.name) => Some("its DNS is looked at".to_owned()),
                     None => outlook.and_then(|outlook| why(subject, &outlook, config, &budgets, now_ms)),
                 },
                 issued_by: state.issued_by.as_deref().map(str::to_owned),
@@ -182,13 +183,13 @@ impl Issuance {
         subjects.iter().zip(listed).map(view).collect()
     }
 
-    /// What is known of names, and whether something is under way for them. Others get at the book meanwhile.
+    /// What is known of names, and whether an order is under way for them. Others get at the book meanwhile.
     pub(super) fn known(&self, listed: &[Listed]) -> (Vec<(NameState, bool)>, Budgets) {
         let mut known = Vec::with_capacity(listed.len());
         for some in listed.chunks(NAMES_AT_ONCE) {
             self.shared.book.with(|memory| {
                 let names = some.iter().map(|listed| &listed.name);
-                let of = |name| (memory.names.get(name).cloned().unwrap_or_default(), memory.is_busy(name));
+                let of = |name| (memory.names.get(name).cloned().unwrap_or_default(), memory.is_ordered(name));
                 known.extend(names.map(of));
             });
         }

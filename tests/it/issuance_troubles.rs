@@ -255,8 +255,8 @@ async fn of_a_ca_that_forgot_the_account_the_next_order_makes_a_new_one() {
     served(&gateway, &pebble, NAME).await;
     counted(&gateway, 1).await;
     assert_eq!((orders_at(&pebble), ordered(&gateway, "account").await), (1, 1.0));
-    let folder = std::fs::read_dir(site.path("data/acme")).unwrap().map(|entry| entry.unwrap().path());
-    let folder = folder.filter(|path| path.is_dir()).next().expect("the account's");
+    let mut folders = std::fs::read_dir(site.path("data/acme")).unwrap().map(|entry| entry.unwrap().path());
+    let folder = folders.find(|path| path.is_dir()).expect("the account's");
     assert!(["account.json", "account.json.gone"].iter().all(|file| folder.join(file).exists()));
     assert_eq!(warnings(&gateway, "acme").await, Vec::<String>::new());
 }

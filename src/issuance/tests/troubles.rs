@@ -8,13 +8,14 @@ use rcgen::{CertificateParams, KeyPair, date_time_ymd};
 use super::service::{SHOES, open};
 use super::*;
 use crate::clock::{now_ms, rfc3339};
-use crate::issuance::Issuance;
 use crate::issuance::agenda::Agenda;
 use crate::issuance::blame::Told;
+use crate::issuance::book::Doing;
 use crate::issuance::cause::of_look;
 use crate::issuance::fault::Fault;
 use crate::issuance::trouble::Trouble;
 use crate::issuance::work::Work;
+use crate::issuance::{Issuance, NextAction};
 use crate::tls::testing::Issued;
 
 /// An order for the shoes came to nothing.
@@ -233,6 +234,25 @@ fn a_dns_server_that_does_not_answer_is_told_once_and_to_each_name_that_waits_fo
     issuance.shared.book.with(|memory| memory.silence.heard(Some("request timed out"), before_ms));
     let told = problem(&issuance, "acme.resolver");
     assert!(told.contains("it is asked again for the next name;"), "{told}");
+}
+
+#[test]
+fn a_name_is_said_to_be_ordered_only_while_it_is() {
+    let dir = tempfile::tempdir().unwrap();
+    let issuance = open(dir.path(), &[("shoes", &[SHOES.to_owned()])]);
+    let (book, shoes) = (&issuance.shared.book, name(SHOES));
+    let seen = || {
+        let view = issuance.name(&shoes).unwrap();
+        (view.next, view.next_why)
+    };
+    for (doing, why) in [(Doing::Dns { again: false }, Some("its DNS is looked at".to_owned())), (Doing::Window, None)]
+    {
+        book.with(|memory| memory.begin(shoes.clone(), doing));
+        assert_eq!(seen(), (NextAction::Order, why));
+    }
+    let account = issuance.shared.reloader.published().load().gateway.acme.accounts[0].clone();
+    book.with(|memory| memory.begin_order(shoes.clone(), account, None));
+    assert_eq!(seen(), (NextAction::Running, None));
 }
 
 #[test]
