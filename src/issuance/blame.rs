@@ -25,6 +25,8 @@ struct Blame {
     times: u32,
     /// Until then the account is left alone. Unix milliseconds.
     until_ms: i64,
+    /// The CA did not know the account any more, and nothing went well since.
+    anew: bool,
     /// What went wrong last, if nothing went well since, and when. Unix milliseconds.
     told: Option<(Told, i64)>,
 }
@@ -53,6 +55,17 @@ impl Blames {
         until_ms
     }
 
+    /// A CA answers, and does not know the account any more. Says whether a new one is made at once: unless the one before was
+    /// made for that too, and came to nothing.
+    pub(super) fn begins_anew(&mut self, account: &str) -> bool {
+        let blame = self.0.entry(account.into()).or_default();
+        let begins = !std::mem::replace(&mut blame.anew, true);
+        if begins {
+            (blame.times, blame.until_ms) = (0, 0);
+        }
+        begins
+    }
+
     /// Notes what went wrong, for those who look.
     pub(super) fn tell(&mut self, account: &str, told: Told, now_ms: i64) {
         self.0.entry(account.into()).or_default().told = Some((told, now_ms));
@@ -69,7 +82,7 @@ impl Blames {
     /// The CA answers.
     pub(super) fn reached(&mut self, account: &str) {
         if let Some(blame) = self.0.get_mut(account) {
-            (blame.times, blame.told) = (0, None);
+            (blame.times, blame.anew, blame.told) = (0, false, None);
         }
     }
 

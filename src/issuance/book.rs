@@ -4,7 +4,7 @@ use std::collections::{HashMap, HashSet};
 use std::fs;
 use std::io;
 use std::net::SocketAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::account::ServerName;
@@ -19,6 +19,8 @@ use crate::issuance::windows::WINDOWS;
 
 /// The book.
 pub(super) struct Book {
+    /// Where it is kept.
+    pub(super) path: PathBuf,
     /// Held while a transaction is written; always taken before the other.
     file: Mutex<StateFile>,
     memory: Mutex<Memory>,
@@ -95,7 +97,7 @@ impl Book {
         let (file, Kept { names, budgets }) = opened;
         let memory =
             Memory { names: names.into_iter().collect(), budgets: Budgets::restored(budgets), ..Memory::default() };
-        Ok((Self { file: Mutex::new(file), memory: Mutex::new(memory) }, anew))
+        Ok((Self { path: path.to_owned(), file: Mutex::new(file), memory: Mutex::new(memory) }, anew))
     }
 
     /// Looks at it, or changes it.
@@ -103,11 +105,11 @@ impl Book {
         look(&mut self.memory.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// Makes all changes so far durable. Those that ask at one time share one transaction.
+    /// Makes all changes so far durable. Those that ask at one time share one transaction. An error is told with the file.
     pub(super) async fn keep(self: &Arc<Self>, now_ms: i64) -> Result<(), String> {
         let book = self.clone();
         let kept = tokio::task::spawn_blocking(move || book.write(now_ms)).await;
-        kept.map_err(|error| error.to_string())?.map_err(|error| error.to_string())
+        kept.map_err(|error| error.to_string())?.map_err(|error| format!("{}: {error}", self.path.display()))
     }
 
     /// As [`Book::keep`], and blocks meanwhile.
@@ -209,6 +211,17 @@ impl Memory {
     /// Whether something is under way for a name.
     pub(super) fn is_busy(&self, name: &ServerName) -> bool {
         self.busy.contains_key(name)
+    }
+
+    /// Whether an order is under way for a name.
+    pub(super) fn is_ordered(&self, name: &ServerName) -> bool {
+        matches!(self.busy.get(name), Some(Doing::Order(_)))
+    }
+
+    /// Names whose DNS is being asked for.
+    pub(super) fn looks(&self) -> HashSet<ServerName> {
+        let looks = self.busy.iter().filter(|(_, doing)| matches!(doing, Doing::Dns { .. }));
+        looks.map(|(name, _)| name.clone()).collect()
     }
 
     /// What is under way.

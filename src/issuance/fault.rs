@@ -65,8 +65,9 @@ impl Fault {
                  is right and that nothing stands in between; then reload"
             ),
             Self::CaFile => format!(
-                "write the PEM file with the private CA's certificate, which the gateway's user may read, into {ca_file}, or remove \
-                 the key where the CA is a public one; then reload"
+                "put the private CA's certificate, in PEM, into the file that {ca_file} names, readable for the gateway's user: then \
+                 it goes on by itself, at once by `pixelgate cert issue NAME` for one of the names; or write another file there, or \
+                 remove the key where the CA is a public one, and reload"
             ),
             Self::Profile => {
                 format!("write one that it offers into {}, or remove the key for its default; then reload", key("profile"))

@@ -132,12 +132,27 @@ pub enum Refusal {
     UnknownName,
     /// `certs_dir` has a good certificate for the name, which is served whatever else there is.
     #[error(
-        "certs_dir has a certificate for the name, which is served before any that is ordered; remove it there first"
+        "certs_dir has a certificate for {name}, which is served before any that is ordered; to go over without a gap, keep it served \
+         by `pixelgate cert import {folder}`, move that folder away, and then `pixelgate cert reload {name}` and \
+         `pixelgate cert issue {name}`"
     )]
-    Operators,
+    Operators {
+        /// The name.
+        name: ServerName,
+        /// Where the certificate lies.
+        folder: PathBuf,
+    },
     /// It cannot be written down.
-    #[error("the order cannot be written down: {0}")]
-    State(#[from] rusqlite::Error),
+    #[error(
+        "the order cannot be written down: {path}: {error}; see that the file belongs to the gateway's user (`chown`) and that the \
+         disk has room"
+    )]
+    State {
+        /// The file.
+        path: PathBuf,
+        /// What SQLite says.
+        error: rusqlite::Error,
+    },
 }
 
 /// What it shares with the other parts.
@@ -243,8 +258,10 @@ impl Issuance {
             return Err(Refusal::Disabled);
         }
         let found = find(&snapshot, name).ok_or(Refusal::UnknownName)?;
-        if snapshot.certificates.standing(name).serving == Some(Origin::Operator) {
-            return Err(Refusal::Operators);
+        if let Some(own) =
+            snapshot.certificates.state(name).filter(|state| state.served && state.origin == Origin::Operator)
+        {
+            return Err(Refusal::Operators { name: name.clone(), folder: own.folder });
         }
         let under_way = self.shared.book.with(|memory| {
             let state = memory.change(name);
@@ -255,7 +272,8 @@ impl Issuance {
             }
             memory.load().orders.len()
         });
-        self.shared.book.write(now_ms())?;
+        let book = &self.shared.book;
+        book.write(now_ms()).map_err(|error| Refusal::State { path: book.path.clone(), error })?;
         // Nobody goes before it: it stands as if it were alone, but for what is under way.
         let mut view = self.views(&snapshot, &[found]).pop();
         let is_full = under_way >= snapshot.gateway.acme.orders_in_flight_max;

@@ -89,7 +89,8 @@ pub(super) fn present(snapshot: &Snapshot, name: &ServerName, now_ms: i64) -> Pr
         (Some(_), _) => Present::Operators,
         // It begins to be valid by itself.
         (None, Some(validity)) if validity.not_before > now_ms / 1_000 => issued(validity),
-        (None, _) => Present::Nothing,
+        (None, Some(_)) => Present::Ended,
+        (None, None) => Present::Nothing,
     }
 }
 

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use instant_acme::{
     Account, AuthorizationHandle, AuthorizationStatus, CertificateIdentifier, ChallengeStatus, ChallengeType, Error,
-    Identifier, NewOrder, Order, OrderStatus, RetryPolicy,
+    Identifier, NewOrder, Order, OrderStatus, Problem, RetryPolicy,
 };
 use rcgen::{CertificateParams, CustomExtension, DistinguishedName, KeyPair, PKCS_RSA_SHA256, RsaKeySize};
 
@@ -52,6 +52,9 @@ pub(super) struct Obtained {
 pub(super) trait Clerk: Sync {
     /// An order of this kind is about to be sent: durable when it returns.
     fn pay(&self, kind: Kind) -> impl Future<Output = Result<(), Trouble>> + Send;
+
+    /// Whether the budgets have room for an order of this kind now.
+    fn has_room(&self, kind: Kind) -> bool;
 
     /// The order has this URL: durable when it returns. Nothing more is asked of the CA before.
     fn remember(&self, url: &str) -> impl Future<Output = Result<(), Trouble>> + Send;
@@ -123,7 +126,9 @@ async fn new_order(request: &Request<'_>, clerk: &impl Clerk) -> Result<Order, T
         clerk.pay(Kind::Replacement).await?;
         match request.account.new_order(&plain().replaces(replaces.clone())).await {
             Ok(order) => return Ok(order),
-            Err(error @ Error::Api(_)) if !is_about_replacing(&error) => return Err(Trouble::of(&error)),
+            Err(Error::Api(problem)) if !may_be_about_replacing(&problem) => return Err(Trouble::of_problem(&problem)),
+            // The next try says the same; one without it has its turn once there is room.
+            Err(Error::Api(problem)) if !clerk.has_room(request.kind) => return Err(Trouble::of_problem(&problem)),
             // The CA does not know the certificate, or has it replaced already: then it is an order like any other.
             Err(Error::Api(_) | Error::Unsupported(_)) => {}
             // It made the order, and does not say again what it replaces, as it should (RFC 9773, 5): the library throws
@@ -141,13 +146,18 @@ async fn new_order(request: &Request<'_>, clerk: &impl Clerk) -> Result<Order, T
     request.account.new_order(&plain()).await.map_err(|error| Trouble::of(&error))
 }
 
-/// RFC 9773, 5 and 7.4; other CAs than Let's Encrypt say it in their own words.
-fn is_about_replacing(error: &Error) -> bool {
-    let Error::Api(problem) = error else { return false };
-    let detail = problem.detail.as_deref().unwrap_or_default().to_ascii_lowercase();
-    kind(problem) == "alreadyReplaced"
-        || (matches!(kind(problem), "malformed" | "unauthorized" | "conflict") && detail.contains("replace"))
-        || matches!(problem.status, Some(404 | 409))
+/// Whether an order may have been refused for what it is told to replace (RFC 9773, 5 and 7.4). CAs say so in words of their
+/// own and with any kind of problem, so it is so unless the problem is surely another one: or the certificate would end
+/// before the CA takes an order for its name.
+fn may_be_about_replacing(problem: &Problem) -> bool {
+    match Trouble::of_problem(problem) {
+        Trouble::Refused(_) => true,
+        // Of the certificate's account, perhaps.
+        Trouble::Account(..) => kind(problem) == "unauthorized",
+        // One that is only overloaded says so (RFC 9110, 15.6.4).
+        Trouble::Broken(_) => problem.status != Some(503),
+        _ => false,
+    }
 }
 
 /// Answers the challenges of all authorisations that are open, and tells the CA to look. The answers stand as long as
@@ -239,4 +249,35 @@ async fn why_invalid(order: &mut Order) -> Trouble {
         }
     }
     Trouble::Refused("the order became invalid, and the CA does not say why".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn what_is_surely_no_matter_of_replacing_is_not_tried_without_it() {
+        for (kind, status, may_be) in [
+            ("malformed", 400, true),
+            ("alreadyReplaced", 409, true),
+            ("conflict", 409, true),
+            ("", 404, true),
+            ("unauthorized", 403, true),
+            ("serverInternal", 500, true),
+            ("serverInternal", 503, false),
+            ("rateLimited", 429, false),
+            ("", 429, false),
+            ("badNonce", 400, false),
+            ("accountDoesNotExist", 400, false),
+            ("userActionRequired", 403, false),
+            ("invalidProfile", 400, false),
+        ] {
+            let json = serde_json::json!({
+                "type": format!("urn:ietf:params:acme:error:{kind}"), "detail": "no known issuer", "status": status,
+            });
+            let problem = serde_json::from_value(json).unwrap();
+            assert_eq!(may_be_about_replacing(&problem), may_be, "{kind} {status}");
+        }
+    }
 }

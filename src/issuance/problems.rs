@@ -1,6 +1,8 @@
 //! What is wrong with the ordering of certificates now, as warnings: with names, and, once and not for each name, with what all
 //! of them need.
 
+use std::collections::BTreeMap;
+
 use crate::account::ServerName;
 use crate::clock::{now_ms, rfc3339};
 use crate::config::{AcmeConfig, GatewayConfig, Problem};
@@ -12,7 +14,9 @@ use crate::issuance::names::present;
 use crate::issuance::resolver::{Silence, called};
 use crate::issuance::schedule::{Load, Subject, choose};
 use crate::issuance::state::NameState;
-use crate::snapshot::Route;
+use crate::issuance::trouble::is_of_files;
+use crate::issuance::waiting::Late;
+use crate::snapshot::{Route, Snapshot};
 
 // === impl Issuance ===
 
@@ -30,25 +34,27 @@ impl Issuance {
             let failing = failing.map(|(name, state)| (name.clone(), state.clone())).collect();
             (failing, memory.silence.clone(), memory.budgets.clone())
         });
-        let owner = |name: &ServerName| match snapshot.route(name.as_str()) {
-            Some(Route::Tenant(tenant)) => Some(tenant),
-            _ => None,
-        };
         let problem = |(name, state): (ServerName, NameState)| {
             let present = present(&snapshot, &name, now_ms);
             let subject = Subject { name: &name, rank: 0, present, state: &state, busy: false };
             let at_ms = tried_again_at(&subject, acme, &budgets, now_ms);
             let error = state.error.as_deref().unwrap_or_default();
-            let tenant = owner(&name);
-            let file = tenant.as_ref().map_or(&snapshot.gateway.file, |tenant| &tenant.config.file);
-            let reason = format!("no certificate was issued: {error}");
-            let problem = Problem::warning(file, name.as_str(), reason, remedy(&name, at_ms));
-            match tenant {
-                Some(tenant) => problem.of_account(&tenant.config.id),
-                None => problem,
-            }
+            let what = if is_of_files(error) { mend_files(&snapshot.gateway) + "; " } else { String::new() };
+            of_name(&snapshot, &name, format!("no certificate was issued: {error}"), what + &remedy(&name, at_ms))
         };
-        let mut problems: Vec<_> = failing.into_iter().map(problem).collect();
+        // Where files cannot be written, it is so for many names together.
+        let mut unkept = BTreeMap::<_, Vec<_>>::new();
+        for (name, state) in &failing {
+            if let Some(error) = state.error.clone().filter(|error| is_of_files(error)) {
+                unkept.entry(error).or_default().push(name.clone());
+            }
+        }
+        let is_alone = |(_, state): &(ServerName, NameState)| {
+            state.error.as_ref().and_then(|error| unkept.get(error)).is_none_or(|names| names.len() == 1)
+        };
+        let mut problems: Vec<_> = failing.into_iter().filter(is_alone).map(problem).collect();
+        problems.extend(unkept.iter().filter_map(|(error, names)| of_files(&snapshot.gateway, error, names)));
+        problems.extend(self.late(&snapshot).iter().map(|late| of_late(&snapshot, late)));
         problems.extend(of_accounts(&snapshot.gateway, &budgets, now_ms));
         problems.extend(of_resolver(&snapshot.gateway, &silence, now_ms));
         problems.sort();
@@ -62,12 +68,50 @@ impl Issuance {
     }
 }
 
+/// A warning at a name, in its account's file.
+fn of_name(snapshot: &Snapshot, name: &ServerName, reason: String, remedy: String) -> Problem {
+    match snapshot.route(name.as_str()) {
+        Some(Route::Tenant(tenant)) => {
+            let file = &tenant.config.file;
+            Problem::warning(file, name.as_str(), reason, remedy).of_account(&tenant.config.id)
+        }
+        _ => Problem::warning(&snapshot.gateway.file, name.as_str(), reason, remedy),
+    }
+}
+
+/// Of several names of whose files the same is said: once for all of them.
+fn of_files(gateway: &GatewayConfig, error: &str, names: &[ServerName]) -> Option<Problem> {
+    let (first, others) = names.split_first().filter(|(_, others)| !others.is_empty())?;
+    let reason = format!("no certificates were issued for {first} and {} more: {error}", others.len());
+    let remedy = mend_files(gateway) + "; then it goes on by itself, at once for a name by `pixelgate cert issue NAME`";
+    Some(Problem::warning(&gateway.file, "host.data_dir", reason, remedy))
+}
+
+fn mend_files(gateway: &GatewayConfig) -> String {
+    let dir = gateway.host.data_dir.display();
+    format!("see that all in {dir} belongs to the gateway's user (`chown -R`) and that the disk has room")
+}
+
+/// Of a certificate that ends before its renewal begins.
+fn of_late(snapshot: &Snapshot, late: &Late) -> Problem {
+    let Late { name, not_after, at_ms, why } = late;
+    let (until, at) = (rfc3339(not_after.saturating_mul(1_000)), rfc3339(*at_ms));
+    let why = why.as_ref().map_or_else(String::new, |why| format!(": {why}"));
+    let reason = format!("its certificate is valid until {until}, and its renewal begins after that, {at}{why}");
+    let remedy = format!(
+        "`pixelgate cert issue {name}` does not wait for [acme] reissue_min; where a limit of the CA holds it back, name another CA in \
+         [[acme.accounts]], or import a certificate"
+    );
+    of_name(snapshot, name, reason, remedy)
+}
+
 /// Of a DNS server that does not answer: it is the host's, and no name's fault.
 fn of_resolver(gateway: &GatewayConfig, silence: &Silence, now_ms: i64) -> Option<Problem> {
     let (why, server) = (silence.told(now_ms)?, gateway.acme.resolver);
-    let (again, meanwhile) = (rfc3339(silence.free_at(now_ms).max(now_ms)), meanwhile(&gateway.host.addresses));
+    let (at_ms, meanwhile) = (silence.free_at(now_ms), meanwhile(&gateway.host.addresses));
+    let again = if at_ms > now_ms { format!("after {}", rfc3339(at_ms)) } else { "for the next name".to_owned() };
     let reason =
-        format!("{} does not answer: {why}; it is asked again after {again}; until then {meanwhile}", called(server));
+        format!("{} does not answer: {why}; it is asked again {again}; until then {meanwhile}", called(server));
     let remedy = "see that it runs and that this machine reaches it (UDP and TCP), or write another one into [acme] resolver; then \
                   `pixelgate reload`";
     Some(Problem::warning(&gateway.file, "acme.resolver", reason, remedy))

@@ -139,7 +139,11 @@ impl Shared {
                     let kind = if which == Which::Twin { KeyKind::RsaTwin } else { KeyKind::Ecdsa };
                     asked(&state, &gateway.acme).map(|account| ((not_after, kind), account.clone()))
                 }
-                Present::Nothing | Present::Operators | Present::OperatorsWildcard | Present::Wildcard { .. } => None,
+                Present::Nothing
+                | Present::Ended
+                | Present::Operators
+                | Present::OperatorsWildcard
+                | Present::Wildcard { .. } => None,
             };
             let interval_max = gateway.acme.renewal_info_interval_max;
             tasks.spawn(async move {

@@ -43,6 +43,8 @@ pub(super) struct Subject<'a> {
 pub(super) enum Present {
     /// None.
     Nothing,
+    /// None: what is there for this very name was issued or imported here, and cannot be served any more.
+    Ended,
     /// One that the operator put there: his to renew, and served before any that is ordered.
     Operators,
     /// One of his for all names below one: his to renew too, but where a person asks the name gets one of its own.
@@ -110,12 +112,19 @@ pub(super) fn next(subject: &Subject<'_>, config: &AcmeConfig, now_ms: i64) -> N
         Present::OperatorsWildcard => Next::Operator,
         _ if state.order.is_some() || state.unseen => Next::Order { at_ms: waits, kind },
         Present::Nothing if config.on_demand && !state.asked && state.issued_by.is_none() => Next::Visitor,
-        Present::Nothing => Next::Order { at_ms: rests, kind },
+        Present::Nothing | Present::Ended => Next::Order { at_ms: rests, kind },
         Present::Issued { .. } | Present::Wildcard { .. } => {
             let at = renewal_at(subject, config).unwrap_or(i64::MAX);
             Next::Order { at_ms: clamp(at, now_ms).max(rests), kind }
         }
     }
+}
+
+/// Whether all that an order waits for is the shortest time between two certificates of its name.
+pub(super) fn is_at_rest(subject: &Subject<'_>, config: &AcmeConfig, now_ms: i64) -> bool {
+    let Next::Order { at_ms, .. } = next(subject, config, now_ms) else { return false };
+    let rests = subject.state.rests_until(config.reissue_min, now_ms);
+    at_ms > now_ms && at_ms == rests && renewal_at(subject, config).is_none_or(|at| at < rests)
 }
 
 /// The account at which a name that is due is ordered, or when there will be one.
@@ -143,7 +152,7 @@ pub(super) fn choose(
         }
         let (begun_ms, part) = state.order.as_ref().map_or((now_ms, false), |order| (order.begun_ms, order.part));
         // The first of two keys is served already: the other one has time.
-        if part && subject.present != Present::Nothing {
+        if part && !matches!(subject.present, Present::Nothing | Present::Ended) {
             return Err(ready);
         }
         let gives_up = begun_ms.min(now_ms).saturating_add(millis(ORDER_WAIT));
@@ -218,7 +227,11 @@ fn resumes<'a>(
     }
     let which = match subject.present {
         Present::Issued { which, .. } => which,
-        Present::Nothing | Present::Operators | Present::OperatorsWildcard | Present::Wildcard { .. } => Which::Only,
+        Present::Nothing
+        | Present::Ended
+        | Present::Operators
+        | Present::OperatorsWildcard
+        | Present::Wildcard { .. } => Which::Only,
     };
     // What came and is not served yet goes on, whatever it takes the place of. After that the first of two keys is as old as
     // the certificate that it is served with: both are due again. Where it is the twin that is due, that is what this order
@@ -239,7 +252,7 @@ fn shows(subject: &Subject<'_>, config: &AcmeConfig, now_ms: i64) -> bool {
         && !state.forced
         && state.order.is_none()
         && match subject.present {
-            Present::Nothing => state.rests_until(config.reissue_min, now_ms) > now_ms,
+            Present::Nothing | Present::Ended => state.rests_until(config.reissue_min, now_ms) > now_ms,
             Present::Issued { .. } | Present::Wildcard { .. } => {
                 renewal_at(subject, config).is_none_or(|at| at > now_ms)
             }
@@ -360,7 +373,7 @@ impl Present {
             Self::Issued { not_before, not_after, .. } | Self::Wildcard { not_before, not_after } => {
                 Some((not_before, not_after))
             }
-            Self::Nothing | Self::Operators | Self::OperatorsWildcard => None,
+            Self::Nothing | Self::Ended | Self::Operators | Self::OperatorsWildcard => None,
         }
     }
 }

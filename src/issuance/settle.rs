@@ -141,11 +141,13 @@ impl Work {
         }
     }
 
-    /// No other name of this account fares better: it is left alone, unless it was mended meanwhile.
+    /// No other name of this account fares better: it is left alone, unless it was mended meanwhile, or is made anew.
     fn blame(&self, memory: &mut Memory, trouble: &Trouble, now_ms: i64) {
         let account = &self.start.account;
         if self.shared.reloader.published().load().gateway.acme.accounts.contains(account) {
-            memory.budgets.unreachable(&account.name, now_ms);
+            if *trouble != Trouble::AccountGone || !memory.budgets.blames.begins_anew(&account.name) {
+                memory.budgets.unreachable(&account.name, now_ms);
+            }
             memory.budgets.blames.tell(&account.name, told_of(trouble, account), now_ms);
         }
     }

@@ -11,7 +11,6 @@ use crate::issuance::Shared;
 use crate::issuance::names::is_listed;
 use crate::issuance::store::KeyKind;
 use crate::issuance::trouble::Trouble;
-use crate::issuance::work::blocking;
 use crate::tls::probe::{Clients, over_loopback, served_here};
 
 /// Time within which a client must see a new certificate.
@@ -37,10 +36,9 @@ impl Shared {
             // It left the configuration meanwhile: nobody is to see it.
             return Ok(());
         }
-        let (store, live) = (self.store.clone(), name.clone());
-        let chains = blocking(move || {
-            let first = store.live_chain(&live, KeyKind::Ecdsa)?;
-            Ok([(Clients::All, Some(first)), (Clients::RsaOnly, store.live_chain(&live, KeyKind::RsaTwin).ok())])
+        let chains = self.with_files(name, |store, name| {
+            let first = store.live_chain(name, KeyKind::Ecdsa)?;
+            Ok([(Clients::All, Some(first)), (Clients::RsaOnly, store.live_chain(name, KeyKind::RsaTwin).ok())])
         });
         let chains = chains.await?;
         if self.edge.is_empty() {

@@ -8,6 +8,8 @@ use std::fs;
 use std::io::{self, ErrorKind};
 use std::path::PathBuf;
 
+use rustix::fs::{Access, access};
+
 use crate::account::ServerName;
 use crate::tls::chain::Chain;
 use crate::tls::disk::replace;
@@ -107,6 +109,16 @@ impl Store {
     pub(super) fn has_rsa(&self, name: &ServerName) -> io::Result<bool> {
         let [first, twin] = self.live(name).pairs()?;
         Ok(twin.is_some() || first.as_ref().is_some_and(is_rsa))
+    }
+
+    /// What the operating system says of a name's files, with the folder that it says it of: that of the name, or, where it
+    /// says the same of all names, that of all.
+    pub(super) fn told(&self, name: &ServerName, error: &io::Error) -> String {
+        let of_name = self.dir.join(name.as_str());
+        let is_open = access(&self.dir, Access::WRITE_OK | Access::EXEC_OK).is_ok();
+        let is_of_disk = matches!(error.kind(), ErrorKind::StorageFull | ErrorKind::ReadOnlyFilesystem);
+        let folder = if is_open && !is_of_disk && of_name.exists() { &of_name } else { &self.dir };
+        format!("{}: {error}", folder.display())
     }
 
     fn live(&self, name: &ServerName) -> Stage {

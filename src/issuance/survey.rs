@@ -132,7 +132,7 @@ pub(super) fn is_forgiven(subject: &Subject<'_>) -> bool {
             Present::Issued { not_after, .. } | Present::Wildcard { not_after, .. } => {
                 !state.unseen && not_after != state.failed_of
             }
-            Present::Nothing => false,
+            Present::Nothing | Present::Ended => false,
         }
 }
 

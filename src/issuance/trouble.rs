@@ -9,6 +9,9 @@ use crate::issuance::transport::chain;
 /// Characters of a CA's answer that are kept.
 const TEXT_MAX: usize = 1_000;
 
+/// How it begins what a person reads of files that cannot be written.
+const UNKEPT: &str = "the certificate cannot be kept: ";
+
 /// Why an order came to nothing.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Trouble {
@@ -77,8 +80,8 @@ impl Trouble {
             Self::Slow(text) => format!("the CA did not finish in time: {text}"),
             Self::Lost => "the order that was begun is not at the CA any more".to_owned(),
             Self::Account(_, text) => format!("the account at the CA cannot be used: {text}"),
-            Self::AccountGone => "the CA does not know the account any more; a new one is made".to_owned(),
-            Self::Local(text) => format!("the certificate cannot be kept: {text}"),
+            Self::AccountGone => "the CA does not know the account any more; the next order makes a new one".to_owned(),
+            Self::Local(text) => format!("{UNKEPT}{text}"),
             Self::NotServed(text) => format!("the certificate was issued, but is not served: {text}"),
         }
     }
@@ -90,6 +93,12 @@ impl Trouble {
             Self::RateLimited(_) => {
                 "wait, or ask the CA for a higher limit; another [[acme.accounts]] takes over meanwhile".to_owned()
             }
+            Self::AccountGone => format!(
+                "nothing if the CA was set up anew, else see that {} is right; the key of the account before is \
+                 account.json.gone in <data_dir>/acme/{}-…",
+                written(account, "directory", &account.directory),
+                account.name
+            ),
             _ => format!(
                 "see that this machine reaches the CA, and that {} is right; it is tried again by itself, at once by `pixelgate cert \
                  issue NAME` for one of the names",
@@ -169,6 +178,11 @@ impl Trouble {
             _ => Self::Validation(told(problem)),
         }
     }
+}
+
+/// Whether a failure, as a person reads it, is of files that cannot be written.
+pub(super) fn is_of_files(reason: &str) -> bool {
+    reason.starts_with(UNKEPT)
 }
 
 /// The kind of problem, without the namespace of RFC 8555.

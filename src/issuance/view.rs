@@ -14,7 +14,7 @@ use crate::issuance::looks::waits_for_answer;
 use crate::issuance::names::{Listed, find, listed, present};
 use crate::issuance::outlook::{Outlook, Wait, competes, foresee};
 use crate::issuance::resolver::called;
-use crate::issuance::schedule::{Next, Present, Subject, next};
+use crate::issuance::schedule::{Next, Present, Subject, is_at_rest, next};
 use crate::issuance::state::NameState;
 use crate::issuance::waiting::Waiting;
 use crate::snapshot::Snapshot;
@@ -113,7 +113,7 @@ impl Issuance {
         let found = find(&snapshot, name)?;
         let (config, present) = (&snapshot.gateway.acme, present(&snapshot, name, now_ms()));
         let queues = self.shared.book.with(|memory| {
-            let (nothing, busy) = (NameState::default(), memory.is_busy(name));
+            let (nothing, busy) = (NameState::default(), memory.is_ordered(name));
             let state = memory.names.get(name).unwrap_or(&nothing);
             let subject = Subject { name, rank: found.rank, present, state, busy };
             config.enabled && !busy && competes(&subject, config)
@@ -153,7 +153,7 @@ impl Issuance {
     pub(super) fn views(&self, snapshot: &Snapshot, listed: &[Listed]) -> Vec<NameView> {
         let (config, now_ms) = (&snapshot.gateway.acme, now_ms());
         let (states, budgets) = self.known(listed);
-        let silence = self.shared.book.with(|memory| memory.silence.clone());
+        let (silence, looks) = self.shared.book.with(|memory| (memory.silence.clone(), memory.looks()));
         let subjects = subjects(snapshot, listed, &states, now_ms);
         let outlooks = if config.enabled { foresee(&subjects, config, &budgets, now_ms) } else { Vec::new() };
         let mut outlooks = outlooks.into_iter();
@@ -172,7 +172,8 @@ impl Issuance {
                 next_at_ms: if unanswered.is_some() { Some(answer_ms) } else { at_ms },
                 next_why: match unanswered {
                     Some(why) => Some(format!("{} does not answer: {why}", called(config.resolver))),
-                    None => outlook.and_then(|outlook| why(subject, &outlook, &budgets, now_ms)),
+                    None if looks.contains(&listed.name) => Some("its DNS is looked at".to_owned()),
+                    None => outlook.and_then(|outlook| why(subject, &outlook, config, &budgets, now_ms)),
                 },
                 issued_by: state.issued_by.as_deref().map(str::to_owned),
                 failures: state.failures,
@@ -182,13 +183,13 @@ impl Issuance {
         subjects.iter().zip(listed).map(view).collect()
     }
 
-    /// What is known of names, and whether something is under way for them. Others get at the book meanwhile.
+    /// What is known of names, and whether an order is under way for them. Others get at the book meanwhile.
     pub(super) fn known(&self, listed: &[Listed]) -> (Vec<(NameState, bool)>, Budgets) {
         let mut known = Vec::with_capacity(listed.len());
         for some in listed.chunks(NAMES_AT_ONCE) {
             self.shared.book.with(|memory| {
                 let names = some.iter().map(|listed| &listed.name);
-                let of = |name| (memory.names.get(name).cloned().unwrap_or_default(), memory.is_busy(name));
+                let of = |name| (memory.names.get(name).cloned().unwrap_or_default(), memory.is_ordered(name));
                 known.extend(names.map(of));
             });
         }
@@ -218,7 +219,9 @@ fn action(subject: &Subject<'_>, config: &AcmeConfig, now_ms: i64) -> NextAction
         Next::Visitor => NextAction::Visitor,
         Next::Order { .. } if subject.state.failures > 0 => NextAction::Retry,
         Next::Order { kind: Kind::New, .. } => NextAction::Order,
-        Next::Order { .. } if matches!(subject.present, Present::Nothing | Present::Wildcard { .. }) => {
+        Next::Order { .. }
+            if matches!(subject.present, Present::Nothing | Present::Ended | Present::Wildcard { .. }) =>
+        {
             NextAction::Order
         }
         Next::Order { .. } => NextAction::Renew,
@@ -226,7 +229,13 @@ fn action(subject: &Subject<'_>, config: &AcmeConfig, now_ms: i64) -> NextAction
 }
 
 /// Why an order waits until then.
-fn why(subject: &Subject<'_>, outlook: &Outlook<'_>, budgets: &Budgets, now_ms: i64) -> Option<String> {
+pub(super) fn why(
+    subject: &Subject<'_>,
+    outlook: &Outlook<'_>,
+    config: &AcmeConfig,
+    budgets: &Budgets,
+    now_ms: i64,
+) -> Option<String> {
     let Some(Wait { until_ms, account, limit, subject: of }) = &outlook.wait else {
         let renewal = subject.state.renewal.as_ref().is_some_and(|renewal| renewal.offered);
         return match subject.present {
@@ -234,6 +243,10 @@ fn why(subject: &Subject<'_>, outlook: &Outlook<'_>, budgets: &Budgets, now_ms: 
             _ if subject.state.forced && !subject.state.is_tried_again() => None,
             _ if subject.state.failures == 1 => Some("it failed once".to_owned()),
             _ if subject.state.failures > 1 => Some(format!("it failed {} times in a row", subject.state.failures)),
+            _ if is_at_rest(subject, config, now_ms) => Some(format!(
+                "between two certificates of a name lies {} at least ([acme] reissue_min)",
+                span(config.reissue_min)
+            )),
             Present::Issued { .. } if renewal => Some("the CA wants it then".to_owned()),
             Present::Wildcard { .. } => {
                 Some("an imported wildcard serves it until it has a certificate of its own".to_owned())

@@ -1,17 +1,19 @@
 //! How many names wait for an order at each CA account, and when the last of them has its turn: the outlook, counted. And
-//! how many wait for a visitor.
+//! many wait for a visitor, and whose certificate ends before its turn.
 
 use std::collections::HashMap;
 use std::sync::{Arc, PoisonError};
 use std::time::Instant;
 
+use crate::account::ServerName;
 use crate::clock::now_ms;
 use crate::config::AcmeConfig;
 use crate::issuance::Issuance;
+use crate::issuance::budget::Budgets;
 use crate::issuance::names::listed;
 use crate::issuance::outlook::{Outlook, competes, foresee};
 use crate::issuance::schedule::{Next, Present, Subject, next};
-use crate::issuance::view::subjects;
+use crate::issuance::view::{subjects, why};
 use crate::snapshot::Snapshot;
 
 /// What was counted is good for so many times as long as counting takes: monitoring asks often, and 100,000 names are work.
@@ -31,6 +33,18 @@ pub struct Waiting {
 /// What waits at each account, by its name.
 pub(super) type ByAccount = HashMap<String, Waiting>;
 
+/// A name whose next order begins only when its certificate has ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Late {
+    pub(super) name: ServerName,
+    /// The last second of the certificate, Unix seconds.
+    pub(super) not_after: i64,
+    /// When the order begins, Unix milliseconds.
+    pub(super) at_ms: i64,
+    /// Why not before.
+    pub(super) why: Option<String>,
+}
+
 /// What was counted last.
 pub(super) struct Counted {
     /// Of which revision of the configuration.
@@ -39,6 +53,7 @@ pub(super) struct Counted {
     by_account: Arc<ByAccount>,
     /// Names without any certificate that wait for their first visitor.
     for_visitors: usize,
+    late: Arc<[Late]>,
 }
 
 /// Counts. A name of which nobody can say where it goes is counted at the account that it waits for, or the first.
@@ -64,10 +79,27 @@ pub(super) fn count(
     by_account
 }
 
+/// Names whose certificate ends before its renewal begins, but for those of which it is told why their last order failed.
+fn late(
+    subjects: &[Subject<'_>],
+    outlooks: &[Option<Outlook<'_>>],
+    config: &AcmeConfig,
+    budgets: &Budgets,
+    now_ms: i64,
+) -> Arc<[Late]> {
+    let late = |(subject, outlook): (&Subject<'_>, &Option<Outlook<'_>>)| {
+        let Present::Issued { not_after, .. } = subject.present else { return None };
+        let outlook = outlook.as_ref().filter(|_| subject.state.error.is_none())?;
+        let at_ms = outlook.at_ms.filter(|at_ms| *at_ms / 1_000 > not_after)?;
+        Some(Late { name: subject.name.clone(), not_after, at_ms, why: why(subject, outlook, config, budgets, now_ms) })
+    };
+    subjects.iter().zip(outlooks).filter_map(late).collect()
+}
+
 /// Whether an order of the name is due, or would be had the last one not failed.
 fn is_waiting(subject: &Subject<'_>, config: &AcmeConfig, now_ms: i64) -> bool {
     let is_due = matches!(next(subject, config, now_ms), Next::Order { at_ms, .. } if at_ms <= now_ms);
-    is_due || subject.present == Present::Nothing || subject.state.failures > 0
+    is_due || matches!(subject.present, Present::Nothing | Present::Ended) || subject.state.failures > 0
 }
 
 // === impl Issuance ===
@@ -76,6 +108,11 @@ impl Issuance {
     /// What waits at each account. Blocks while all names are looked at, which is done now and then only.
     pub(super) fn waiting(&self, snapshot: &Snapshot) -> Arc<ByAccount> {
         self.counted(snapshot, |counted| counted.by_account.clone())
+    }
+
+    /// Names whose certificate ends before its renewal begins. Blocks now and then, while all names are looked at.
+    pub(super) fn late(&self, snapshot: &Snapshot) -> Arc<[Late]> {
+        self.counted(snapshot, |counted| counted.late.clone())
     }
 
     /// How many names without any certificate are ordered only when a visitor comes. Blocks now and then, while all names are
@@ -106,7 +143,8 @@ impl Issuance {
             !is_asked && snapshot.certificates.state(subject.name).is_none()
         };
         let for_visitors = subjects.iter().filter(waits).count();
+        let late = late(&subjects, &outlooks, config, &budgets, now_ms);
         let good_until = Instant::now() + began.elapsed() * REST;
-        what(counted.insert(Counted { revision: snapshot.revision, good_until, by_account, for_visitors }))
+        what(counted.insert(Counted { revision: snapshot.revision, good_until, by_account, for_visitors, late }))
     }
 }

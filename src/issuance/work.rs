@@ -19,12 +19,13 @@ use crate::account::ServerName;
 use crate::clock::now_ms;
 use crate::config::{AcmeAccount, GatewayConfig, KeyType};
 use crate::issuance::Shared;
+use crate::issuance::book::Memory;
 use crate::issuance::budget::Kind;
 use crate::issuance::cause::is_of_look;
 use crate::issuance::order::{self, Clerk, Request};
 use crate::issuance::schedule::{Goal, Start};
 use crate::issuance::state::{NameState, OpenOrder, Proof};
-use crate::issuance::store::{KeyKind, Stage};
+use crate::issuance::store::{KeyKind, Stage, Store};
 use crate::issuance::transport::hearing;
 use crate::issuance::trouble::Trouble;
 use crate::tls::Credential;
@@ -61,7 +62,12 @@ impl Work {
     /// Gets the certificate, and writes down what came of it.
     pub(super) async fn run(self) {
         let (result, told) = hearing(self.issue()).await;
-        let result = result.map_err(|trouble| trouble.of_order(self.start.name.as_str()));
+        let mut result = result.map_err(|trouble| trouble.of_order(self.start.name.as_str()));
+        if result == Err(Trouble::AccountGone)
+            && let Err(trouble) = self.forget_account().await
+        {
+            result = Err(trouble.of_account());
+        }
         match &result {
             Ok(()) => tracing::info!(name = %self.start.name, account = self.start.account.name, "certificate issued"),
             Err(trouble) => tracing::warn!(
@@ -70,9 +76,6 @@ impl Work {
             ),
         }
         self.shared.observer.ordered(result.as_ref().map_or_else(Trouble::label, |()| "issued"));
-        if let Err(Trouble::AccountGone) = &result {
-            self.forget_account().await;
-        }
         self.settle(result, told, now_ms());
         if let Err(error) = self.shared.book.keep(now_ms()).await {
             tracing::error!(%error, "what came of an order cannot be written down");
@@ -114,23 +117,21 @@ impl Work {
 
     /// What is in the making: of the order that goes on, or nothing yet.
     async fn stage(&self) -> Result<Stage, Trouble> {
-        let (store, name) = (self.shared.store.clone(), self.start.name.clone());
         let fresh = self.start.goal == Goal::Fresh;
-        blocking(move || {
+        self.with_files(move |store, name| {
             if fresh {
-                store.abandon(&name)?;
+                store.abandon(name)?;
             }
-            store.stage(&name)
+            store.stage(name)
         })
         .await
     }
 
     /// The keys for which no chain came yet, and whether one came for another.
     async fn missing(&self, stage: &Stage) -> Result<(Vec<KeyKind>, bool), Trouble> {
-        let (store, name, stage) = (self.shared.store.clone(), self.start.name.clone(), stage.clone());
-        let key_type = self.gateway.acme.key_type;
-        blocking(move || {
-            let kinds = kinds(key_type, store.has_rsa(&name)?);
+        let (stage, key_type) = (stage.clone(), self.gateway.acme.key_type);
+        self.with_files(move |store, name| {
+            let kinds = kinds(key_type, store.has_rsa(name)?);
             let mut missing = Vec::new();
             for kind in kinds {
                 if stage.chain(*kind)?.is_none() {
@@ -158,7 +159,7 @@ impl Work {
         begun: Option<&str>,
     ) -> Result<(), Trouble> {
         let files = stage.clone();
-        let key_pem = blocking(move || match files.key(kind)? {
+        let key_pem = self.with_files(move |_, _| match files.key(kind)? {
             Some(pem) => Ok(pem),
             None => {
                 let pem = order::new_key(kind).map_err(io::Error::other)?.serialize_pem();
@@ -189,7 +190,7 @@ impl Work {
             return Err(Trouble::Lost);
         }
         let (chain, files) = (obtained.chain, stage.clone());
-        blocking(move || files.put_chain(kind, &chain)).await?;
+        self.with_files(move |_, _| files.put_chain(kind, &chain)).await?;
         self.shared.book.with(|memory| {
             memory.received(&self.start.name);
             let state = memory.change(&self.start.name);
@@ -212,14 +213,21 @@ impl Work {
 
     /// Makes what came the certificate that is served. What comes later is put beside it.
     async fn publish(&self, stage: &Stage, complete: bool) -> Result<(), Trouble> {
-        let (store, name, stage) = (self.shared.store.clone(), self.start.name.clone(), stage.clone());
-        if blocking(move || store.publish(&name, &stage, complete, serial)).await? {
+        let stage = stage.clone();
+        if self.with_files(move |store, name| store.publish(name, &stage, complete, serial)).await? {
             self.shared.book.with(|memory| {
                 let order = memory.names.get(&self.start.name).and_then(|state| state.order.clone());
                 memory.change(&self.start.name).issued(&self.start.account, order, now_ms());
             });
         }
         self.shared.refresh(&self.start.name).await
+    }
+
+    async fn with_files<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Store, &ServerName) -> io::Result<T> + Send + 'static,
+    ) -> Result<T, Trouble> {
+        self.shared.with_files(&self.start.name, work).await
     }
 
     /// Keeps where the order is, durable when it returns.
@@ -242,11 +250,9 @@ impl Work {
         self.begun.as_ref().is_some_and(|order| !order.url.is_empty())
     }
 
-    async fn forget_account(&self) {
+    async fn forget_account(&self) -> Result<(), Trouble> {
         let id = self.account_id.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        if let Err(trouble) = self.shared.accounts.forget(&self.start.account, id.as_deref()).await {
-            tracing::error!(reason = trouble.reason(), "the key of an account that is gone cannot be put aside");
-        }
+        self.shared.accounts.forget(&self.start.account, id.as_deref()).await
     }
 }
 
@@ -255,6 +261,12 @@ impl Clerk for Work {
         let now_ms = now_ms();
         self.shared.book.with(|memory| memory.pay(&self.start.name, kind, now_ms));
         self.shared.book.keep(now_ms).await.map_err(Trouble::Local)
+    }
+
+    fn has_room(&self, kind: Kind) -> bool {
+        let (start, now_ms) = (&self.start, now_ms());
+        let ready = |memory: &mut Memory| memory.budgets.ready_at(&start.account, start.name.as_str(), kind, now_ms);
+        self.shared.book.with(ready) <= now_ms
     }
 
     async fn remember(&self, url: &str) -> Result<(), Trouble> {
@@ -267,9 +279,19 @@ impl Clerk for Work {
 impl Shared {
     /// By what the CA knows the certificate that is served (RFC 9773, 4.1); `None` = it has no authority key identifier.
     pub(super) async fn identifier(&self, name: &ServerName, kind: KeyKind) -> Option<CertificateIdentifier<'static>> {
-        let (store, name) = (self.store.clone(), name.clone());
-        let chain = blocking(move || store.live_chain(&name, kind)).await.ok()?;
+        let chain = self.with_files(name, move |store, name| store.live_chain(name, kind)).await.ok()?;
         identifier(&chain)
+    }
+
+    /// Does what waits for the disk with a name's files, or computes long, where nobody waits for it.
+    pub(super) async fn with_files<T: Send + 'static>(
+        &self,
+        name: &ServerName,
+        work: impl FnOnce(&Store, &ServerName) -> io::Result<T> + Send + 'static,
+    ) -> Result<T, Trouble> {
+        let (store, name) = (self.store.clone(), name.clone());
+        let told = move || work(&store, &name).map_err(|error| Trouble::Local(store.told(&name, &error)));
+        tokio::task::spawn_blocking(told).await.map_err(|error| Trouble::Local(error.to_string()))?
     }
 }
 
@@ -299,12 +321,4 @@ fn serial(chain: &str) -> String {
     let id = identifier(chain.as_bytes());
     let serial = id.and_then(|id| BASE64_URL_SAFE_NO_PAD.decode(id.serial.as_bytes()).ok());
     serial.map_or_else(|| hex::encode(Sha256::digest(chain.as_bytes())), hex::encode)
-}
-
-/// Does what waits for the disk, or computes long, where nobody waits for it.
-pub(super) async fn blocking<T: Send + 'static>(
-    work: impl FnOnce() -> io::Result<T> + Send + 'static,
-) -> Result<T, Trouble> {
-    let done = tokio::task::spawn_blocking(work).await;
-    done.map_err(|error| Trouble::Local(error.to_string()))?.map_err(|error| Trouble::Local(error.to_string()))
 }

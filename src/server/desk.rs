@@ -116,7 +116,7 @@ impl CertificateDesk for OrderingDesk {
             Refusal::Disabled => DeskError::Disabled,
             // The console knows the name.
             Refusal::UnknownName => DeskError::Refused(inactive()),
-            Refusal::Operators | Refusal::State(_) => DeskError::Refused(refusal.to_string()),
+            Refusal::Operators { .. } | Refusal::State { .. } => DeskError::Refused(refusal.to_string()),
         })?;
         Ok(Ordered {
             name: name.clone(),

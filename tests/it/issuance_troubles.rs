@@ -201,6 +201,17 @@ async fn a_faulty_folder_of_the_operators_brings_one_order_and_no_more() {
     let refused = gateway.command(&["cert", "issue", NAME]);
     let said = String::from_utf8_lossy(&refused.stderr).into_owned();
     assert!(!refused.status.success() && said.contains("certs_dir"), "{said}");
+
+    // What is said to do leaves the name served all along.
+    let folder = site.path("certs").join(NAME);
+    let import = format!("pixelgate cert import {}`", folder.display());
+    assert!(said.contains(&import), "{said}");
+    gateway.command(&["cert", "import", &folder.to_string_lossy()]);
+    std::fs::rename(&folder, site.path("moved")).unwrap();
+    gateway.command(&["cert", "reload", NAME]);
+    assert_eq!(view(&gateway, NAME).unwrap()["state"], "valid");
+    assert!(gateway.command(&["cert", "issue", NAME]).status.success());
+    served(&gateway, &pebble, NAME).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -216,6 +227,38 @@ async fn a_ca_that_does_not_say_what_an_order_replaces_still_renews() {
     renewed(&site, &pebble, NAME).await;
     counted(&gateway, 2).await;
     assert_eq!(orders_at(&pebble), 2, "the order that was made is the one that is used");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_ca_that_refuses_what_an_order_replaces_in_whatever_words_still_renews() {
+    let pebble = Pebble::start().await;
+    let gate = Gate::before(&pebble).await;
+    let words = "parsing ARI CertID failed: no known issuer matches the provided Authority Key Identifier";
+    gate.refuse(Refusal { times: usize::MAX, ..refused("\"replaces\"", 400, "malformed", words.to_owned()) });
+    let acme = "renewal_info_interval_max = \"1s\"\nreissue_min = \"1s\"";
+    let site = Site::issuing_at(&gate.directory(), &pebble, acme).account(shoes());
+    let gateway = Gateway::start(&site).await;
+    served(&gateway, &pebble, NAME).await;
+    counted(&gateway, 1).await;
+    renewed(&site, &pebble, NAME).await;
+    counted(&gateway, 2).await;
+    assert_eq!((orders_at(&pebble), ordered(&gateway, "refused").await), (2, 0.0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn of_a_ca_that_forgot_the_account_the_next_order_makes_a_new_one() {
+    let pebble = Pebble::start().await;
+    let gate = Gate::before(&pebble).await;
+    gate.refuse(refused(NAME, 400, "accountDoesNotExist", "it was set up anew".to_owned()));
+    let site = Site::issuing_at(&gate.directory(), &pebble, "").account(shoes());
+    let gateway = Gateway::start(&site).await;
+    served(&gateway, &pebble, NAME).await;
+    counted(&gateway, 1).await;
+    assert_eq!((orders_at(&pebble), ordered(&gateway, "account").await), (1, 1.0));
+    let mut folders = std::fs::read_dir(site.path("data/acme")).unwrap().map(|entry| entry.unwrap().path());
+    let folder = folders.find(|path| path.is_dir()).expect("the account's");
+    assert!(["account.json", "account.json.gone"].iter().all(|file| folder.join(file).exists()));
+    assert_eq!(warnings(&gateway, "acme").await, Vec::<String>::new());
 }
 
 #[tokio::test(flavor = "multi_thread")]

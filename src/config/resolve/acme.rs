@@ -13,7 +13,7 @@ use crate::config::file::{Table, Value};
 use crate::config::findings::shown;
 use crate::config::resolve::Surroundings;
 use crate::config::resolve::address::DirectoryUrl;
-use crate::config::resolve::gateway::ca_file;
+use crate::config::resolve::gateway::{CA_FILE_REMEDY, ca_certificates};
 use crate::config::resolve::secret::{self, Origin};
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -167,6 +167,15 @@ fn profile(value: &Value<'_>) -> Option<String> {
         return None;
     }
     Some(text.to_owned())
+}
+
+/// A file without which nothing is ordered keeps nothing from being served: what is wrong with it is a warning.
+fn ca_file(value: &Value<'_>) -> Option<PathBuf> {
+    let path = value.path()?;
+    if let Err(reason) = ca_certificates(&path) {
+        value.place.warning(format!("{reason}; nothing can be ordered at this CA"), CA_FILE_REMEDY);
+    }
+    Some(path)
 }
 
 fn external_account(value: Value<'_>, surroundings: &Surroundings) -> Option<ExternalAccount> {

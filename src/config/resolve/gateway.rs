@@ -36,6 +36,8 @@ const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 const DATA_DIR: &str = "/var/lib/pixelgate";
 /// Bytes of a Unix socket's path (sun_path in unix(7), less its NUL).
 const SOCKET_PATH_BYTES_MAX: usize = 107;
+/// What to do about a file without certificates of a private CA.
+pub(super) const CA_FILE_REMEDY: &str = "put the CA's certificates there, in PEM, readable for the gateway's user";
 /// Moves the script runner, as `[filters] script_runner` does.
 const SCRIPT_RUNNER_VARIABLE: &str = "PIXELGATE_SCRIPT_RUNNER";
 
@@ -206,7 +208,11 @@ fn delivery(table: &mut Table<'_>) -> DeliveryConfig {
     });
     let config = DeliveryConfig {
         graph_url: graph_url.unwrap_or_else(|| "https://graph.facebook.com".to_owned()),
-        ca_file: table.value("ca_file").and_then(|value| ca_file(&value)),
+        ca_file: table.value("ca_file").and_then(|value| {
+            let path = value.path()?;
+            let found = ca_certificates(&path).map_err(|reason| value.place.error(reason, CA_FILE_REMEDY));
+            found.is_ok().then_some(path)
+        }),
         api_version: table
             .value("api_version")
             .and_then(|value| api_version(&value))
@@ -315,15 +321,13 @@ fn networks(table: &mut Table<'_>, key: &'static str) -> Vec<IpNet> {
     table.parsed_list(key, remedy).into_iter().map(|Network(network)| network).collect()
 }
 
-pub(super) fn ca_file(value: &Value<'_>) -> Option<PathBuf> {
-    let path = value.path()?;
-    let remedy = "put the CA's certificates there, in PEM, readable for the gateway's user";
-    match read_file(&path, FILE_BYTES_MAX) {
-        Ok(pem) if pem.windows(27).any(|part| part == b"-----BEGIN CERTIFICATE-----") => return Some(path),
-        Ok(_) => value.place.error(format!("{} holds no certificate", tidy(&path).display()), remedy),
-        Err(error) => value.place.error(format!("{} {error}", tidy(&path).display()), remedy),
+/// Sees whether a file has certificates of a private CA; else what is wrong with it.
+pub(super) fn ca_certificates(path: &Path) -> Result<(), String> {
+    match read_file(path, FILE_BYTES_MAX) {
+        Ok(pem) if pem.windows(27).any(|part| part == b"-----BEGIN CERTIFICATE-----") => Ok(()),
+        Ok(_) => Err(format!("{} holds no certificate", tidy(path).display())),
+        Err(error) => Err(format!("{} {error}", tidy(path).display())),
     }
-    None
 }
 
 fn api_version(value: &Value<'_>) -> Option<String> {

@@ -44,6 +44,14 @@ fn ordering_certificates_needs_a_reader_of_terms_and_of_mail() {
             "error pixelgate.toml:4 acme.new_orders_max: 0 is out of range → write a number from 1 to 10000000",
         ),
         (
+            "ca_file = \"none.pem\"",
+            "warning pixelgate.toml:4 acme.ca_file: none.pem does not exist; nothing can be ordered at this CA → put the CA's certificates there, in PEM, readable for the gateway's user",
+        ),
+        (
+            "[[acme.accounts]]\nname = \"second\"\nca_file = \"pixelgate.toml\"",
+            "warning pixelgate.toml:6 acme.accounts[0].ca_file: pixelgate.toml holds no certificate; nothing can be ordered at this CA → put the CA's certificates there, in PEM, readable for the gateway's user",
+        ),
+        (
             "terms_agred = true",
             "error pixelgate.toml:4 acme.terms_agred: there is no such key → did you mean terms_agreed?",
         ),

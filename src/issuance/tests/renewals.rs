@@ -65,6 +65,8 @@ fn an_operators_certificate_and_a_name_without_visitors_are_left_alone() {
     assert_eq!(of(Present::Nothing, &nothing, &on_demand), Next::Visitor);
     let asked = NameState { asked: true, ..NameState::default() };
     assert_eq!(of(Present::Nothing, &asked, &on_demand), Next::Order { at_ms: 0, kind: Kind::New });
+    // It was imported, or its account had left meanwhile: nobody knows who issued it.
+    assert_eq!(of(Present::Ended, &nothing, &on_demand), Next::Order { at_ms: 0, kind: Kind::New });
     let forced = NameState { forced: true, ..NameState::default() };
     assert_eq!(of(Present::Operators, &forced, &config(&["a"])), Next::Operator, "it would not be served");
     assert_eq!(of(Present::OperatorsWildcard, &nothing, &config(&["a"])), Next::Operator);

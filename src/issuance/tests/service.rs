@@ -169,6 +169,17 @@ fn a_name_below_an_imported_wildcard_is_ordered_before_that_ends() {
 }
 
 #[test]
+fn a_name_whose_certificate_ended_waits_for_no_visitor_whoever_had_it_issued() {
+    let dir = tempfile::tempdir().unwrap();
+    let folder = dir.path().join("data/certs").join(SHOES);
+    Issued::valid(&[SHOES], 2020, 2021).write(&folder, "live");
+    let domains = [SHOES, HATS].map(str::to_owned);
+    let issuance = open_with(dir.path(), &[("shoes", &domains)], "on_demand = true");
+    let next = |of: &str| issuance.name(&name(of)).unwrap().next;
+    assert_eq!((next(SHOES), next(HATS)), (NextAction::Order, NextAction::Visitor));
+}
+
+#[test]
 fn a_visitor_of_a_name_that_the_agenda_does_not_know_yet_is_not_lost() {
     let dir = tempfile::tempdir().unwrap();
     let issuance = open(dir.path(), &[("shoes", &[SHOES.to_owned()])]);
@@ -227,6 +238,38 @@ async fn a_renewed_certificate_that_could_not_be_put_in_place_is_put_there_and_n
     let published = go_on(&issuance).await;
     assert!(published.order.is_none() && published.unseen, "there is no listener: {published:?}");
     assert_eq!(fs::read_to_string(folder.join("live/chain.pem")).unwrap(), renewed.chain);
+}
+
+#[tokio::test]
+async fn a_folder_that_cannot_be_written_is_told_once_for_all_names_and_so_is_what_is_known_of_them() {
+    let dir = tempfile::tempdir().unwrap();
+    let domains = [SHOES, HATS].map(str::to_owned);
+    let issuance = open(dir.path(), &[("shoes", &domains)]);
+    let (shared, certs) = (&issuance.shared, dir.path().join("data/certs"));
+    let snapshot = shared.reloader.published().load_full();
+    let order = async |of: &str| {
+        let account = snapshot.gateway.acme.accounts[0].clone();
+        let start = Start { name: name(of), account, kind: Kind::New, goal: Goal::Fresh };
+        Work::new(shared.clone(), snapshot.gateway.clone(), start, &NameState::default()).run().await;
+        let problems = issuance.problems();
+        assert_eq!(problems.len(), 1, "{problems:?}");
+        (problems[0].key.clone(), problems[0].to_string())
+    };
+    // A file where the folder is to be.
+    fs::write(&certs, "").unwrap();
+    let (key, told) = order(SHOES).await;
+    assert!(key == SHOES && told.contains("`chown -R`") && told.contains("it is tried again"), "{told}");
+    let (key, told) = order(HATS).await;
+    let folder = format!("and 1 more: the certificate cannot be kept: {}: ", certs.display());
+    assert!(key == "host.data_dir" && told.contains("`chown -R`") && told.contains(&folder), "{told}");
+    // Of what is known.
+    let path = dir.path().join("data/acme/state.sqlite");
+    let other = rusqlite::Connection::open(&path).unwrap();
+    other.execute_batch("CREATE TRIGGER full BEFORE INSERT ON names BEGIN SELECT RAISE(ABORT, 'full'); END").unwrap();
+    let refused = issuance.order_now(&name(SHOES)).unwrap_err().to_string();
+    assert!(refused.contains(&format!("{}: full; see that", path.display())), "{refused}");
+    let kept = shared.book.keep(now_ms()).await.unwrap_err();
+    assert!(kept.starts_with(&path.display().to_string()), "{kept}");
 }
 
 #[tokio::test]

@@ -3,16 +3,19 @@
 use std::fs;
 use std::path::Path;
 
+use rcgen::{CertificateParams, KeyPair, date_time_ymd};
+
 use super::service::{SHOES, open};
 use super::*;
 use crate::clock::{now_ms, rfc3339};
-use crate::issuance::Issuance;
 use crate::issuance::agenda::Agenda;
 use crate::issuance::blame::Told;
+use crate::issuance::book::Doing;
 use crate::issuance::cause::of_look;
 use crate::issuance::fault::Fault;
 use crate::issuance::trouble::Trouble;
 use crate::issuance::work::Work;
+use crate::issuance::{Issuance, NextAction};
 use crate::tls::testing::Issued;
 
 /// An order for the shoes came to nothing.
@@ -77,6 +80,62 @@ fn trouble_of_an_account_is_told_once_with_its_end_and_a_person_ends_it() {
         assert!(ordered.next_at_ms.unwrap() <= now_ms() && paused_until(&issuance).is_none(), "{ordered:?}");
         assert!(problem(&issuance, "acme").contains("is tried again"), "{}", problem(&issuance, "acme"));
     }
+}
+
+#[test]
+fn an_account_that_is_gone_is_made_anew_at_once_and_if_that_one_goes_too_it_waits() {
+    let dir = tempfile::tempdir().unwrap();
+    let issuance = open(dir.path(), &[("shoes", &[SHOES.to_owned()])]);
+    // The CA was away before.
+    fails(&issuance, Trouble::Unreachable("no route".to_owned()), None);
+    assert!(paused_until(&issuance).is_some());
+    fails(&issuance, Trouble::AccountGone, None);
+    assert_eq!(paused_until(&issuance), None);
+    let told = problem(&issuance, "acme");
+    for words in ["is tried again: the CA does not know", "nothing if the CA was set up anew", "[acme] directory = \""]
+    {
+        assert!(told.contains(words), "{words}: {told}");
+    }
+    fails(&issuance, Trouble::AccountGone, None);
+    assert!(paused_until(&issuance).is_some());
+    // It was of use in between.
+    issuance.shared.book.with(|memory| {
+        memory.budgets.blames.reached("default");
+        memory.budgets.blames.lift("default");
+    });
+    fails(&issuance, Trouble::AccountGone, None);
+    assert_eq!(paused_until(&issuance), None);
+}
+
+#[test]
+fn a_certificate_that_ends_before_its_renewal_begins_is_told_with_what_that_waits_for() {
+    let dir = tempfile::tempdir().unwrap();
+    let now = date_time_ymd(1970, 1, 1) + Duration::from_secs((now_ms() / 1_000).unsigned_abs());
+    let mut params = CertificateParams::new([SHOES.to_owned()]).unwrap();
+    (params.not_before, params.not_after) = (now - HOUR, now + Duration::from_secs(600));
+    let key = KeyPair::generate().unwrap();
+    let (root, chain, key) = (String::new(), params.self_signed(&key).unwrap().pem(), key.serialize_pem());
+    Issued { root, chain, key }.write(&dir.path().join("data/certs").join(SHOES), "live");
+    let issuance = open(dir.path(), &[("shoes", &[SHOES.to_owned()])]);
+    issuance.shared.reloader.refresh_certificates(&[name(SHOES)], now_ms());
+    let account = issuance.shared.reloader.published().load().gateway.acme.accounts[0].clone();
+    let waits_for = |words: &str| {
+        let view = issuance.name(&name(SHOES)).unwrap();
+        assert!(view.next_why.as_ref().is_some_and(|told| told.contains(words)), "{words}: {view:?}");
+    };
+    let book = &issuance.shared.book;
+    book.with(|memory| memory.change(&name(SHOES)).issued(&account, None, now_ms()));
+    waits_for("lies 1h at least ([acme] reissue_min)");
+    let told = problem(&issuance, SHOES);
+    for words in ["its certificate is valid until", "begins after that", "reissue_min", "pixelgate cert issue events."]
+    {
+        assert!(told.contains(words), "{words}: {told}");
+    }
+    book.with(|memory| {
+        memory.change(&name(SHOES)).issued_ms = now_ms() - 2 * HOUR_MS;
+        (0..5).for_each(|_| memory.budgets.take(&account, SHOES, Kind::Renewal, now_ms()));
+    });
+    waits_for("may have 5 certificates for one name in 7d");
 }
 
 #[test]
@@ -169,6 +228,31 @@ fn a_dns_server_that_does_not_answer_is_told_once_and_to_each_name_that_waits_fo
     reload(&issuance);
     assert_eq!((why(), issuance.problems()), (vec![None, None], Vec::new()));
     assert!(!issuance.resolver_is_silent());
+
+    // No time is told that is past.
+    let before_ms = now_ms() - 10 * 60 * SECOND_MS;
+    issuance.shared.book.with(|memory| memory.silence.heard(Some("request timed out"), before_ms));
+    let told = problem(&issuance, "acme.resolver");
+    assert!(told.contains("it is asked again for the next name;"), "{told}");
+}
+
+#[test]
+fn a_name_is_said_to_be_ordered_only_while_it_is() {
+    let dir = tempfile::tempdir().unwrap();
+    let issuance = open(dir.path(), &[("shoes", &[SHOES.to_owned()])]);
+    let (book, shoes) = (&issuance.shared.book, name(SHOES));
+    let seen = || {
+        let view = issuance.name(&shoes).unwrap();
+        (view.next, view.next_why)
+    };
+    for (doing, why) in [(Doing::Dns { again: false }, Some("its DNS is looked at".to_owned())), (Doing::Window, None)]
+    {
+        book.with(|memory| memory.begin(shoes.clone(), doing));
+        assert_eq!(seen(), (NextAction::Order, why));
+    }
+    let account = issuance.shared.reloader.published().load().gateway.acme.accounts[0].clone();
+    book.with(|memory| memory.begin_order(shoes.clone(), account, None));
+    assert_eq!(seen(), (NextAction::Running, None));
 }
 
 #[test]
