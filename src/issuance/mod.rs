@@ -258,8 +258,10 @@ impl Issuance {
             return Err(Refusal::Disabled);
         }
         let found = find(&snapshot, name).ok_or(Refusal::UnknownName)?;
-        if let Some(own) =
-            snapshot.certificates.state(name).filter(|state| state.served && state.origin == Origin::Operator)
+        if let Some(own) = snapshot
+            .certificates
+            .state(name)
+            .filter(|state| state.served != [false; 2] && state.origin == Origin::Operator)
         {
             return Err(Refusal::Operators { name: name.clone(), folder: own.folder });
         }
