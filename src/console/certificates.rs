@@ -204,7 +204,7 @@ pub(super) async fn refresh(
         console.reloader.refresh_certificates(&changed.names, now_ms());
         let snapshot = console.reloader.published().load_full();
         let mut views: Vec<_> = changed.names.iter().filter_map(|name| view(&snapshot, name, now_ms())).collect();
-        if snapshot.gateway.acme.waits_for_visitors() && views.iter().any(|view| view.state == "missing") {
+        if views.iter().any(|view| view.state == "missing") {
             // What they wait for, only who orders it knows.
             let mut all: HashMap<_, _> =
                 console.desk.list().into_iter().map(|view| (view.name.clone(), view)).collect();

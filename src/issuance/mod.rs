@@ -271,6 +271,8 @@ impl Issuance {
             state.not_before_ms = 0;
             for account in &snapshot.gateway.acme.accounts {
                 memory.budgets.blames.lift(&account.name);
+                // What failed there may be mended. What the CA itself wants for the name is kept under its directory.
+                memory.budgets.lift(&account.name, name.as_str());
             }
             memory.load().orders.len()
         });

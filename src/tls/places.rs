@@ -7,6 +7,8 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
+use crate::account::ServerName;
+
 /// Where certificates lie.
 #[derive(Clone, Debug, PartialEq, Eq, Default)]
 pub struct CertFolders {
@@ -80,7 +82,7 @@ pub enum DirectoryFault {
     Unlisted(ErrorKind),
     /// Names were served from it, and it is not there any more: the same.
     Absent,
-    /// Names were served from the directory that was there before, and this one is empty: the same.
+    /// Names were served from the directory that was there before, and in this one there is nothing for any: the same.
     Replaced,
     /// Folders in it can never serve a name, for what they are called.
     Nameless {
@@ -158,7 +160,8 @@ impl CertFolders {
     /// Where a volume is not mounted there is no directory, or an empty one in its place.
     fn list_operators(&self, home: Option<Identity>) -> Names {
         let entries = names_in(&self.certs_dir)?;
-        if home.is_none() || home == entries.identity || !entries.names.is_empty() {
+        let is_of_name = |entry: &str| entry.strip_prefix(WILDCARD).unwrap_or(entry).parse::<ServerName>().is_ok();
+        if home.is_none() || home == entries.identity || entries.names.iter().any(|entry| is_of_name(entry)) {
             return Ok(entries);
         }
         let fault = entries.identity.map_or(DirectoryFault::Absent, |_| DirectoryFault::Replaced);
@@ -292,7 +295,7 @@ impl fmt::Display for DirectoryProblem {
             DirectoryFault::Replaced => {
                 write!(
                     f,
-                    "names were served from the directory that was here, and this is another one, and empty; {SERVED_ON}"
+                    "names were served from the directory that was here, and this is another one, with no name's folder in it; {SERVED_ON}"
                 )
             }
             DirectoryFault::Nameless { first, folders: 1 } => {

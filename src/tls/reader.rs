@@ -6,6 +6,8 @@ use std::os::unix::ffi::OsStrExt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
+use crate::account::ServerName;
+use crate::tls::entry::ByOwner;
 use crate::tls::files::{Cause, Part, Place, open_folder};
 use crate::tls::folder::{Folder, FolderError, Means};
 use crate::tls::glance::Intermediates;
@@ -53,6 +55,14 @@ impl<'a> Reader<'a> {
     /// The operator's directory, if a folder was found in it.
     pub(super) fn home(&self) -> Option<Identity> {
         self.home.filter(|_| self.found.load(Ordering::Relaxed))
+    }
+
+    /// What may serve a name, of what there is. While the operator's directory is away, what was in it does only where nothing
+    /// that lies here can: whoever took it away may have imported it before, and nothing would renew it.
+    pub(super) fn candidates(&self, name: &ServerName, [operator, issued]: ByOwner) -> ByOwner {
+        let is_good = |folder: &Arc<Folder>| folder.judge(name, self.means.now).0 != [false; 2];
+        let gives_way = self.is_away && issued.as_ref().is_some_and(is_good);
+        [operator.filter(|_| !gives_way), issued]
     }
 
     pub(super) fn read(&self, origin: Origin, key: &str, known: Option<&Arc<Folder>>) -> Option<Arc<Folder>> {

@@ -117,7 +117,7 @@ impl CertStore {
         let lots = layout.lay_out(&names);
         let judge = |name: &ServerName| {
             let exact = [Origin::Operator, Origin::Issued].map(|origin| find(origin, name.as_str()));
-            Entry::judged(name, exact, wildcard_of(&wildcards, name), now)
+            Entry::judged(name, reader.candidates(name, exact), wildcard_of(&wildcards, name), now)
         };
         let shard = |at: usize| {
             let mut lot = lots.get(at).cloned().unwrap_or_default();
@@ -253,7 +253,13 @@ impl CertStore {
 
     /// Notes what was read and parsed for it.
     fn learn(&mut self, reader: &Reader<'_>) {
-        self.home = reader.home().or(self.home);
+        let is_operators = |(_, entry): (_, &Entry)| matches!(entry.exact, [Some(_), _]);
+        let is_any = || {
+            self.names.entries().any(is_operators)
+                || self.wildcards.iter().any(|(origin, ..)| origin == Origin::OperatorWildcard)
+        };
+        // Of one of which nothing is left, nothing is missed.
+        self.home = reader.home().or(self.home).filter(|_| is_any());
         let parsed = reader.parsed.load(Ordering::Relaxed);
         if parsed > 0 {
             self.knows = self.learnt.parsed.fetch_add(parsed, Ordering::Relaxed) + parsed;

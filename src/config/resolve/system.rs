@@ -5,10 +5,11 @@ use std::path::Path;
 
 use crate::config::disk::tidy;
 
-/// What is directly in `/` (Filesystem Hierarchy Standard 3.0, 3), and Linux's own (6).
+/// What is directly in `/` (Filesystem Hierarchy Standard 3.0, 3), and Linux's own (6), but for what volumes of one's own are
+/// mounted at: `/media`, `/mnt`, `/opt` and `/srv`.
 const IN_ROOT: &[&str] = &[
-    "bin", "boot", "dev", "etc", "home", "lib", "lib32", "lib64", "libx32", "media", "mnt", "opt", "proc", "root",
-    "run", "sbin", "srv", "sys", "tmp", "usr", "var",
+    "bin", "boot", "dev", "etc", "home", "lib", "lib32", "lib64", "libx32", "proc", "root", "run", "sbin", "sys",
+    "tmp", "usr", "var",
 ];
 /// What is directly in `/usr` (4) …
 const IN_USR: &[&str] =

@@ -101,7 +101,7 @@ impl CertStore {
         let wildcards = &next.wildcards;
         let judge = |name: &&ServerName| {
             let exact = [Origin::Operator, Origin::Issued].map(|origin| look(origin, name.as_str()));
-            Entry::judged(name, exact, wildcard_of(wildcards, name), now)
+            Entry::judged(name, reader.candidates(name, exact), wildcard_of(wildcards, name), now)
         };
         let mut touched = BTreeSet::new();
         for (name, entry) in names.iter().zip(parallel::map(names, PIECE, judge)) {

@@ -27,6 +27,7 @@ fn a_directory_that_is_away_changes_nothing_and_is_told() {
         std::fs::rename(site.operator(), &aside).unwrap();
         if is_empty_there {
             std::fs::create_dir(site.operator()).unwrap();
+            std::fs::write(site.operator().join("README"), "a volume is mounted here").unwrap();
         }
         let mut away = site.load(&ALL, Some(&first));
         for _ in 0..2 {
@@ -45,7 +46,7 @@ fn a_directory_that_is_away_changes_nothing_and_is_told() {
         let waits = looked.tended(NOW + 60);
         assert!(copied(&looked, &waits) == 0 && !waits.is_due(NOW + 119));
         if is_empty_there {
-            std::fs::remove_dir(site.operator()).unwrap();
+            std::fs::remove_dir_all(site.operator()).unwrap();
         }
         std::fs::rename(&aside, site.operator()).unwrap();
         let back = waits.tended(NOW + 120);
@@ -106,4 +107,17 @@ fn a_folder_that_was_removed_is_not_told_as_half_of_one() {
     site.issue("a.example", "1", &Issued::new(&["a.example"]));
     let third = first.refreshed(&names(&["a.example"]), NOW);
     assert_eq!((third.problems().count(), third.summary().valid), (0, 3), "what was imported is served");
+}
+
+#[test]
+fn what_was_imported_before_the_directory_went_away_serves_then_and_is_renewed() {
+    let site = Site::new();
+    let (first, operators) = visited(&site);
+    let imported = Issued::new(&["a.example"]);
+    imported.write(&site.folders.issued_dir.join("a.example"), "live");
+    std::fs::rename(site.operator(), site.operator().with_added_extension("aside")).unwrap();
+    for away in [site.load(&ALL, Some(&first)), first.refreshed(&names(&ALL[..1]), NOW)] {
+        assert!(!Arc::ptr_eq(&operators, &served(&away, "a.example").unwrap()));
+        assert_eq!(away.standing(&names(&ALL)[0]).serving, Some(Origin::Issued));
+    }
 }
