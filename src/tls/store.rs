@@ -37,6 +37,8 @@ pub struct CertStore {
     directories: Arc<[DirectoryProblem]>,
     /// The operator's directory that names are served from; `None` = none is.
     home: Option<Identity>,
+    /// That which was there when all of it was looked at; `None` = none was.
+    seen: Option<Identity>,
     pool: Option<Arc<Pool>>,
     learnt: Arc<Learnt>,
     /// While it lasts, what could not be read is left alone.
@@ -101,6 +103,7 @@ impl CertStore {
             None => kept.get(origin, key),
         };
         let pool = previous.map_or_else(|| Pool::new().map(Arc::new), |store| store.pool.clone());
+        let seen = Identity::of(&folders.certs_dir);
         let reader = Reader::new(folders, home, pool.as_deref(), now);
         let listing = folders.list(home);
         // What cannot be listed is as it was.
@@ -137,6 +140,7 @@ impl CertStore {
             wildcards,
             directories: listing.problems(folders).into(),
             home: home.filter(|_| !listing.has_operators()),
+            seen,
             pool: pool.clone(),
             learnt: previous.map_or_else(Arc::default, |store| store.learnt.clone()),
             rest: rest(now),

@@ -6,7 +6,7 @@ use super::{CertStore, PIECE, rest};
 use crate::account::ServerName;
 use crate::parallel;
 use crate::tls::entry::{Entry, ParentTag};
-use crate::tls::places::{DirectoryProblem, Origin, parent};
+use crate::tls::places::{DirectoryProblem, Identity, Origin, parent};
 use crate::tls::reader::Reader;
 use crate::tls::shards::{Shard, wildcard_of};
 
@@ -53,10 +53,15 @@ impl CertStore {
         !self.wildcards.unsettled().is_empty() || self.names.all().iter().any(due) || self.tries_again(now)
     }
 
-    /// Whether it is time to look again at what could not be read.
+    /// Whether another directory is there now than was when nothing was found for any name: a volume that is mounted late.
+    fn came_late(&self) -> bool {
+        self.home.is_none() && Identity::of(&self.folders.certs_dir).is_some_and(|now| self.seen != Some(now))
+    }
+
+    /// Whether it is time to look again at what could not be read, or was not there.
     fn tries_again(&self, now: i64) -> bool {
         let is_unlisted = || self.directories.iter().any(DirectoryProblem::is_unlisted);
-        let is_any = || !self.wildcards.unread().is_empty() || is_unlisted();
+        let is_any = || !self.wildcards.unread().is_empty() || is_unlisted() || self.came_late();
         !self.rest.has(now) && (is_any() || self.names.all().iter().any(|shard| shard.unread))
     }
 
@@ -64,7 +69,8 @@ impl CertStore {
     /// read while it was being written is looked at once more, and what could not be read is each minute.
     pub fn tended(&self, now: i64) -> Self {
         let again = self.tries_again(now);
-        if again && self.folders.list(self.home).problems(&self.folders) != *self.directories {
+        let is_other = || self.folders.list(self.home).problems(&self.folders) != *self.directories;
+        if again && (self.came_late() || is_other()) {
             return self.looked_through(now);
         }
         let shards = self.names.all().iter().filter(|shard| shard.unsettled || again && shard.unread);

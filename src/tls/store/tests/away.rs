@@ -121,3 +121,22 @@ fn what_was_imported_before_the_directory_went_away_serves_then_and_is_renewed()
         assert_eq!(away.standing(&names(&ALL)[0]).serving, Some(Origin::Issued));
     }
 }
+
+#[test]
+fn a_volume_that_is_mounted_after_the_start_is_taken_up() {
+    for is_empty_there in [false, true] {
+        let site = Site::new();
+        let aside = site.operator().with_added_extension("aside");
+        Issued::new(&["a.example"]).write(&aside, "a.example");
+        if is_empty_there {
+            std::fs::create_dir_all(site.operator()).unwrap();
+        }
+        let before = site.load(&ALL, None);
+        assert!(served(&before, "a.example").is_none() && !before.is_due(NOW + 600));
+        let _ = std::fs::remove_dir(site.operator());
+        std::fs::rename(&aside, site.operator()).unwrap();
+        assert!(!before.is_due(NOW + 59) && before.is_due(NOW + 60));
+        let mounted = before.tended(NOW + 60);
+        assert!(served(&mounted, "a.example").is_some() && !mounted.is_due(NOW + 600));
+    }
+}
