@@ -79,7 +79,13 @@ pub(super) fn run(gateway: &GatewayArgs, args: &ImportArgs) -> anyhow::Result<En
     let names = Names::of(&configured);
     let choices = found.choose(&names, now_ms() / 1_000);
     let roots = configured.roots()?;
-    let results = choices.iter().map(|(folder, choice)| put(&found, &configured, &roots, folder, choice, args));
+    let results = choices.iter().map(|(folder, choice)| {
+        loop {
+            if let Some(result) = put(&found, &configured, &roots, folder, choice, args)? {
+                break Ok(result);
+            }
+        }
+    });
     let mut results = results.collect::<anyhow::Result<Vec<_>>>()?;
     // What was put there before is asked for too: it may be that nobody took it up then.
     let in_place = results.iter().filter(|result| result.is_in_place() && !args.dry_run);
@@ -136,24 +142,9 @@ impl Imported {
     }
 }
 
-/// Judges one choice against what is in place, and puts it there; again if somebody else put something there meanwhile.
+/// Judges one choice against what is in place, and puts it there. `None` = somebody else put something there meanwhile: it is
+/// to be judged again.
 fn put(
-    found: &Found,
-    configured: &Configured,
-    roots: &Roots,
-    folder: &str,
-    choice: &Choice,
-    args: &ImportArgs,
-) -> anyhow::Result<Imported> {
-    loop {
-        if let Some(result) = try_put(found, configured, roots, folder, choice, args)? {
-            return Ok(result);
-        }
-    }
-}
-
-/// The same once; `None` = what it was judged against is not in place any more.
-fn try_put(
     found: &Found,
     configured: &Configured,
     roots: &Roots,

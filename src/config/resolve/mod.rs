@@ -2,7 +2,7 @@
 //! checked, the files read that it names. Keys are declared where they are read; `docs/configuration.md` is held to them
 //! by a test.
 //!
-//! [`gateway`] reads `pixelgate.toml`, `acme` its `[acme]` · [`account`] an account's file · `filters`, `secret` parts of it
+//! [`gateway`] reads `pixelgate.toml`, `acme` and `listen` its `[acme]` and `[listen]` · [`account`] an account's file · `filters`, `secret` parts of it
 //! · `address` what names something on a network · `system` which folders are the operating system's.
 
 mod account;
@@ -10,6 +10,7 @@ mod acme;
 mod address;
 mod filters;
 mod gateway;
+mod listen;
 mod secret;
 mod system;
 
